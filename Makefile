@@ -1,0 +1,39 @@
+# make demo   trains class prompts on the bundled photographs and writes runs/demo/report.html
+# make test   ruff, mypy and the fast tests: what continuous integration runs
+# make lab    opens JupyterLab on the notebooks
+# make clean  removes the virtual environment and caches; runs/ stays
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHECK_VERSION := import sys; (3, 11) <= sys.version_info < (3, 14) or \
+	sys.exit("Python %d.%d found, 3.11 to 3.13 expected: make PYTHON=python3.11" % sys.version_info[:2])
+
+.PHONY: demo test lab clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/gcpl-lab demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# The target .venv makes the environment; the stamp inside it is younger than both files that define it.
+.PHONY: .venv
+.venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || { $(PYTHON) -c '$(CHECK_VERSION)' && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	find gcpl_lab tests -type d -name __pycache__ -prune -exec rm -rf {} +

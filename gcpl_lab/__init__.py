@@ -1,0 +1,51 @@
+"""gcpl_lab: teach a frozen vision-language model look-alike and rare classes from a few photographs.
+
+Importing the package is cheap: torch and the model libraries load when something that needs them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gcpl_lab.backbones.clip import FrozenCLIP
+    from gcpl_lab.backbones.diffusion import FrozenDiffusion
+    from gcpl_lab.config import GCPLConfig
+    from gcpl_lab.data.episodes import draw_episode
+    from gcpl_lab.data.readers import read_class_folders
+    from gcpl_lab.data.samples import load_fashion
+    from gcpl_lab.estimators import GCPLClassifier
+
+_HOMES = {
+    "FrozenCLIP": "gcpl_lab.backbones.clip",
+    "FrozenDiffusion": "gcpl_lab.backbones.diffusion",
+    "GCPLClassifier": "gcpl_lab.estimators",
+    "GCPLConfig": "gcpl_lab.config",
+    "draw_episode": "gcpl_lab.data.episodes",
+    "load_fashion": "gcpl_lab.data.samples",
+    "read_class_folders": "gcpl_lab.data.readers",
+}
+
+__all__ = [
+    "FrozenCLIP",
+    "FrozenDiffusion",
+    "GCPLClassifier",
+    "GCPLConfig",
+    "__version__",
+    "draw_episode",
+    "load_fashion",
+    "read_class_folders",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gcpl_lab' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,389 @@
+"""The command line: one program with verbs. Heavy libraries load inside the verbs that need them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gcpl_lab.errors import LabError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Teach a frozen vision-language model look-alike classes from a few photographs, and measure if it works.",
+)
+console = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+PresetOption = Annotated[str, typer.Option(help="Name of the frozen models, or a folder with diffusion/ and clip/.")]
+ShotsOption = Annotated[int, typer.Option(min=1, help="Photographs a class to learn from.")]
+
+
+def main() -> None:
+    """Run the program; errors that a user can act on are one message without a traceback."""
+    try:
+        app()
+    except LabError as error:
+        console.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("Interrupted. What was finished is kept; the same command goes on from there.")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    """Square brackets are markup to rich, and may come from file names."""
+    return text.replace("[", r"\[")
+
+
+def _answer(value: Any, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` options, values read as JSON where they are JSON and as text otherwise."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise typer.BadParameter(f"{pair!r} is no setting; expected name=value, such as num_steps=300")
+        try:
+            found[name] = json.loads(text)
+        except json.JSONDecodeError:
+            found[name] = text
+    from gcpl_lab.config import GCPLConfig
+
+    try:
+        GCPLConfig.from_dict(found)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for name in ("templates", "timestep_range"):
+        if isinstance(found.get(name), list):
+            found[name] = tuple(found[name])
+    return found
+
+
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="A setting of the training, as name=value; may be given several times.")
+]
+
+
+# ------------------------------------------------------------------------------------------------ doctor
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show the machine, the versions, the bundled data and which models can be used now."""
+    from gcpl_lab.backbones.presets import PRESETS
+    from gcpl_lab.data.samples import load_fashion
+    from gcpl_lab.training.runtime import describe_machine, describe_versions
+
+    report: dict[str, Any] = {"machine": describe_machine(), "versions": describe_versions(), "samples": {}}
+    for split in ("support", "test"):
+        try:
+            found = load_fashion(split)  # type: ignore[arg-type]
+            report["samples"][f"fashion/{split}"] = f"{len(found)} pictures, checksums right"
+        except LabError as error:
+            report["samples"][f"fashion/{split}"] = f"not usable: {error}"
+    report["presets"] = {name: _where(preset) for name, preset in PRESETS.items()}
+    _answer(report, as_json)
+    if not as_json:
+        for title, rows in report.items():
+            table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+            for key, value in rows.items():
+                table.add_row(str(key), str(value))
+            Console().print(table)
+
+
+def _where(preset: Any) -> str:
+    if Path(preset.diffusion_source).is_dir():
+        return "ready (in a local folder)"
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(preset.diffusion_source, "model_index.json"), str):
+        return "ready (in the Hugging Face cache)"
+    return f"not here; fetch with: hf download {preset.diffusion_source} ({preset.download_bytes / 1e9:.1f} GB)"
+
+
+# -------------------------------------------------------------------------------------------------- demo
+
+
+class _Progress:
+    """One live line for each method."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.bars = Progress(
+            TextColumn("{task.description:<30}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=console,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
+        self._current: str | None = None
+
+    def method(self, name: str) -> None:
+        from gcpl_lab.experiment import METHOD_TITLES
+
+        self.finish()
+        title = METHOD_TITLES.get(name, "Figures and report")
+        self._tasks[name] = self.bars.add_task(title, total=None, note="")
+        self._current = name
+
+    def step(self, name: str, record: Any, total: int) -> None:
+        done = record.step if record.step <= total else record.step - total
+        if name in self._tasks:
+            self.bars.update(self._tasks[name], total=total, completed=done, note=f"loss {record.loss:.3f}")
+
+    def finish(self) -> None:
+        if self._current is not None:
+            task = self._tasks[self._current]
+            total = self.bars.tasks[task].total or 1
+            self.bars.update(task, total=total, completed=total)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where report, figures and prompts go.")] = Path("runs/demo"),
+    preset: PresetOption = "tiny",
+    shots: ShotsOption = 16,
+    seed: SeedOption = 0,
+    test_total: Annotated[int, typer.Option("--test", min=10, help="Test photographs.")] = 300,
+    settings: SetOption = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    as_json: JsonOption = False,
+) -> None:
+    """Tell look-alike photographs apart, compare with simple baselines, and write a report."""
+    chosen = _settings(settings)
+    from gcpl_lab.demo import run_demo
+
+    progress = _Progress()
+    with progress.bars:
+        result = run_demo(
+            folder, preset=preset, shots=shots, seed=seed, test_total=test_total, settings=chosen,
+            on_method=progress.method, on_step=progress.step, command=_command(),
+        )  # fmt: skip
+        progress.finish()
+    _answer(result.results, as_json)
+    if not as_json:
+        out = Console()
+        out.print(_method_table(result.results["methods"]))
+        out.print(_plain(result.answer))
+        for caveat in result.caveats:
+            out.print(f"- {_plain(caveat)}")
+        out.print(f"\nLook at [bold]{_plain(str(result.report))}[/] (figures, prompts and results.json beside it).")
+
+
+def _command() -> str:
+    return " ".join(["gcpl-lab", *sys.argv[1:]])
+
+
+def _method_table(rows: list[dict[str, Any]]) -> Table:
+    from gcpl_lab.experiment import METHOD_TITLES
+
+    table = Table(title="Test photographs told apart")
+    for heading in ("method", "accuracy", "among look-alikes", "evaluations", "training", "classifying"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+        table.add_row(
+            METHOD_TITLES[row["name"]], f"{row['accuracy']:.1%}", f"{row['accuracy_within_family']:.1%}",
+            f"{row['denoiser_evaluations']:,}", f"{row['train_seconds']:.1f} s", f"{row['predict_seconds']:.1f} s",
+        )  # fmt: skip
+    return table
+
+
+# --------------------------------------------------------------------------------------- train, classify
+
+
+@app.command()
+def train(
+    images: Annotated[Path, typer.Argument(help="Folder with one sub-folder of photographs for each class.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where prompts go.")] = Path("runs/prompts"),
+    objective: Annotated[str, typer.Option(help="gcpl, comple or discriminative.")] = "gcpl",
+    shots: Annotated[int, typer.Option(min=0, help="Photographs a class; 0 takes all.")] = 16,
+    preset: PresetOption = "tiny",
+    seed: SeedOption = 0,
+    settings: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Learn class prompts from a folder of photographs; the same command resumes an interrupted run."""
+    chosen = _settings([*settings, f"objective={objective}", f"preset={preset}", f"seed={seed}"])
+    from gcpl_lab.data.episodes import draw_episode
+    from gcpl_lab.data.readers import read_class_folders
+    from gcpl_lab.estimators import GCPLClassifier
+
+    pool = read_class_folders(images)
+    if shots:
+        pool = pool.subset(draw_episode(pool, shots, seed))
+    model = GCPLClassifier(**chosen)
+    progress = _Progress()
+    progress.method(objective)
+    total = model.config.num_steps + (model.config.discriminative_steps if objective == "discriminative" else 0)
+    with progress.bars:
+        for record in model.steps(pool.images, pool.labels, pool.class_names, checkpoint_folder=output / "checkpoint"):
+            progress.bars.update(
+                progress._tasks[objective], total=total, completed=record.step, note=f"loss {record.loss:.3f}"
+            )
+    model.save(output)
+    _answer({"output": str(output), "classes": list(pool.class_names), "pictures": len(pool)}, as_json)
+    if not as_json:
+        Console().print(f"Learned {len(pool.class_names)} class prompts from {len(pool)} photographs: {output}")
+
+
+@app.command()
+def classify(
+    prompts: Annotated[Path, typer.Argument(help="Folder written by train.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which class prompt denoises each picture best, with probabilities."""
+    from gcpl_lab.data.readers import list_images
+    from gcpl_lab.estimators import GCPLClassifier
+
+    files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
+    model = GCPLClassifier.load(prompts)
+    chances = model.predict_proba(files)
+    answers = [
+        {"file": str(file), "class": model.class_names_[int(row.argmax())], "probability": float(row.max()),
+         "probabilities": dict(zip(model.class_names_, map(float, row), strict=True))}
+        for file, row in zip(files, chances, strict=True)
+    ]  # fmt: skip
+    _answer(answers, as_json)
+    if not as_json:
+        table = Table("file", "class", "probability")
+        for answer in answers:
+            table.add_row(_plain(answer["file"]), answer["class"], f"{answer['probability']:.1%}")
+        Console().print(table)
+
+
+# ----------------------------------------------------------------------------------------------- compare
+
+
+@app.command()
+def compare(
+    folder: Annotated[Path, typer.Option(help="Where every result is kept; a rerun goes on from there.")] = Path(
+        "runs/compare"
+    ),
+    methods: Annotated[str, typer.Option(help="Names joined by commas, or 'all'.")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    shots: Annotated[str, typer.Option(help="Numbers of photographs a class, joined by commas.")] = "16",
+    reference: Annotated[str, typer.Option(help="The method the others are paired with.")] = "gcpl",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder with support/ and test/ class folders; default: the bundled set.")
+    ] = None,
+    preset: PresetOption = "tiny",
+    settings: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Methods × seeds × shots with mean, spread, paired differences, time and denoiser evaluations."""
+    chosen = _settings(settings)
+    from gcpl_lab.comparison import run_comparison
+
+    names = _method_names(methods, reference)
+    counts = _shot_counts(shots)
+    with console.status("") as status:
+        result = run_comparison(
+            folder, methods=names, shots=counts, seeds=list(range(seeds)), reference=reference, images=images,
+            preset=preset, settings=chosen, command=_command(), on_trial=status.update,
+        )  # fmt: skip
+    _answer(result, as_json)
+    if not as_json:
+        Console().print(_comparison_table(result["summary"], reference))
+        Console().print(f"Every result: {folder / 'results.json'}")
+
+
+def _method_names(text: str, reference: str) -> list[str]:
+    from gcpl_lab.experiment import METHODS
+
+    names = list(METHODS) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in [*names, reference] if name not in METHODS]
+    if unknown:
+        raise typer.BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
+    return names
+
+
+def _shot_counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: expected whole numbers joined by commas, such as 1,2,4,8,16") from None
+    if min(counts) < 1:
+        raise typer.BadParameter(f"{text!r}: expected numbers of 1 or more")
+    return counts
+
+
+def _comparison_table(rows: list[dict[str, Any]], reference: str) -> Table:
+    from gcpl_lab.experiment import METHOD_TITLES
+
+    table = Table(title=f"Accuracy over seeds; differences are paired with {METHOD_TITLES[reference]}")
+    headings = ("method", "shots", "seeds", "accuracy", "difference (95 %)", "p", "evaluations", "train", "classify")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in sorted(rows, key=lambda row: (row["shots"], -row["mean"])):
+        spread = "" if row["standard_deviation"] is None else f" ± {100 * row['standard_deviation']:.1f}"
+        difference = "" if row["difference"] is None else f"{100 * row['difference']:+.1f}"
+        if row["low"] is not None:
+            difference += f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        p_value = "" if row["p_value"] is None else f"{row['p_value']:.3f}"
+        table.add_row(
+            METHOD_TITLES[row["method"]], str(row["shots"]), str(row["num_seeds"]), f"{100 * row['mean']:.1f}{spread}",
+            difference, p_value, f"{row['denoiser_evaluations']:,.0f}", f"{row['train_seconds']:.1f} s",
+            f"{row['predict_seconds']:.1f} s",
+        )  # fmt: skip
+    return table
+
+
+# ------------------------------------------------------------------------------------- pretrain, lab
+
+
+@app.command()
+def pretrain(
+    raw: Annotated[Path, typer.Option(help="Folder with the four published Fashion-MNIST files.")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
+    work: Annotated[Path, typer.Option(help="Checkpoints and logs; a rerun goes on.")] = Path("runs/pretrain"),
+    target: Annotated[Path, typer.Option(help="Where the finished pair goes.")] = Path("runs/pretrain/tiny"),
+    seed: SeedOption = 0,
+) -> None:
+    """Rebuild the tiny frozen models from the raw photographs (hours; resumable)."""
+    from gcpl_lab.backbones.pretrain import PretrainConfig, run_pretraining
+
+    with console.status("") as status:
+        for record in run_pretraining(raw, work, target, PretrainConfig(seed=seed)):
+            status.update(
+                f"{record['stage']}: step {record['step']} of {record['num_steps']}, loss {record['loss']:.4f}"
+            )
+    console.print(f"The pair is in {target}; its card is README.md there.")
+
+
+@app.command("build-samples")
+def build_samples(
+    raw: Annotated[Path, typer.Option(help="Folder with the four published Fashion-MNIST files.")] = Path(
+        "/usr/share/datasets/fashion-mnist"
+    ),
+    target: Annotated[Path, typer.Option(help="The folder data_samples.")] = Path("data_samples"),
+    seed: SeedOption = 0,
+) -> None:
+    """Rebuild the bundled photographs from the raw ones: the same seed gives the same bytes."""
+    from gcpl_lab.data.samples import build_fashion
+
+    console.print(f"wrote {build_fashion(raw, target / 'fashion', seed)}")
+
+
+@app.command()
+def lab(
+    notebooks: Annotated[Path, typer.Option(help="Folder of notebooks.")] = Path("notebooks"),
+) -> None:
+    """Open JupyterLab on the notebooks."""
+    import subprocess
+
+    if not notebooks.is_dir():
+        raise typer.BadParameter(f"{notebooks}: no such folder; run this where the project was cloned")
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={notebooks}"]))

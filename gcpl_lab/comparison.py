@@ -1,0 +1,84 @@
+"""Methods × seeds × shots as one resumable run with one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcpl_lab.config import GCPLConfig
+from gcpl_lab.data.readers import read_class_folders
+from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
+from gcpl_lab.experiment import FewShotExperiment
+from gcpl_lab.reporting import measure_profiles
+from gcpl_lab.storage import write_json
+from gcpl_lab.training.runtime import describe_machine, describe_versions
+
+AVERAGED = ("accuracy_within_family", "calibration_error", "log_loss", "denoiser_evaluations", "train_evaluations",
+            "train_seconds", "predict_seconds")  # fmt: skip
+
+
+def run_comparison(
+    folder: str | Path,
+    *,
+    methods: Sequence[str],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    reference: str = "gcpl",
+    images: Path | None = None,
+    preset: str = "tiny",
+    settings: Mapping[str, Any] | None = None,
+    command: str = "",
+    on_trial: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Run every trial that has no result yet and write ``results.json``.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        methods: Names of ``gcpl_lab.experiment.METHODS``.
+        shots: Photographs a class.
+        seeds: Draws of exemplars; every method sees the same ones.
+        reference: The method the others are paired with.
+        images: Folder with ``support/`` and ``test/`` class folders; None for the bundled fashion set.
+        preset: The frozen pair.
+        settings: Fields of ``GCPLConfig``.
+        command: What is written down as having made the results.
+        on_trial: Called with a line about the trial that comes next.
+
+    Returns:
+        The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary.
+    """
+    folder = Path(folder)
+    if images is None:
+        support, test = load_fashion("support"), load_fashion("test")
+    else:
+        support, test = read_class_folders(images / "support"), read_class_folders(images / "test")
+    experiment = FewShotExperiment(support, test, preset=preset, settings=settings)
+    trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
+
+    def run(trial: Trial) -> dict[str, Any]:
+        if on_trial:
+            on_trial(f"{trial.method}, {trial.shots} shots, seed {trial.seed}")
+        outcome = experiment.run(trial.method, trial.shots, trial.seed)
+        separation = list(measure_profiles(experiment, [outcome]).values())
+        return {**outcome.row, "shots": trial.shots, "separation": separation[0] if separation else None}
+
+    config = GCPLConfig.from_dict({**(settings or {}), "preset": preset})
+    fingerprint = repr((config, support.checksum, test.checksum, experiment.diffusion.checksum()))
+    rows = list(run_trials(trials, run, folder / "trials", fingerprint))
+    summary = summarise(rows, reference)
+    for entry in summary:
+        same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
+        entry |= {name: float(np.mean([row[name] for row in same])) for name in AVERAGED}
+    result = {
+        "command": command,
+        "data": {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names),
+                 "shots": list(shots), "test_size": len(test)},
+        "preset": preset, "config": config.as_dict(), "machine": describe_machine(), "versions": describe_versions(),
+        "methods": rows, "summary": summary,
+    }  # fmt: skip
+    write_json(folder / "results.json", result)
+    return result

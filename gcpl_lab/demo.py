@@ -1,0 +1,95 @@
+"""The demonstration: look-alike photographs told apart, every claim beside its measurement, in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcpl_lab.data.episodes import draw_test
+from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.experiment import METHODS, FewShotExperiment, Outcome
+from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
+from gcpl_lab.storage import write_json
+from gcpl_lab.training.loop import StepRecord
+
+QUESTION = "Does a learned prompt tell look-alike photographs apart?"
+LIMITS = (
+    "The bundled models are tiny and were trained on Fashion-MNIST for this package: 28-pixel photographs of ten "
+    "classes. They show how the methods behave, not how well Stable Diffusion does on your pictures.",
+    "This page is one draw of exemplars. gcpl-lab compare repeats it over seeds and numbers of shots.",
+    "Intervals count the test photographs only, not the draw of exemplars or the training of the frozen models.",
+)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration made.
+
+    Attributes:
+        results: The content of ``results.json``.
+        outcomes: One a method.
+        answer: One line.
+        caveats: What does not hold.
+        report: The page.
+    """
+
+    results: dict[str, Any]
+    outcomes: list[Outcome]
+    answer: str
+    caveats: list[str]
+    report: Path
+
+
+def run_demo(
+    folder: str | Path = "runs/demo",
+    *,
+    preset: str = "tiny",
+    shots: int = 16,
+    seed: int = 0,
+    test_total: int = 300,
+    settings: Mapping[str, Any] | None = None,
+    on_method: Callable[[str], None] | None = None,
+    on_step: Callable[[str, StepRecord, int], None] | None = None,
+    command: str = "gcpl-lab demo",
+) -> DemoResult:
+    """Learn from a few bundled photographs, classify others, compare, and write the report.
+
+    Args:
+        folder: Receives ``report.html``, ``results.json``, ``figures/`` and ``prompts/``.
+        preset: The frozen pair.
+        shots: Photographs a class to learn from.
+        seed: Of the draw and of every method.
+        test_total: Test photographs.
+        settings: Fields of :class:`~gcpl_lab.config.GCPLConfig`.
+        on_method: Called with a method's name before it runs.
+        on_step: Called after every update with (method, record, number of steps).
+        command: What is written down as having made the results.
+    """
+    from gcpl_lab.views.report import write_report
+
+    folder = Path(folder)
+    support, test = load_fashion("support"), load_fashion("test")
+    test = test.subset(draw_test(test, total=test_total, seed=0))
+    experiment = FewShotExperiment(support, test, preset=preset, settings=settings, on_step=on_step)
+    outcomes = []
+    for method in METHODS:
+        if on_method:
+            on_method(method)
+        outcomes.append(experiment.run(method, shots, seed))
+    for outcome in outcomes:
+        if outcome.model is not None:
+            outcome.model.save(folder / "prompts" / outcome.method)
+    if on_method:
+        on_method("report")
+    results = collect_results(experiment, outcomes, shots, command)
+    write_json(folder / "results.json", results)
+    figures = draw_figures(experiment, outcomes, folder / "figures")
+    models = [outcome.model for outcome in outcomes if outcome.model is not None]
+    answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
+    report = write_report(
+        folder / "report.html", results, figures, question=QUESTION, answer=answer, caveats=caveats, limits=LIMITS,
+        command=command,
+    )  # fmt: skip
+    return DemoResult(results, outcomes, answer, caveats, report)

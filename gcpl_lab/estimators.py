@@ -1,0 +1,360 @@
+"""Estimators with scikit-learn's manners: ``fit``, ``predict``, ``predict_proba``, ``score``, ``classes_``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.config import GCPLConfig, ObjectiveName
+from gcpl_lab.data.readers import check_class_names, read_images
+from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.methods.diffusion_classifier import (
+    DiffusionClassifier,
+    Evidence,
+    class_scores,
+    fit_temperature,
+    probabilities,
+)
+from gcpl_lab.methods.gcpl import GCPL, CoMPLe, Discriminative, Exemplars, ExemplarSampler, hardest_rivals
+from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
+from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
+from gcpl_lab.training.runtime import default_device, describe_versions
+
+MAX_TEMPERATURE_IMAGES = 80
+"""The temperature has one degree of freedom; more support photographs than this change it little."""
+
+
+class GCPLClassifier:
+    """Learn one class prompt for each class through a frozen diffusion model, and classify by denoising error.
+
+    Example:
+        >>> model = GCPLClassifier(preset="tiny", objective="gcpl", seed=0)
+        >>> model.fit(images, labels)                      # paths, PIL pictures or uint8 arrays
+        >>> model.predict(others), model.predict_proba(others)
+
+    Attributes:
+        classes_: The distinct labels, sorted; columns of ``predict_proba`` are in this order.
+        class_names_: The words the prompts started from, one a class.
+        prompts_: The learned :class:`~gcpl_lab.methods.prompts.ClassPrompts`.
+        temperature_: Fitted on the support photographs.
+        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update.
+        states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step.
+        train_evaluations_: Denoiser evaluations spent on training (each with a backward pass).
+    """
+
+    def __init__(
+        self,
+        preset: str = "tiny",
+        objective: ObjectiveName = "gcpl",
+        num_vectors: int = 4,
+        num_steps: int = 300,
+        seed: int = 0,
+        *,
+        diffusion: FrozenDiffusion | None = None,
+        **settings: Any,
+    ) -> None:
+        """Take the settings; nothing is loaded yet.
+
+        Args:
+            preset: Name of the frozen pair, or a folder of models.
+            objective: ``"gcpl"``, ``"comple"`` or ``"discriminative"``.
+            num_vectors: Learned vectors a class.
+            num_steps: Updates.
+            seed: Of everything random.
+            diffusion: A loaded model to share between estimators.
+            **settings: Further fields of :class:`~gcpl_lab.config.GCPLConfig`.
+        """
+        self.config = GCPLConfig(
+            preset=preset, objective=objective, num_vectors=num_vectors, num_steps=num_steps, seed=seed, **settings
+        )
+        self._diffusion = diffusion
+        self.journey_every = 10
+
+    @property
+    def diffusion(self) -> FrozenDiffusion:
+        """The frozen model, loaded when first asked for."""
+        if self._diffusion is None:
+            self._diffusion = FrozenDiffusion.load(self.config.preset, device=default_device())
+        return self._diffusion
+
+    @property
+    def timestep_range(self) -> tuple[float, float]:
+        """The part of the noise schedule in use."""
+        return self.config.timestep_range or self.diffusion.evidence_range
+
+    # -------------------------------------------------------------------------------------- training
+
+    def fit(
+        self,
+        images: Sequence[Any],
+        labels: Sequence[Any] | np.ndarray,
+        class_names: Sequence[str] | None = None,
+        *,
+        coarse_words: Sequence[str] | None = None,
+        checkpoint_folder: str | Path | None = None,
+    ) -> GCPLClassifier:
+        """Learn the class prompts.
+
+        Args:
+            images: Paths, PIL pictures or uint8 arrays of any size.
+            labels: One a picture, of any sortable kind.
+            class_names: Words for the classes in sorted order of their labels; by default the labels as text.
+            coarse_words: One a class, for ``initial="coarse"``.
+            checkpoint_folder: Where an interrupted fit leaves its state and goes on from.
+
+        Raises:
+            DataError: Pictures, labels or names that do not fit together, naming the item.
+            TrainingError: The loss stopped being finite.
+        """
+        for _ in self.steps(
+            images, labels, class_names, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder
+        ):
+            pass
+        return self
+
+    def steps(
+        self,
+        images: Sequence[Any],
+        labels: Sequence[Any] | np.ndarray,
+        class_names: Sequence[str] | None = None,
+        *,
+        coarse_words: Sequence[str] | None = None,
+        checkpoint_folder: str | Path | None = None,
+    ) -> Iterator[StepRecord]:
+        """:meth:`fit`, one record an update, for plotting or stopping on the way."""
+        classes, ids = _check_labels(images, labels)
+        names = [str(label) for label in classes] if class_names is None else list(class_names)
+        if len(names) != len(classes):
+            raise DataError(f"class_names has {len(names)} names for {len(classes)} classes ({list(classes)[:10]})")
+        check_class_names(names)
+        exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read_images(images)), ids)
+        yield from self.learn(
+            exemplars, names, classes=classes, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder
+        )
+
+    def learn(
+        self,
+        exemplars: Exemplars,
+        class_names: Sequence[str],
+        *,
+        classes: np.ndarray | None = None,
+        coarse_words: Sequence[str] | None = None,
+        warm_start: Tensor | None = None,
+        checkpoint_folder: str | Path | None = None,
+    ) -> Iterator[StepRecord]:
+        """Learn from photographs whose latents are cached already.
+
+        Args:
+            exemplars: Cached moments; labels are 0 to class − 1.
+            class_names: One a class.
+            classes: What ``predict`` answers; by default 0 to class − 1.
+            coarse_words: See :meth:`fit`.
+            warm_start: Vectors (class, V, dim) of a GCPL run; the discriminative objective then skips its own.
+            checkpoint_folder: See :meth:`fit`.
+        """
+        config, diffusion = self.config, self.diffusion
+        self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
+        self.class_names_ = tuple(class_names)
+        self.prompts_ = ClassPrompts(
+            diffusion, class_names, num_vectors=config.num_vectors, templates=config.templates,
+            initial=config.initial, coarse_words=coarse_words, seed=config.seed,
+        ).to(diffusion.device)  # fmt: skip
+        self.history_: list[StepRecord] = []
+        self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
+        vars(self).pop("temperature_", None)  # of an earlier fit
+        self._warm_started = config.objective == "discriminative" and warm_start is not None
+        before = diffusion.num_denoiser_evaluations
+        if warm_start is not None:
+            with torch.no_grad():
+                self.prompts_.vectors.copy_(warm_start)
+            self.states_[0] = warm_start.detach().cpu().clone()
+        folder = Path(checkpoint_folder) if checkpoint_folder else None
+        if not self._warm_started:
+            yield from self._run(self._denoising_objective(), exemplars, folder)
+        if config.objective == "discriminative":
+            yield from self._run(self._discriminative_objective(exemplars), exemplars, folder)
+        self.train_evaluations_ = diffusion.num_denoiser_evaluations - before
+        self._fit_temperature(exemplars)
+
+    def _denoising_objective(self) -> GCPL:
+        if self.config.objective == "comple":
+            return CoMPLe(self.diffusion, self.prompts_, self.config.contrast_weight)
+        return GCPL(self.diffusion, self.prompts_)
+
+    def _discriminative_objective(self, exemplars: Exemplars) -> Discriminative:
+        config, rivals = self.config, None
+        num_classes = len(self.class_names_)
+        if config.num_rivals is not None and config.num_rivals < num_classes - 1:
+            latents = self.diffusion.scale_latents(exemplars.means[0])
+            errors = self._classifier(seed=config.seed + 1).exact(latents, config.num_samples).errors
+            rivals = hardest_rivals(errors, exemplars.labels.numpy(), config.num_rivals)
+        return Discriminative(
+            self.diffusion, self.prompts_, temperature=config.temperature, gcpl_share=config.gcpl_share, rivals=rivals
+        )
+
+    def _run(self, objective: Objective, exemplars: Exemplars, folder: Path | None) -> Iterator[StepRecord]:
+        config = self.config
+        discriminative = isinstance(objective, Discriminative)
+        sampler = ExemplarSampler(
+            self.diffusion, exemplars,
+            batch_size=config.discriminative_batch_size if discriminative else config.batch_size,
+            num_samples=config.num_samples if discriminative else 1,
+            timestep_range=self.timestep_range, num_templates=len(config.templates), flip=config.flip,
+            seed=config.seed + (1000 if discriminative else 0),
+        )  # fmt: skip
+        training = TrainingConfig(
+            num_steps=config.discriminative_steps if discriminative else config.num_steps,
+            learning_rate=config.discriminative_rate if discriminative else config.learning_rate,
+        )
+        done = config.num_steps if discriminative and not self._warm_started else 0
+        checkpoint = folder / f"{type(objective).__name__.lower()}.checkpoint.safetensors" if folder else None
+        fingerprint = ""
+        if checkpoint:
+            tensors = {"means": exemplars.means, "labels": exemplars.labels, "start": self.states_[0]}
+            data, model = tensor_checksum(tensors.items()), self.diffusion.checksum()
+            fingerprint = repr((config, self.timestep_range, self.class_names_, data, model))
+        for record in train(objective, sampler, training, checkpoint=checkpoint, fingerprint=fingerprint):
+            shifted = StepRecord(**{**vars(record), "step": done + record.step})
+            self.history_.append(shifted)
+            if record.step % self.journey_every == 0 or record.step == training.num_steps:
+                self.states_[shifted.step] = self.prompts_.vectors.detach().cpu().clone()
+            yield shifted
+
+    def _fit_temperature(self, exemplars: Exemplars) -> None:
+        chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
+        chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
+        latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
+        errors = self._classifier(seed=self.config.seed + 2).exact(latents, self.config.num_evidence).errors
+        self.temperature_ = fit_temperature(class_scores(errors), exemplars.labels.numpy()[chosen])
+
+    # ------------------------------------------------------------------------------------- answering
+
+    def _classifier(self, seed: int) -> DiffusionClassifier:
+        with torch.no_grad():
+            hidden = self.diffusion.encode_prompts(*self.prompts_())
+        return DiffusionClassifier(
+            self.diffusion, hidden, timestep_range=self.timestep_range, seed=seed,
+            batch_size=self.config.evidence_batch_size,
+        )  # fmt: skip
+
+    def encode(self, images: Sequence[Any]) -> Tensor:
+        """Scaled latents (image, channel, height, width) of pictures."""
+        pixels = self.diffusion.preprocess(read_images(images))
+        return self.diffusion.scale_latents(self.diffusion.encode_moments(pixels)[0])
+
+    def evidence(self, latents: Tensor) -> Evidence:
+        """Errors (image, class, timestep) of scaled latents under the learned prompts."""
+        self._check_fitted()
+        return self._classifier(seed=self.config.seed).exact(latents, self.config.num_evidence)
+
+    def decision_function(self, images: Sequence[Any]) -> np.ndarray:
+        """Scores (image, class): minus the mean relative error; larger is better."""
+        self._check_fitted()
+        return class_scores(self.evidence(self.encode(images)).errors)
+
+    def predict(self, images: Sequence[Any]) -> np.ndarray:
+        """The label of the class whose prompt denoises each picture best, (image,)."""
+        best = self.decision_function(images).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def predict_proba(self, images: Sequence[Any]) -> np.ndarray:
+        """Probabilities (image, class) with the temperature fitted on the support photographs."""
+        self._check_finished()
+        return probabilities(self.decision_function(images), self.temperature_)
+
+    def score(self, images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> float:
+        """Accuracy."""
+        if len(images) != len(labels):
+            raise DataError(f"{len(images)} pictures and {len(labels)} labels; expected one label a picture")
+        return float((self.predict(images) == np.asarray(labels)).mean())
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "prompts_"):
+            raise DataError("this classifier has learned nothing yet; call fit(images, labels) or load(folder) first")
+
+    def _check_finished(self) -> None:
+        self._check_fitted()
+        if not hasattr(self, "temperature_"):
+            raise DataError(
+                "training was stopped before its end, where the temperature of probabilities is fitted; predict and "
+                "decision_function work already, for the rest let fit or steps run through"
+            )
+
+    # ----------------------------------------------------------------------------------------- files
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the learned prompts and all that explains them; never the frozen model.
+
+        Args:
+            folder: Made where it does not exist.
+
+        Raises:
+            DataError: Nothing was learned, or training was stopped before its end.
+        """
+        self._check_finished()
+        metadata = {
+            "config": self.config.as_dict(),
+            "class_names": list(self.class_names_),
+            "classes": self.classes_.tolist(),
+            "temperature": self.temperature_,
+            "diffusion": {"name": self.diffusion.name, "checksum": self.diffusion.checksum()},
+            "versions": describe_versions(),
+        }
+        return save_class_prompts(folder, self.prompts_.vectors.detach(), metadata)
+
+    @classmethod
+    def load(cls, folder: str | Path, diffusion: FrozenDiffusion | None = None) -> GCPLClassifier:
+        """Read a saved classifier.
+
+        Args:
+            folder: Written by :meth:`save`.
+            diffusion: A loaded model to use; by default the preset's.
+
+        Raises:
+            ArtifactError: The folder is damaged or foreign, or its prompts were learned on other frozen weights.
+        """
+        vectors, metadata = load_class_prompts(folder)
+        try:
+            config = GCPLConfig.from_dict(metadata["config"])
+            names, classes, temperature = metadata["class_names"], metadata["classes"], float(metadata["temperature"])
+            learned_on = metadata["diffusion"]["checksum"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{Path(folder) / 'prompts.json'}: is incomplete or was changed ({error}); restore it or train again"
+            ) from error
+        model = cls(diffusion=diffusion, **config.as_dict())
+        if model.diffusion.checksum() != learned_on:
+            raise ArtifactError(
+                f"{folder}: its prompts were learned on other frozen weights than those of {model.diffusion.name!r}; "
+                "load the model they were learned on, or train again"
+            )
+        model.class_names_, model.classes_, model.temperature_ = tuple(names), np.asarray(classes), temperature
+        model.prompts_ = ClassPrompts(
+            model.diffusion, names, num_vectors=vectors.shape[1], templates=config.templates, initial="random"
+        ).to(model.diffusion.device)
+        with torch.no_grad():
+            model.prompts_.vectors.copy_(vectors)
+        return model
+
+
+def _check_labels(images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct labels in order, and each picture's index among them."""
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} pictures and {len(labels)} labels; expected one label a picture")
+    if len(images) == 0:
+        raise DataError("no pictures were given; expected at least one for each of two classes")
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise DataError(f"labels have shape {values.shape}; expected one label a picture, shape ({len(images)},)")
+    classes, ids = np.unique(values, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"all {len(images)} pictures have the label {classes[0]!r}; expected at least two classes")
+    return classes, ids

@@ -1,0 +1,102 @@
+"""Methods × seeds × shots: run what is missing, keep every result, compare in pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gcpl_lab.storage import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method on one draw of exemplars."""
+
+    method: str
+    shots: int
+    seed: int
+
+
+def run_trials(
+    trials: Sequence[Trial], run: Callable[[Trial], dict[str, Any]], folder: str | Path, fingerprint: str
+) -> Iterator[dict[str, Any]]:
+    """Run every trial whose result is not in ``folder`` yet, and yield all results in order.
+
+    A result is one JSON file named by the trial and by ``fingerprint`` (settings, data, model), so an
+    interrupted comparison goes on where it stopped and never mixes results of different settings.
+
+    Args:
+        trials: What to run.
+        run: Returns a JSON-able result for a trial.
+        folder: Where results are kept.
+        fingerprint: Whatever the results depend on besides the trial.
+    """
+    for trial in trials:
+        key = hashlib.sha256(json.dumps([asdict(trial), fingerprint], sort_keys=True).encode()).hexdigest()[:12]
+        path = Path(folder) / f"{trial.method}-{trial.shots}-{trial.seed}-{key}.json"
+        if path.is_file():
+            yield read_json(path)
+            continue
+        result = {**asdict(trial), **run(trial)}
+        write_json(path, result)
+        yield result
+
+
+def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "accuracy") -> list[dict[str, Any]]:
+    """Mean and spread for each (method, shots), and the paired difference from a reference method.
+
+    Pairs are trials with the same seed and shots: the same photographs. The interval and the p-value are
+    those of Student's paired t-test over seeds; with fewer than two seeds they are None.
+
+    Args:
+        rows: Results with ``method``, ``shots``, ``seed`` and ``metric``.
+        reference: The method the others are compared with.
+        metric: Which number.
+
+    Returns:
+        One dict for each (method, shots): num_seeds, mean, standard_deviation, difference, low, high (95 %
+        interval of the difference), p_value.
+    """
+    table: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        table.setdefault((row["method"], row["shots"]), {})[row["seed"]] = float(row[metric])
+    summaries = []
+    for (method, shots), values in table.items():
+        numbers = np.array(list(values.values()))
+        summary: dict[str, Any] = {
+            "method": method,
+            "shots": shots,
+            "num_seeds": len(numbers),
+            "mean": float(numbers.mean()),
+            "standard_deviation": float(numbers.std(ddof=1)) if len(numbers) > 1 else None,
+        }
+        summaries.append(summary | _paired(values, table.get((reference, shots), {})))
+    return summaries
+
+
+def _paired(values: dict[int, float], reference: dict[int, float]) -> dict[str, float | None]:
+    shared = sorted(values.keys() & reference.keys())
+    differences = np.array([values[seed] - reference[seed] for seed in shared])
+    empty: dict[str, float | None] = {"difference": None, "low": None, "high": None, "p_value": None}
+    if not len(differences):
+        return empty
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return empty | {"difference": mean}
+    if np.allclose(differences, differences[0]):  # no spread: the t-test is undefined
+        return {"difference": mean, "low": mean, "high": mean, "p_value": None if mean else 1.0}
+    test = stats.ttest_1samp(differences, 0.0)
+    interval = test.confidence_interval(0.95)
+    return {
+        "difference": mean,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "p_value": float(test.pvalue),
+    }

@@ -1,0 +1,273 @@
+"""Few-shot experiments: every method on the same photographs, with what is frozen computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.readers import ImageSet, read_images
+from gcpl_lab.errors import DataError
+from gcpl_lab.estimators import GCPLClassifier
+from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expected_calibration_error, log_loss
+from gcpl_lab.methods.baselines import (
+    ENSEMBLE_TEMPLATES,
+    CoOp,
+    LinearProbe,
+    NearestClassMean,
+    TipAdapter,
+    ZeroShotCLIP,
+    feature_batches,
+)
+from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, Evidence, class_scores, probabilities
+from gcpl_lab.methods.gcpl import Exemplars
+from gcpl_lab.methods.prompts import ContextPrompts
+from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
+from gcpl_lab.training.runtime import default_device
+
+GENERATIVE_METHODS = ("gcpl", "comple", "discriminative")
+METHODS = (
+    "zero_shot_clip", "zero_shot_clip_ensemble", "nearest_class_mean", "linear_probe", "coop_unified",
+    "coop_class_specific", "tip_adapter", "tip_adapter_f", "zero_shot_diffusion", *GENERATIVE_METHODS,
+)  # fmt: skip
+METHOD_TITLES = {
+    "zero_shot_clip": "Zero-shot CLIP",
+    "zero_shot_clip_ensemble": "Zero-shot CLIP, 5 templates",
+    "nearest_class_mean": "Nearest class mean",
+    "linear_probe": "Linear probe",
+    "coop_unified": "CoOp, unified",
+    "coop_class_specific": "CoOp, class-specific",
+    "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F",
+    "zero_shot_diffusion": "Zero-shot diffusion",
+    "gcpl": "GCPL",
+    "comple": "CoMPLe",
+    "discriminative": "Discriminative prompts",
+}
+ADAPTER_TRAINING = TrainingConfig(num_steps=200, learning_rate=2e-3)
+"""How CoOp's contexts and Tip-Adapter-F's keys are tuned on cached features."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one episode.
+
+    Attributes:
+        method: Its name in ``METHODS``.
+        shots: Photographs a class it learned from (0 for zero-shot methods).
+        seed: Of the episode and of the method.
+        scores: float (test image, class), larger is better.
+        probabilities: (test image, class).
+        row: What ``results.json`` holds.
+        model: The fitted classifier of a generative method, else None.
+        evidence: Errors on the test images where the method is a diffusion classifier, else None.
+    """
+
+    method: str
+    shots: int
+    seed: int
+    scores: np.ndarray
+    probabilities: np.ndarray
+    row: dict[str, Any]
+    model: GCPLClassifier | None = None
+    evidence: Evidence | None = None
+
+
+class FewShotExperiment:
+    """All methods on episodes of one support pool and one test set."""
+
+    def __init__(
+        self,
+        support: ImageSet,
+        test: ImageSet,
+        *,
+        preset: str = "tiny",
+        settings: Mapping[str, Any] | None = None,
+        on_step: Callable[[str, StepRecord, int], None] | None = None,
+    ) -> None:
+        """Take the data; models load and pictures are encoded when a method first needs them.
+
+        Args:
+            support: The pool that episodes are drawn from.
+            test: What is classified; same classes in the same order.
+            preset: The frozen pair.
+            settings: Fields of :class:`~gcpl_lab.config.GCPLConfig` for the generative methods.
+            on_step: Called with (method, record, number of steps) after every update, for progress.
+        """
+        if support.class_names != test.class_names:
+            raise DataError(
+                f"support has the classes {support.class_names} and test {test.class_names}; they must be the same"
+            )
+        missing = [name for label, name in enumerate(test.class_names) if not (test.labels == label).any()]
+        if missing:
+            raise DataError(f"{test.name}: no test picture of {', '.join(missing)}; add some or leave the class out")
+        self.support, self.test, self.preset = support, test, preset
+        self.settings = dict(settings or {})
+        self._on_step = on_step or (lambda _method, _record, _total: None)
+        self._gcpl: dict[tuple[int, int], Outcome] = {}
+
+    # ------------------------------------------------------------------------------- what is frozen
+
+    @cached_property
+    def diffusion(self) -> FrozenDiffusion:
+        """The frozen denoiser of the preset."""
+        return FrozenDiffusion.load(self.preset, device=default_device())
+
+    @cached_property
+    def clip(self) -> FrozenCLIP:
+        """The frozen CLIP of the preset."""
+        return FrozenCLIP.load(self.preset, device=default_device())
+
+    @cached_property
+    def _support_views(self) -> Tensor:
+        images = read_images(self.support.images)
+        return torch.stack([self.clip.encode_images(images), self.clip.encode_images(images, flip=True)])
+
+    @cached_property
+    def _test_features(self) -> Tensor:
+        return self.clip.encode_images(read_images(self.test.images))
+
+    @cached_property
+    def _exemplars(self) -> Exemplars:
+        pixels = self.diffusion.preprocess(read_images(self.support.images))
+        return Exemplars.encode(self.diffusion, pixels, self.support.labels)
+
+    @cached_property
+    def test_latents(self) -> Tensor:
+        """Scaled latents of the test images."""
+        pixels = self.diffusion.preprocess(read_images(self.test.images))
+        return self.diffusion.scale_latents(self.diffusion.encode_moments(pixels)[0])
+
+    # -------------------------------------------------------------------------------------- running
+
+    def run(self, method: str, shots: int, seed: int) -> Outcome:
+        """Learn one method from an episode and classify the test images.
+
+        Args:
+            method: A name in ``METHODS``.
+            shots: Photographs a class.
+            seed: Of the episode and of the method.
+        """
+        if method not in METHODS:
+            raise ValueError(f"{method!r} is no method; expected one of {', '.join(METHODS)}")
+        if method in GENERATIVE_METHODS:
+            return self._run_generative(method, shots, seed)
+        if method == "zero_shot_diffusion":
+            return self._run_zero_shot_diffusion(seed)
+        return self._run_clip_method(method, shots, seed)
+
+    def _outcome(self, method: str, shots: int, seed: int, scores: np.ndarray, probability: np.ndarray,
+                 extra: dict[str, Any], **kept: Any) -> Outcome:  # fmt: skip
+        labels = self.test.labels
+        row = {
+            "name": method, "seed": seed, "shots": shots,
+            "accuracy": accuracy(scores, labels),
+            "accuracy_within_family": accuracy_within_family(
+                scores, labels, self.test.class_names, self.test.families
+            ),
+            "log_loss": log_loss(probability, labels),
+            "calibration_error": expected_calibration_error(probability, labels),
+            "train_evaluations": 0, "denoiser_evaluations": 0, **extra,
+        }  # fmt: skip
+        return Outcome(method, shots, seed, scores, probability, row, **kept)
+
+    def _run_generative(self, method: str, shots: int, seed: int) -> Outcome:
+        if method == "gcpl" and (shots, seed) in self._gcpl:
+            return self._gcpl[shots, seed]
+        model = GCPLClassifier(self.preset, method, seed=seed, diffusion=self.diffusion, **self.settings)  # type: ignore[arg-type]
+        start, vectors = None, None
+        if method == "discriminative":  # its warm start is the GCPL run of the same episode
+            start = self._run_generative("gcpl", shots, seed)
+            assert start.model is not None
+            vectors = start.model.prompts_.vectors.detach()
+        chosen = draw_episode(self.support, shots, seed)
+        cached, index = self._exemplars, torch.from_numpy(chosen)
+        exemplars = Exemplars(cached.means[:, index], cached.log_variances[:, index], cached.labels[index])
+        total = model.config.discriminative_steps if method == "discriminative" else model.config.num_steps
+        began = time.perf_counter()
+        for record in model.learn(exemplars, self.support.class_names, warm_start=vectors):
+            self._on_step(method, record, total)
+        trained = time.perf_counter()
+        evidence = model.evidence(self.test_latents)
+        scores = class_scores(evidence.errors)
+        extra = {
+            "train_evaluations": model.train_evaluations_ + (start.row["train_evaluations"] if start else 0),
+            "denoiser_evaluations": evidence.num_evaluations,
+            "train_seconds": trained - began + (start.row["train_seconds"] if start else 0.0),
+            "predict_seconds": time.perf_counter() - trained,
+            "temperature": model.temperature_,
+        }
+        chances = probabilities(scores, model.temperature_)
+        outcome = self._outcome(method, shots, seed, scores, chances, extra, model=model, evidence=evidence)
+        if method == "gcpl":
+            self._gcpl[shots, seed] = outcome
+        return outcome
+
+    def _run_zero_shot_diffusion(self, seed: int) -> Outcome:
+        config = GCPLClassifier(self.preset, seed=seed, **self.settings).config
+        hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
+        classifier = DiffusionClassifier(
+            self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
+            seed=seed, batch_size=config.evidence_batch_size,
+        )  # fmt: skip
+        began = time.perf_counter()
+        evidence = classifier.exact(self.test_latents, config.num_evidence)
+        scores = class_scores(evidence.errors)
+        extra = {
+            "denoiser_evaluations": evidence.num_evaluations, "train_seconds": 0.0,
+            "predict_seconds": time.perf_counter() - began,
+        }  # fmt: skip
+        # Nothing was learned, so no support photograph may fit a temperature: 1, as published.
+        return self._outcome("zero_shot_diffusion", 0, seed, scores, probabilities(scores, 1.0), extra,
+                             evidence=evidence)  # fmt: skip
+
+    def _run_clip_method(self, method: str, shots: int, seed: int) -> Outcome:
+        views, test = self._support_views, self._test_features
+        chosen = torch.from_numpy(draw_episode(self.support, shots, seed))
+        labels = torch.from_numpy(self.support.labels)[chosen]
+        began = time.perf_counter()
+        scorer = self._fit_clip_method(method, views[:, chosen], labels, seed)
+        trained = time.perf_counter()
+        logits = scorer.scores(test)
+        extra = {"train_seconds": trained - began, "predict_seconds": time.perf_counter() - trained}
+        learned = 0 if method.startswith("zero_shot") else shots
+        return self._outcome(method, learned, seed, logits.numpy(), torch.softmax(logits.double(), 1).numpy(), extra)
+
+    def _fit_clip_method(self, method: str, views: Tensor, labels: Tensor, seed: int) -> Any:
+        names, clip = self.support.class_names, self.clip
+        batches = feature_batches(views, labels, batch_size=64, seed=seed)
+        if method == "nearest_class_mean":
+            return NearestClassMean(views[0], labels, clip.logit_scale)
+        if method == "linear_probe":
+            return LinearProbe(views[0], labels, seed)
+        if method == "zero_shot_clip_ensemble":
+            return ZeroShotCLIP(clip, names, ENSEMBLE_TEMPLATES)
+        zero_shot = ZeroShotCLIP(clip, names)
+        if method == "zero_shot_clip":
+            return zero_shot
+        objective: Any
+        if method.startswith("coop"):
+            prompts = ContextPrompts(
+                clip, names, num_context=4, class_specific=method == "coop_class_specific",
+                initial_words="a photo of a", seed=seed,
+            ).to(clip.device)  # fmt: skip
+            objective = CoOp(clip, prompts)
+        else:
+            objective = TipAdapter(zero_shot, views[0], labels)
+            if method == "tip_adapter":
+                return objective
+        self._train_adapter(method, objective, batches)
+        return objective
+
+    def _train_adapter(self, method: str, objective: Objective, batches: Callable[[int], Any]) -> None:
+        for record in train(objective, batches, ADAPTER_TRAINING):
+            self._on_step(method, record, ADAPTER_TRAINING.num_steps)

@@ -1,0 +1,270 @@
+"""The diffusion classifier: an image belongs to the class whose prompt denoises it best.
+
+Every class sees the same (t, ε); timesteps are evenly spaced and the noises are drawn once from the seed,
+for all images, so that error profiles of different images can be compared.
+
+Source: Li et al. 2023, https://arxiv.org/abs/2303.16203
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the classifier saw of some images.
+
+    Attributes:
+        errors: float32 (image, class, sample): mean (absolute or squared) error of the predicted noise; NaN
+            where a class had been dropped before that sample.
+        timesteps: int64 (sample,).
+        num_evaluations: Denoiser evaluations spent, all images together.
+    """
+
+    errors: np.ndarray
+    timesteps: np.ndarray
+    num_evaluations: int
+
+
+def spaced_timesteps(num_timesteps: int, num_samples: int, timestep_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Evenly spaced timesteps, starting half a spacing into the range (from T/n/2 in the published schedule).
+
+    Returns:
+        int64 (sample,), increasing.
+    """
+    low, high = timestep_range
+    places = low + (high - low) * (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
+    return (places * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
+def class_scores(errors: np.ndarray, weighting: Literal["relative", "absolute"] = "relative") -> np.ndarray:
+    """One number for each class, larger is better: minus the mean error over the samples.
+
+    Args:
+        errors: (image, class, sample); classes with NaN were dropped and get −inf.
+        weighting: ``"relative"`` divides every sample's errors by their mean over the classes that are left,
+            so that all timesteps count alike; ``"absolute"`` is the published mean.
+
+    Returns:
+        (image, class).
+    """
+    if weighting == "relative":
+        errors = errors / np.nanmean(errors, axis=1, keepdims=True)
+    return np.where(np.isnan(errors).any(axis=2), -np.inf, -errors.mean(axis=2))
+
+
+def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax over classes of ``temperature`` × scores, (image, class)."""
+    logits = temperature * (scores - scores.max(axis=1, keepdims=True))
+    exponentials = np.exp(logits)
+    result: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the least log-loss on labelled images (a support set, never the test set).
+
+    Args:
+        scores: (image, class).
+        labels: int64 (image,).
+    """
+
+    def log_loss(log_temperature: float) -> float:
+        chosen = probabilities(scores, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
+        return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=(-2.0, 8.0), method="bounded").x))
+
+
+class DiffusionClassifier:
+    """Classify latents by their denoising error under each class's prompt."""
+
+    def __init__(
+        self,
+        diffusion: FrozenDiffusion,
+        hidden: Tensor,
+        *,
+        norm: Literal["l1", "l2"] = "l2",
+        timestep_range: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> None:
+        """Keep the prompts and the settings.
+
+        Args:
+            diffusion: The frozen model.
+            hidden: Hidden states of the class prompts, (class, context length, dim).
+            norm: Mean absolute or mean squared error.
+            timestep_range: Part of the noise schedule, as fractions.
+            seed: Of the noises.
+            batch_size: Most denoiser evaluations in one pass: the memory bound.
+        """
+        if norm not in ("l1", "l2"):
+            raise ValueError(f"norm is {norm!r}; expected 'l1' or 'l2'")
+        self.diffusion, self.hidden, self.norm = diffusion, hidden.detach(), norm
+        self.timestep_range, self.seed, self.batch_size = timestep_range, seed, max(1, batch_size)
+
+    @property
+    def num_classes(self) -> int:
+        """How many prompts compete."""
+        return len(self.hidden)
+
+    def _noises(self, num_samples: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn((num_samples, *self.diffusion.latent_shape), generator=generator)
+
+    @torch.no_grad()
+    def _errors(self, triples: Tensor, latents: Tensor, timesteps: Tensor, noises: Tensor) -> Tensor:
+        """Errors of (image, class, sample) index triples int64 (count, 3), in bounded passes."""
+        device, results = self.diffusion.device, []
+        for image, label, sample in (chunk.unbind(1) for chunk in triples.split(self.batch_size)):
+            noise = noises[sample].to(device)
+            noisy = self.diffusion.add_noise(latents[image].to(device), noise, timesteps[sample])
+            try:
+                predicted = self.diffusion.predict_noise(noisy, timesteps[sample], self.hidden[label.to(device)])
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"memory ran out with {len(image)} denoiser evaluations in one pass; lower batch_size "
+                    f"(it is {self.batch_size})"
+                ) from error
+            difference = (predicted - noise).flatten(1)
+            results.append((difference.abs() if self.norm == "l1" else difference.square()).mean(1).cpu())
+            if not bool(torch.isfinite(results[-1]).all()):
+                raise TrainingError(
+                    f"the denoiser's answer is not finite at a timestep from {int(timesteps[sample].min())} to "
+                    f"{int(timesteps[sample].max())}, so no class can be judged; load the model in float32 or "
+                    "bfloat16, and check the prompts for values that are not finite"
+                )
+        return torch.cat(results) if results else torch.empty(0)
+
+    def exact(
+        self,
+        latents: Tensor,
+        num_samples: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> Evidence:
+        """Every class on every sample.
+
+        Args:
+            latents: z0, (image, channel, height, width), scaled.
+            num_samples: (t, ε) pairs; timesteps evenly spaced over the range.
+            progress: Called with the number of images that are done.
+        """
+        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+        noises = self._noises(num_samples)
+        images_a_pass = max(1, 4 * self.batch_size // (self.num_classes * num_samples))
+        parts = []
+        for start in range(0, len(latents), images_a_pass):
+            chunk = latents[start : start + images_a_pass]
+            grid = torch.cartesian_prod(
+                torch.arange(len(chunk)), torch.arange(self.num_classes), torch.arange(num_samples)
+            ).reshape(-1, 3)
+            errors = self._errors(grid, chunk, timesteps, noises)
+            parts.append(errors.reshape(len(chunk), self.num_classes, num_samples))
+            if progress:
+                progress(start + len(chunk))
+        found = torch.cat(parts).numpy() if parts else np.empty((0, self.num_classes, num_samples), np.float32)
+        return Evidence(found, timesteps.numpy(), int(found.size))
+
+    @torch.no_grad()
+    def evidence_map(self, latent: Tensor, class_a: int, class_b: int, num_samples: int) -> Tensor:
+        """Where in the picture the evidence for one class against another lies.
+
+        Args:
+            latent: z0, (channel, height, width), scaled.
+            class_a: Index of a prompt.
+            class_b: Index of another.
+            num_samples: (t, ε) pairs that are averaged.
+
+        Returns:
+            float32 (height, width) of the latent: mean squared error under b minus that under a; positive
+            speaks for a.
+        """
+        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+        noises = self._noises(num_samples).to(self.diffusion.device)
+        noisy = self.diffusion.add_noise(latent.to(self.diffusion.device).expand_as(noises), noises, timesteps)
+        squares = []
+        for label in (class_a, class_b):
+            hidden = self.hidden[label].expand(num_samples, -1, -1)
+            squares.append((self.diffusion.predict_noise(noisy, timesteps, hidden) - noises).square().mean(1))
+        return (squares[1] - squares[0]).mean(0).cpu()
+
+    def staged(
+        self,
+        latents: Tensor,
+        to_keep: Sequence[int] = (5, 1),
+        n_samples: Sequence[int] = (50, 500),
+        progress: Callable[[int], None] | None = None,
+    ) -> Evidence:
+        """The published schedule: all classes on few samples, the best ones on more.
+
+        Stage k evaluates the classes that are left until each has ``n_samples[k]`` samples, then keeps the
+        ``to_keep[k]`` with the least mean error. Timesteps are evenly spaced over the last stage's number of
+        samples, and the earlier stages take theirs evenly out of these. ``class_scores(errors, "absolute")``
+        of the result is best for the class that was kept to the end.
+
+        Args:
+            latents: z0, (image, channel, height, width), scaled.
+            to_keep: Classes left after each stage, not increasing; 1 in the end.
+            n_samples: Samples of each class that is still in, after each stage; increasing.
+            progress: Called with the number of images that are done.
+
+        Raises:
+            ValueError: Stages of different length or order.
+        """
+        _check_stages(to_keep, n_samples)
+        total = n_samples[-1]
+        timesteps = spaced_timesteps(self.diffusion.num_timesteps, total, self.timestep_range)
+        noises = self._noises(total)
+        order = _nested_order(n_samples)
+        errors = np.full((len(latents), self.num_classes, total), np.nan, np.float32)
+        spent, images_a_pass = 0, max(1, 4 * self.batch_size // (self.num_classes * n_samples[0]))
+        for start in range(0, len(latents), images_a_pass):
+            part = errors[start : start + images_a_pass]  # a view: filled in place
+            images = np.arange(len(part))[:, None, None]
+            left, seen = np.tile(np.arange(self.num_classes), (len(part), 1)), 0  # (image, class that is still in)
+            for keep, until in zip(to_keep, n_samples, strict=True):
+                triples = np.broadcast_arrays(images, left[:, :, None], order[seen:until])
+                grid = torch.from_numpy(np.stack(triples, axis=-1).reshape(-1, 3))
+                found = self._errors(grid, latents[start : start + images_a_pass], timesteps, noises)
+                part[tuple(triples)] = found.reshape(triples[0].shape).numpy()
+                spent, seen = spent + len(grid), until
+                means = part[images, left[:, :, None], order[:until]].mean(axis=2)
+                best = np.argsort(means, axis=1, kind="stable")[:, :keep]
+                left = np.sort(np.take_along_axis(left, best, axis=1), axis=1)
+            if progress:
+                progress(start + len(part))
+        return Evidence(errors, timesteps.numpy(), spent)
+
+
+def _check_stages(to_keep: Sequence[int], n_samples: Sequence[int]) -> None:
+    if len(to_keep) != len(n_samples) or not to_keep:
+        raise ValueError(
+            f"to_keep has {len(to_keep)} stages and n_samples {len(n_samples)}; expected the same, at least 1"
+        )
+    if any(b > a for a, b in pairwise(to_keep)) or min(to_keep) < 1:
+        raise ValueError(f"to_keep is {tuple(to_keep)}; expected numbers of 1 or more that do not grow")
+    if any(b <= a for a, b in pairwise(n_samples)) or min(n_samples) < 1:
+        raise ValueError(f"n_samples is {tuple(n_samples)}; expected growing numbers of 1 or more")
+
+
+def _nested_order(n_samples: Sequence[int]) -> np.ndarray:
+    """An order of all samples in which each stage takes its own evenly out of those that are left."""
+    order = np.empty(0, np.int64)
+    for count in n_samples:
+        left = np.setdiff1d(np.arange(n_samples[-1]), order)
+        wanted = count - len(order)
+        order = np.concatenate([order, left[((np.arange(wanted) + 0.5) * len(left) / wanted).astype(np.int64)]])
+    return order

@@ -1,0 +1,299 @@
+"""Learning class prompts through a frozen diffusion model: GCPL, CoMPLe and the discriminative objective.
+
+An :class:`ExemplarSampler` turns cached latents into batches, each from its step's number alone; an
+objective turns a batch into scalars. The loop that joins them is ``gcpl_lab.training.loop.train``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.errors import DataError
+from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, expected_contrast, relative_errors
+from gcpl_lab.methods.prompts import ClassPrompts
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """The VAE's view of the training photographs, cached once.
+
+    Attributes:
+        means: (flip, image, channel, height, width): posterior means, as they are and mirrored; not scaled.
+        log_variances: The same shape.
+        labels: int64 (image,).
+    """
+
+    means: Tensor
+    log_variances: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.means.shape[1] != len(self.labels):
+            raise DataError(f"{self.means.shape[1]} pictures and {len(self.labels)} labels; expected one label each")
+
+    @classmethod
+    def encode(cls, diffusion: FrozenDiffusion, pixels: Tensor, labels: Sequence[int] | np.ndarray) -> Exemplars:
+        """Run the VAE once on every picture and its mirror image.
+
+        Args:
+            diffusion: The frozen model.
+            pixels: (image, 3, size, size) in [-1, 1].
+            labels: One class id a picture.
+        """
+        plain, mirrored = diffusion.encode_moments(pixels), diffusion.encode_moments(pixels.flip(-1))
+        return cls(
+            torch.stack([plain[0], mirrored[0]]),
+            torch.stack([plain[1], mirrored[1]]),
+            torch.as_tensor(np.asarray(labels), dtype=torch.int64),
+        )
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """What the denoiser is shown in one step.
+
+    Attributes:
+        latents: z0, (batch, channel, height, width), scaled.
+        noise: ε, the same shape.
+        timesteps: int64 (batch,).
+        labels: int64 (batch,).
+        template: Which of the prompts' templates this step uses.
+        group_size: Consecutive samples of this many are of different classes (CoMPLe contrasts within them).
+        num_samples: Consecutive samples of this many show the same photograph (discriminative objective).
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    labels: Tensor
+    template: int = 0
+    group_size: int = 1
+    num_samples: int = 1
+
+
+class ExemplarSampler:
+    """Batches of noisy exemplars, each drawn from (seed, step) alone.
+
+    The noise of a sample depends on the seed, the step and the sample's place in the whole batch, so it is
+    the same whichever process computes it.
+    """
+
+    def __init__(
+        self,
+        diffusion: FrozenDiffusion,
+        exemplars: Exemplars,
+        *,
+        batch_size: int,
+        num_samples: int = 1,
+        timestep_range: tuple[float, float] = (0.0, 1.0),
+        num_templates: int = 1,
+        flip: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Keep what batches are drawn from.
+
+        Args:
+            diffusion: Gives the noise schedule and the latents' scale.
+            exemplars: Cached moments.
+            batch_size: Photographs a step, drawn in rounds of every class once.
+            num_samples: (t, ε) pairs for each photograph.
+            timestep_range: Part of the schedule that timesteps are drawn from, as fractions.
+            num_templates: Steps go through the templates in turn.
+            flip: Show mirror images half of the time.
+            seed: Of everything that is drawn.
+        """
+        low, high = timestep_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"timestep_range is {timestep_range}; expected two fractions 0 ≤ low < high ≤ 1")
+        if batch_size < 1 or num_samples < 1:
+            raise ValueError(f"batch_size is {batch_size} and num_samples {num_samples}; expected 1 or more")
+        self._diffusion, self._exemplars = diffusion, exemplars
+        self.batch_size, self.num_samples, self.num_templates = batch_size, num_samples, num_templates
+        self._flip, self._seed = flip, seed
+        steps = diffusion.num_timesteps
+        self._first_timestep, self._last_timestep = int(low * steps), max(int(low * steps) + 1, int(high * steps))
+        labels = exemplars.labels.numpy()
+        self._members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def __call__(self, step: int) -> NoisyBatch:
+        """The batch of one step."""
+        rng = np.random.default_rng([self._seed, 11, step])
+        rounds = -(-self.batch_size // len(self._members))
+        order = np.concatenate([rng.permutation(len(self._members)) for _ in range(rounds)])[: self.batch_size]
+        images = torch.from_numpy(np.array([rng.choice(self._members[group]) for group in order]))
+        flips = torch.from_numpy(rng.integers(0, 2 if self._flip else 1, self.batch_size))
+        images, flips = (value.repeat_interleave(self.num_samples) for value in (images, flips))
+        timesteps = rng.integers(self._first_timestep, self._last_timestep, len(images))
+        means, log_variances = self._exemplars.means[flips, images], self._exemplars.log_variances[flips, images]
+        draws = [self._normal(step, slot, means.shape[1:]) for slot in range(len(images))]
+        latents = means + (0.5 * log_variances).exp() * torch.stack([draw[0] for draw in draws])
+        device = self._diffusion.device
+        return NoisyBatch(
+            latents=self._diffusion.scale_latents(latents).to(device),
+            noise=torch.stack([draw[1] for draw in draws]).to(device),
+            timesteps=torch.from_numpy(timesteps).to(device),
+            labels=self._exemplars.labels[images].to(device),
+            template=step % self.num_templates,
+            group_size=min(len(self._members), self.batch_size),
+            num_samples=self.num_samples,
+        )
+
+    def _normal(self, step: int, slot: int, shape: torch.Size) -> Tensor:
+        seed = np.random.SeedSequence([self._seed, 13, step, slot]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed >> 1))
+        return torch.randn((2, *shape), generator=generator)
+
+
+class GCPL:
+    """L_GCPL: every class's vectors lower the denoising error of their own exemplars.
+
+    Source: Chattopadhyay et al. 2024, https://arxiv.org/abs/2409.01835, eq. 4.
+    """
+
+    def __init__(self, diffusion: FrozenDiffusion, prompts: ClassPrompts) -> None:
+        self.diffusion, self.prompts = diffusion, prompts
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The class vectors alone."""
+        return [self.prompts.vectors]
+
+    def _predict(self, batch: NoisyBatch) -> Tensor:
+        classes, index = batch.labels.unique(return_inverse=True)  # only the classes in the batch are encoded
+        hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
+        noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
+        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden[index])
+
+    def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
+        """``loss`` of one batch, and ``prediction_norm``, the mean square of the prediction (1 for true noise)."""
+        predicted = self._predict(batch)
+        return {"loss": denoising_loss(predicted, batch.noise), "prediction_norm": predicted.detach().square().mean()}
+
+
+class CoMPLe(GCPL):
+    """L_CoMPLe: GCPL minus λ times the distance to the other samples' noises, as published.
+
+    Recorded beside the loss: ``own`` (the GCPL term), ``contrast`` (the second term, without λ),
+    ``expected_contrast`` (what it is for any independent noise: 1 + the mean square of the prediction) and
+    ``prediction_norm`` (the mean square itself, which the contrast drives).
+    """
+
+    def __init__(self, diffusion: FrozenDiffusion, prompts: ClassPrompts, contrast_weight: float = 0.1) -> None:
+        super().__init__(diffusion, prompts)
+        self.contrast_weight = contrast_weight
+
+    def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
+        """``loss`` and the recorded terms, averaged over the groups of different classes."""
+        predicted = self._predict(batch)
+        own = denoising_loss(predicted, batch.noise)
+        pairs = list(zip(predicted.split(batch.group_size), batch.noise.split(batch.group_size), strict=True))
+        pairs = [pair for pair in pairs if len(pair[0]) > 1]
+        if not pairs:
+            raise ValueError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
+        weights = torch.tensor([len(pair[0]) for pair in pairs], dtype=torch.float32, device=predicted.device)
+        losses = torch.stack([comple_loss(*pair, self.contrast_weight) for pair in pairs])
+        contrasts = torch.stack([_contrast(*pair) for pair in pairs]).detach()
+        shares = weights / weights.sum()
+        norm = predicted.detach().square().mean()
+        return {
+            "loss": (losses * shares).sum(),
+            "own": own.detach(),
+            "contrast": (contrasts * shares).sum(),
+            "expected_contrast": expected_contrast(predicted.detach()),
+            "prediction_norm": norm,
+        }
+
+
+def _contrast(predicted: Tensor, noise: Tensor) -> Tensor:
+    return denoising_loss(predicted, noise) - comple_loss(predicted, noise, 1.0)
+
+
+class Discriminative:
+    """The classifier's own ranking, trained: softmax over candidate classes of mean relative errors.
+
+    Candidates of a photograph are its own class and its class's hardest rivals; every candidate sees the
+    same (z_t, t, ε).
+    """
+
+    def __init__(
+        self,
+        diffusion: FrozenDiffusion,
+        prompts: ClassPrompts,
+        *,
+        temperature: float = 30.0,
+        gcpl_share: float = 1.0,
+        rivals: Tensor | None = None,
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            diffusion: The frozen model.
+            prompts: The class vectors, warm-started from GCPL as a rule.
+            temperature: τ on relative errors.
+            gcpl_share: β, the weight of the own class's relative error beside the cross entropy; it keeps
+                prompts on their photographs.
+            rivals: int64 (class, rival): which other classes each class competes with; None for all.
+        """
+        self.diffusion, self.prompts = diffusion, prompts
+        self.temperature, self.gcpl_share = temperature, gcpl_share
+        num_classes = len(prompts.class_names)
+        if num_classes < 2:
+            raise DataError("the discriminative objective needs at least two classes, got one")
+        if rivals is None:
+            every = torch.arange(num_classes)
+            rivals = torch.stack([every[every != label] for label in range(num_classes)])
+        self.candidates = torch.cat([torch.arange(num_classes)[:, None], rivals], dim=1)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The class vectors alone."""
+        return [self.prompts.vectors]
+
+    def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
+        """``loss``, its two terms ``cross_entropy`` and ``own``, and the batch's ``accuracy``."""
+        candidates = self.candidates.to(batch.labels.device)[batch.labels]
+        num_candidates = candidates.shape[1]
+        classes, index = candidates.unique(return_inverse=True)
+        hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
+        noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
+        predicted = self.diffusion.predict_noise(
+            noisy.repeat_interleave(num_candidates, 0),
+            batch.timesteps.repeat_interleave(num_candidates, 0),
+            hidden[index.flatten()],
+        )
+        noise = batch.noise.repeat_interleave(num_candidates, 0)
+        errors = (predicted - noise).square().flatten(1).mean(1)
+        errors = errors.reshape(-1, batch.num_samples, num_candidates)
+        targets = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)  # the own class comes first
+        cross_entropy = discriminative_loss(errors, targets, self.temperature)
+        own = relative_errors(errors)[..., 0].mean()
+        accuracy = (relative_errors(errors.detach()).mean(1).argmin(1) == 0).float().mean()
+        return {
+            "loss": cross_entropy + self.gcpl_share * own,
+            "cross_entropy": cross_entropy.detach(),
+            "own": own.detach(),
+            "accuracy": accuracy,
+        }
+
+
+def hardest_rivals(errors: np.ndarray, labels: np.ndarray, num_rivals: int) -> Tensor:
+    """The classes whose prompts fit each class's own photographs best besides its own.
+
+    Args:
+        errors: (image, class, timestep) of the exemplars under the present prompts.
+        labels: int64 (image,).
+        num_rivals: How many a class; cut to the number of other classes.
+
+    Returns:
+        int64 (class, rival), the hardest first.
+    """
+    relative = errors / errors.mean(axis=1, keepdims=True)
+    profile = relative.mean(axis=2)
+    num_classes = errors.shape[1]
+    fit = np.stack([profile[labels == label].mean(0) for label in range(num_classes)])
+    np.fill_diagonal(fit, np.inf)
+    return torch.from_numpy(np.argsort(fit, axis=1, kind="stable")[:, : min(num_rivals, num_classes - 1)].copy())

@@ -1,0 +1,144 @@
+"""What holds for every test: no network, no screen; and the models and pictures that tests share."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+# Before anything imports the libraries that read these.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.pop("GCPL_LAB_SAMPLES", None)
+
+
+class NetworkUsed(Exception):
+    """No OSError on purpose: libraries that fall back when they are offline must not hide the attempt."""
+
+
+def _refuse_outside(method: Any) -> Any:
+    def connect(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = str(address[0])
+            if host != "localhost" and host != "::1" and not host.startswith("127."):
+                raise NetworkUsed(f"a test tried to reach {host}; the suite and the package work without network")
+        return method(self, address)
+
+    return connect
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection that leaves this computer; notebook kernels on it may talk to each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _refuse_outside(getattr(socket.socket, name)))
+        yield
+
+
+# --------------------------------------------------------------------------------- models with random weights
+
+
+class Pair(NamedTuple):
+    """The tiny architecture with random weights, exported and loaded as the shipped pair is."""
+
+    folder: Path
+    diffusion: Any
+    clip: Any
+
+
+@pytest.fixture(scope="session")
+def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A pair that costs seconds instead of hours: everything but recognition can be tested on it."""
+    import torch
+
+    from gcpl_lab.backbones import pretrain
+    from gcpl_lab.backbones.clip import FrozenCLIP
+    from gcpl_lab.backbones.diffusion import FrozenDiffusion
+
+    folder = tmp_path_factory.mktemp("random_pair")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = pretrain.build_tokenizer(folder / "tokenizer")
+        clip = pretrain.build_clip(len(tokenizer))
+        parts = {"vae": pretrain.build_vae(), "clip": clip, "denoiser": pretrain.build_denoiser()}
+        with torch.no_grad():
+            # As they are initialised, prompts hardly differ; larger embeddings make every class count.
+            clip.token_embedding.weight.mul_(20)
+            parts["vae"].register_to_config(scaling_factor=0.7)
+    pretrain.export_pair(folder / "pair", tokenizer=tokenizer, **parts)
+    return Pair(folder / "pair", FrozenDiffusion.load(str(folder / "pair")), FrozenCLIP.load(str(folder / "pair")))
+
+
+@pytest.fixture
+def diffusion(random_pair: Pair) -> Any:
+    """The random diffusion model."""
+    return random_pair.diffusion
+
+
+@pytest.fixture
+def clip(random_pair: Pair) -> Any:
+    """The random CLIP."""
+    return random_pair.clip
+
+
+@pytest.fixture(scope="session")
+def known_diffusion() -> Callable[..., Any]:
+    """Makes a FrozenDiffusion whose answer is known: its prompts *are* clean latents.
+
+    Under the prompt h it answers with the noise that z_t would hold if the clean latent were h. So the error
+    of a picture z0 under the prompt h is (ᾱ_t / (1 − ᾱ_t)) · mean((z0 − h)²), whatever the noise is.
+    """
+    import torch
+
+    from gcpl_lab.backbones.diffusion import FrozenDiffusion
+    from gcpl_lab.backbones.pretrain import build_scheduler
+
+    class KnownDenoiser(torch.nn.Module):
+        def __init__(self, scheduler: Any) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(sample_size=4, in_channels=2)
+            self.products = scheduler.alphas_cumprod
+            self.predicts = scheduler.config.prediction_type
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+            self.num_passes = 0
+
+        def forward(self, noisy: Any, steps: Any, hidden: Any, return_dict: bool = True) -> tuple[Any]:
+            self.num_passes += 1
+            clean = hidden.reshape(noisy.shape)
+            product = self.products[steps].reshape(-1, 1, 1, 1)
+            noise = (noisy - product.sqrt() * clean) / (1 - product).sqrt()
+            if self.predicts == "epsilon":
+                return (noise,)
+            return (product.sqrt() * noise - (1 - product).sqrt() * clean,)
+
+    def make(prediction_type: str = "epsilon") -> FrozenDiffusion:
+        scheduler = build_scheduler()
+        scheduler.register_to_config(prediction_type=prediction_type)
+        vae = torch.nn.Module()
+        vae.config = SimpleNamespace(scaling_factor=2.0, block_out_channels=(1, 2, 3))
+        return FrozenDiffusion(
+            vae=vae, denoiser=KnownDenoiser(scheduler), text_encoder=torch.nn.Module(), tokenizer=None,
+            scheduler=scheduler, name="known",
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pictures() -> tuple[list[Any], Any]:
+    """Twelve 40 x 32 grey pictures of three classes (bright above, below, left) and their class ids."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    images, labels = [], np.repeat(np.arange(3), 4)
+    for label in labels:
+        image = rng.integers(0, 60, (40, 32), dtype=np.uint8)
+        part = (slice(0, 20), slice(20, 40), slice(None))[label]
+        image[part, : 16 if label == 2 else 32] += 150
+        images.append(image)
+    return images, labels

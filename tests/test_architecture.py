@@ -1,0 +1,140 @@
+"""The shape of the package, read from its source: rooms, and what no module may do."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "gcpl_lab"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+ROOMS = ("ground", "data", "backbones", "methods", "training", "evaluation", "views", "top")
+"""The way data takes: a module imports from its own room or from one before it."""
+
+GROUND = ("errors", "storage")
+TOP = ("", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "cli", "model_card")
+
+
+def name_of(path: Path) -> str:
+    """``data.readers`` for ``gcpl_lab/data/readers.py``; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    first = module.split(".")[0]
+    if first in GROUND:
+        return "ground"
+    if first in TOP:
+        return "top"
+    if first in ROOMS:
+        return first
+    raise AssertionError(f"gcpl_lab.{module} stands in no room; expected one of {', '.join((*ROOMS, *GROUND, *TOP))}")
+
+
+def imported_modules(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
+    """Full dotted names of what a module imports, anywhere in it, with the line."""
+    package = ("gcpl_lab", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{module}.{alias.name}", node.lineno
+
+
+def known_module(name: str) -> str | None:
+    """The module of ours that a dotted name leads to, without ``gcpl_lab``, or None for other packages."""
+    first, _, inner = name.partition(".")
+    if first != "gcpl_lab":
+        return None
+    parts = inner.split(".") if inner else []
+    # `from gcpl_lab.data.readers import read_image` names something inside a module: drop it until a module is left.
+    while parts and not (PACKAGE.joinpath(*parts).is_dir() or PACKAGE.joinpath(*parts).with_suffix(".py").is_file()):
+        parts.pop()
+    return ".".join(parts)
+
+
+def problems_in(path: Path, source: str) -> list[str]:
+    """Everything that one module does and may not."""
+    tree, module = ast.parse(source), name_of(path)
+    room = ROOMS.index(room_of(module))
+    found = []
+    for name, line in imported_modules(tree, path):
+        ours = known_module(name)
+        if ours is not None and ROOMS.index(room_of(ours)) > room:
+            found.append(f"{line}: imports gcpl_lab.{ours}, of the later room {room_of(ours)!r}")
+        if name.endswith(".*"):
+            found.append(f"{line}: imports a star")
+        first = name.split(".")[0]
+        if first == "ipywidgets" and room_of(module) != "views":
+            found.append(f"{line}: imports ipywidgets outside views")
+        if first in ("pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib") or name == "torch.load":
+            found.append(f"{line}: imports {name}, which can run code from a file")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found += [f"{node.lineno}: {problem}" for problem in problems_of_call(node, module)]
+    return found
+
+
+def problems_of_call(node: ast.Call, module: str) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    if called == "print" and module.split(".")[0] != "cli":
+        yield "prints"
+    if called in ("torch.load", "eval", "exec") or called.endswith(("read_pickle", "to_pickle")):
+        yield f"calls {called}, which can run code from a file"
+    for keyword in node.keywords:
+        allowed = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+        if keyword.arg in ("allow_pickle", "trust_remote_code") and not allowed:
+            yield f"passes {keyword.arg}={ast.unparse(keyword.value)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: name_of(path) or "gcpl_lab")
+def test_modules_keep_to_the_rules(path: Path) -> None:
+    problems = problems_in(path, path.read_text(encoding="utf-8"))
+    assert not problems, "\n".join(f"{path.relative_to(PACKAGE.parent)}:{problem}" for problem in problems)
+
+
+def test_no_module_of_leftovers() -> None:
+    assert not [path for path in SOURCES if path.stem in ("utils", "helpers", "misc", "common")]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("data/readers.py", "from gcpl_lab.backbones import clip", "later room 'backbones'"),
+        ("data/readers.py", "from ..backbones.clip import encode_token_embeddings", "later room 'backbones'"),
+        ("data/readers.py", "def f():\n    import gcpl_lab.methods.losses", "later room 'methods'"),
+        ("storage.py", "from gcpl_lab.data import readers", "later room 'data'"),
+        ("methods/losses.py", "import gcpl_lab", "later room 'top'"),
+        ("methods/losses.py", "import ipywidgets", "outside views"),
+        ("methods/losses.py", "from math import *", "star"),
+        ("methods/losses.py", "print(1)", "prints"),
+        ("methods/losses.py", "import torch\ntorch.load('x')", "torch.load"),
+        ("methods/losses.py", "from torch import load", "torch.load"),
+        ("methods/losses.py", "import pickle", "pickle"),
+        ("methods/losses.py", "np.load('x', allow_pickle=True)", "allow_pickle=True"),
+        ("methods/losses.py", "f(trust_remote_code=yes)", "trust_remote_code=yes"),
+    ],
+)
+def test_the_rules_are_seen_to_be_broken(module: str, source: str, problem: str) -> None:
+    (found,) = problems_in(PACKAGE / module, source)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("data/readers.py", "from gcpl_lab.errors import DataError\nfrom .fashion import FASHION_CLASSES"),
+        ("methods/losses.py", "from gcpl_lab.backbones.clip import encode_token_embeddings"),
+        ("views/widgets.py", "import ipywidgets"),
+        ("cli.py", "import gcpl_lab.views\nprint(1)"),
+        ("data/readers.py", "np.load('x', allow_pickle=False)"),
+    ],
+)
+def test_the_rules_leave_the_rest_alone(module: str, source: str) -> None:
+    assert problems_in(PACKAGE / module, source) == []

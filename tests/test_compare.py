@@ -1,0 +1,129 @@
+"""Comparison: nothing is run twice, and pairs are compared as scipy compares them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
+
+TRIALS = [Trial(method, shots, seed) for method in ("gcpl", "probe") for shots in (1, 16) for seed in (0, 1)]
+
+
+class Counter:
+    """A method whose answers tell how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Trial] = []
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        self.asked.append(trial)
+        return {"accuracy": trial.shots / 16}
+
+
+def test_a_trial_is_not_run_twice(tmp_path: Path) -> None:
+    first, again = Counter(), Counter()
+    rows = list(run_trials(TRIALS, first, tmp_path, "settings"))
+    assert first.asked == TRIALS
+    assert list(run_trials(TRIALS, again, tmp_path, "settings")) == rows
+    assert again.asked == []
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
+    first, again = Counter(), Counter()
+    for number, _ in enumerate(run_trials(TRIALS, first, tmp_path, "settings"), start=1):
+        if number == 3:
+            break
+    rows = list(run_trials(TRIALS, again, tmp_path, "settings"))
+    assert first.asked == TRIALS[:3]
+    assert again.asked == TRIALS[3:]
+    assert [(row["method"], row["shots"], row["seed"]) for row in rows] == [(t.method, t.shots, t.seed) for t in TRIALS]
+
+
+def test_other_settings_are_other_trials(tmp_path: Path) -> None:
+    list(run_trials(TRIALS, Counter(), tmp_path, "settings"))
+    other = Counter()
+    list(run_trials(TRIALS, other, tmp_path, "other settings"))
+    assert other.asked == TRIALS
+    assert len(list(tmp_path.iterdir())) == 2 * len(TRIALS)
+
+
+def test_a_trial_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    def run(trial: Trial) -> dict[str, Any]:
+        if trial.seed == 1:
+            raise RuntimeError("out of memory")
+        return {"accuracy": 1.0}
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(run_trials(TRIALS, run, tmp_path, "settings"))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    list(run_trials(TRIALS[:1], Counter(), tmp_path, "settings"))
+    (path,) = tmp_path.iterdir()
+    path.write_text("{")
+    with pytest.raises(ArtifactError, match=path.name):
+        list(run_trials(TRIALS[:1], Counter(), tmp_path, "settings"))
+
+
+def rows_of(**accuracies: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"method": method, "shots": 16, "seed": seed, "accuracy": value}
+        for method, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_pairs_are_compared_as_scipy_does() -> None:
+    ours, theirs = [0.71, 0.75, 0.73, 0.78, 0.70], [0.70, 0.71, 0.74, 0.73, 0.66]
+    summary, reference = summarise(rows_of(ours=ours, theirs=theirs), "theirs")
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(0.95)
+    assert summary["p_value"] == pytest.approx(test.pvalue)
+    assert (summary["low"], summary["high"]) == pytest.approx((interval.low, interval.high))
+    assert summary["difference"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    assert summary["mean"] == pytest.approx(0.734)
+    assert summary["standard_deviation"] == pytest.approx(np.std(ours, ddof=1))
+    assert summary["num_seeds"] == 5
+    assert (reference["difference"], reference["p_value"]) == (0.0, 1.0)
+
+
+def test_pairs_are_matched_by_seed_and_not_by_place() -> None:
+    rows = rows_of(ours=[0.1, 0.5, 0.9], theirs=[0.0, 0.3, 0.6])
+    shuffled = [rows[2], rows[0], rows[1], *rows[3:]]
+    assert summarise(shuffled, "theirs")[0]["p_value"] == pytest.approx(summarise(rows, "theirs")[0]["p_value"])
+    missing = [row for row in rows if not (row["method"] == "theirs" and row["seed"] == 0)]
+    assert summarise(missing, "theirs")[0]["difference"] == pytest.approx(0.25)  # seeds 1 and 2: 0.2 and 0.3
+
+
+def test_shots_are_kept_apart() -> None:
+    rows = [
+        {"method": method, "shots": shots, "seed": seed, "accuracy": shots / 16 + (method == "ours") * shots / 160}
+        for method in ("ours", "theirs")
+        for shots in (1, 16)
+        for seed in (0, 1)
+    ]
+    found = {(row["method"], row["shots"]): row["difference"] for row in summarise(rows, "theirs")}
+    assert found[("ours", 1)] == pytest.approx(1 / 160)
+    assert found[("ours", 16)] == pytest.approx(0.1)
+
+
+def test_one_seed_has_a_difference_and_no_test() -> None:
+    summary = summarise(rows_of(ours=[0.7], theirs=[0.6]), "theirs")[0]
+    assert summary["difference"] == pytest.approx(0.1)
+    assert summary["p_value"] is None
+    assert summary["low"] is None
+    assert summary["standard_deviation"] is None
+
+
+def test_a_method_without_reference_has_no_difference() -> None:
+    assert summarise(rows_of(ours=[0.7, 0.8]), "theirs")[0]["difference"] is None
+
+
+def test_another_metric() -> None:
+    rows = [{"method": "ours", "shots": 1, "seed": 0, "accuracy": 0.1, "log_loss": 2.0}]
+    assert summarise(rows, "ours", "log_loss")[0]["mean"] == 2.0

@@ -1,0 +1,120 @@
+"""pyproject.toml, constraints.txt, environment.yml and the Makefile tell one story."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+
+
+def read_pins() -> dict[str, Version]:
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, version = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line).groups()
+            assert canonicalize_name(name) not in pins, f"{name} is pinned twice"
+            pins[canonicalize_name(name)] = Version(version)
+    return pins
+
+
+@pytest.mark.parametrize("requirement", [*RUNTIME, *DEVELOPMENT], ids=lambda requirement: requirement.name)
+def test_every_dependency_has_a_lower_bound_and_a_fitting_pin(requirement: Requirement) -> None:
+    assert [each.operator for each in requirement.specifier] == [">="], f"{requirement}: expected one lower bound"
+    pins = read_pins()
+    name = canonicalize_name(requirement.name)
+    assert name in pins, f"{requirement.name} is not in constraints.txt"
+    assert pins[name] in requirement.specifier, f"{name}=={pins[name]} does not satisfy {requirement}"
+
+
+def test_every_import_of_the_package_is_declared() -> None:
+    """A package that only comes along with another one may stay away with that one's next version."""
+    modules = {
+        "adjusttext": "adjustText", "huggingface-hub": "huggingface_hub", "open-clip-torch": "open_clip",
+        "pillow": "PIL", "python-pptx": "pptx", "scikit-learn": "sklearn", "umap-learn": "umap",
+    }  # fmt: skip
+    names = [canonicalize_name(requirement.name) for requirement in RUNTIME]
+    declared = {modules.get(name, name) for name in names} | {"gcpl_lab", *sys.stdlib_module_names}
+    undeclared = {}
+    for path in sorted((ROOT / "gcpl_lab").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                imported = [node.module]
+            for name in imported:
+                if name.split(".")[0] not in declared:
+                    undeclared[name] = f"{path.relative_to(ROOT)}:{node.lineno}"
+    assert not undeclared, f"add to the dependencies in pyproject.toml: {undeclared}"
+
+
+def test_pins_serve_computers_without_a_gpu() -> None:
+    pins = read_pins()
+    assert not [name for name in pins if name.startswith(("nvidia-", "cuda-")) or name == "triton"]
+    assert all(version.local is None for version in pins.values()), "a local version such as +cpu is on no index"
+
+
+def test_supported_pythons() -> None:
+    supported = SpecifierSet(PROJECT["requires-python"])
+    assert [minor for minor in range(9, 16) if f"3.{minor}.1" in supported] == [11, 12, 13]
+    listed = {each.rsplit(" ", 1)[1] for each in PROJECT["classifiers"] if each.startswith("Programming Language")}
+    assert listed == {"3.11", "3.12", "3.13"}
+
+
+def test_conda_users_get_the_tested_set() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["name"] == PROJECT["name"]
+    conda = [each for each in environment["dependencies"] if isinstance(each, str)]
+    (pip,) = [each["pip"] for each in environment["dependencies"] if isinstance(each, dict)]
+    assert "pip" in conda
+    (python,) = [each.partition("=")[2] for each in conda if each.startswith("python=")]
+    assert f"{python}.0" in SpecifierSet(PROJECT["requires-python"])
+    # No package but Python is named here, so there is no second list of versions that could drift.
+    assert len(conda) == 2
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
+
+
+def test_makefile_installs_the_tested_set() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert '-c constraints.txt -e ".[dev]"' in makefile
+    for target in ("demo", "test", "lab", "clean"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert re.search(r"^\$\(STAMP\): pyproject\.toml constraints\.txt$", makefile, re.MULTILINE)
+
+
+def test_continuous_integration_fails_when_the_tests_fail(tmp_path: Path) -> None:
+    """``.ci/run`` with a `make` of our own: its status is kept and pytest's closing line comes last."""
+    (tmp_path / ".ci").mkdir()
+    script = tmp_path / ".ci" / "run"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    script.write_bytes((ROOT / ".ci" / "run").read_bytes())
+    for failed, closing in ((0, "===== 3 passed, 1 skipped in 1.25s ====="), (1, "== 1 failed, 2 passed in 65.02s ==")):
+        (tmp_path / "Makefile").write_text(f"test:\n\t@echo '{closing}'\n\t@echo later words\n\t@exit {failed}\n")
+        done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) == bool(failed)
+        assert done.stdout.splitlines()[-1] == closing
+    (tmp_path / "Makefile").write_text("test:\n\t@echo broken\n\t@exit 3\n")
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "did not run" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("module", ["gcpl_lab", "gcpl_lab.data.fashion", "gcpl_lab.data.samples", "gcpl_lab.storage"])
+def test_imports_stay_light(module: str) -> None:
+    """Help texts and error messages must not wait for torch; drawing libraries come when something is drawn."""
+    heavy = ["torch", "diffusers", "transformers", "open_clip", "umap", "ipywidgets", "sklearn", "matplotlib"]
+    script = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], f"import {module} loads these"

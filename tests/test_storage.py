@@ -1,0 +1,136 @@
+"""Files are whole or absent, and damaged ones are named."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.storage import (
+    file_checksum,
+    folder_checksum,
+    read_json,
+    read_tensors,
+    tensor_checksum,
+    write_atomically,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "value.txt", "old")
+
+    def fail_halfway(target: Path) -> None:
+        target.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail_halfway)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "value.txt", "old")
+
+    def be_killed(target: Path) -> None:
+        target.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, be_killed)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parent_folders_are_made_and_files_are_readable(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a" / "b" / "text.txt", "größe\n")
+    assert path.read_text(encoding="utf-8") == "größe\n"
+    if os.name == "posix":
+        umask = os.umask(0)
+        os.umask(umask)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_json_round_trip_keeps_order_and_letters(tmp_path: Path) -> None:
+    value = {"z": [1, 2.5, None], "a": "長靴"}
+    path = write_json(tmp_path / "value.json", value)
+    assert read_json(path) == value
+    assert list(read_json(path)) == ["z", "a"]
+    assert "長靴" in path.read_text(encoding="utf-8")
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "value.json", 1)
+    with pytest.raises(TypeError):
+        write_json(path, {"tensor": object()})
+    assert read_json(path) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}"])
+def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"value\.json"):
+        read_json(path)
+
+
+def test_absent_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"value\.json: no such file"):
+        read_json(tmp_path / "value.json")
+    with pytest.raises(ArtifactError, match=r"value\.safetensors: no such file"):
+        read_tensors(tmp_path / "value.safetensors")
+
+
+def test_tensors_round_trip(tmp_path: Path) -> None:
+    tensors = {
+        "half": torch.randn(3, 4, dtype=torch.float16),
+        "view": torch.arange(12).reshape(3, 4).T,
+        "scalar": torch.tensor(2.5),
+        "trained": torch.nn.Parameter(torch.ones(2)),
+    }
+    path = write_tensors(tmp_path / "value.safetensors", tensors, {"kind": "test"})
+    found, metadata = read_tensors(path)
+    assert metadata == {"kind": "test"}
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_damaged_tensors_are_named(tmp_path: Path) -> None:
+    path = write_tensors(tmp_path / "value.safetensors", {"a": torch.randn(100)})
+    whole = path.read_bytes()
+    for content in (b"", b"PK\x03\x04 a zip", whole[: len(whole) // 2], b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"value\.safetensors"):
+            read_tensors(path)
+
+
+def test_file_checksum_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert file_checksum(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_folder_checksum_needs_no_order_and_sees_names() -> None:
+    entries = [("a", "1"), ("b", "2")]
+    assert folder_checksum(entries) == folder_checksum(reversed(entries))
+    assert folder_checksum(entries) != folder_checksum([("a", "2"), ("b", "1")])
+    assert folder_checksum(entries) != folder_checksum(entries[:1])
+
+
+def test_tensor_checksum_sees_every_bit() -> None:
+    first = {"a": torch.zeros(3), "b": torch.ones(2, 2)}
+    again = {name: tensor.clone() for name, tensor in reversed(first.items())}
+    assert tensor_checksum(first.items()) == tensor_checksum(again.items())
+    for name, changed in (
+        ("a", torch.tensor([0.0, 0.0, -0.0])),
+        ("a", torch.zeros(1, 3)),
+        ("a", torch.zeros(3, dtype=torch.int32)),
+        ("b", torch.ones(2, 2).nextafter(torch.tensor(2.0))),
+    ):
+        assert tensor_checksum((first | {name: changed}).items()) != tensor_checksum(first.items())
