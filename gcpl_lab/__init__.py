@@ -13,19 +13,24 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gcpl_lab.backbones.clip import FrozenCLIP
     from gcpl_lab.backbones.diffusion import FrozenDiffusion
-    from gcpl_lab.config import GCPLConfig
+    from gcpl_lab.config import GCPLConfig, LMPTConfig
     from gcpl_lab.data.episodes import draw_episode
     from gcpl_lab.data.readers import read_class_folders
     from gcpl_lab.data.samples import load_fashion
+    from gcpl_lab.data.wardrobe import load_wardrobe
     from gcpl_lab.estimators import GCPLClassifier
+    from gcpl_lab.multilabel import LMPTClassifier
 
 _HOMES = {
     "FrozenCLIP": "gcpl_lab.backbones.clip",
     "FrozenDiffusion": "gcpl_lab.backbones.diffusion",
     "GCPLClassifier": "gcpl_lab.estimators",
     "GCPLConfig": "gcpl_lab.config",
+    "LMPTClassifier": "gcpl_lab.multilabel",
+    "LMPTConfig": "gcpl_lab.config",
     "draw_episode": "gcpl_lab.data.episodes",
     "load_fashion": "gcpl_lab.data.samples",
+    "load_wardrobe": "gcpl_lab.data.wardrobe",
     "read_class_folders": "gcpl_lab.data.readers",
 }
 
@@ -34,9 +39,12 @@ __all__ = [
     "FrozenDiffusion",
     "GCPLClassifier",
     "GCPLConfig",
+    "LMPTClassifier",
+    "LMPTConfig",
     "__version__",
     "draw_episode",
     "load_fashion",
+    "load_wardrobe",
     "read_class_folders",
 ]
 

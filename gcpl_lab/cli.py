@@ -353,14 +353,18 @@ def pretrain(
     seed: SeedOption = 0,
 ) -> None:
     """Rebuild the tiny frozen models from the raw photographs (hours; resumable)."""
+    from gcpl_lab.backbones.presets import PRESETS
     from gcpl_lab.backbones.pretrain import PretrainConfig, run_pretraining
+    from gcpl_lab.model_card import write_card
 
     with console.status("") as status:
         for record in run_pretraining(raw, work, target, PretrainConfig(seed=seed)):
             status.update(
                 f"{record['stage']}: step {record['step']} of {record['num_steps']}, loss {record['loss']:.4f}"
             )
-    console.print(f"The pair is in {target}; its card is README.md there.")
+        status.update("measuring for the card")
+        card = write_card(target, raw, PRESETS["tiny"].evidence_range)
+    console.print(f"The pair is in {target}; its card is {card}.")
 
 
 @app.command("build-samples")

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from gcpl_lab.methods.lmpt import CLASSIFICATIONS, Classification, ContrastReduction, Reading, Scale
 
 ObjectiveName = Literal["gcpl", "comple", "discriminative"]
 
 
 @dataclass(frozen=True)
-class GCPLConfig:
+class _Settings:
+    """What all settings have in common: plain values out, and back."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Back from JSON, which knows lists where settings have tuples.
+
+        Raises:
+            ValueError: A key that is no setting, naming it.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class GCPLConfig(_Settings):
     """Everything a :class:`~gcpl_lab.estimators.GCPLClassifier` can be told.
 
     Attributes:
@@ -31,8 +55,16 @@ class GCPLConfig:
         discriminative_rate: AdamW's peak rate in these updates.
         temperature: τ on relative errors in the discriminative loss.
         gcpl_share: β, weight of the own relative error beside the cross entropy.
+        early_stopping: ``"none"``; ``"validation"`` keeps the prompts with the least denoising loss on held-out
+            exemplars; ``"cross_validation"`` finds the step with the best held-out support accuracy over
+            folds, then learns from all exemplars up to that step.
+        validation_share: Share of each class's exemplars held out for ``"validation"``.
+        num_folds: Folds of ``"cross_validation"``.
+        validate_every: Updates between validations.
+        patience: Validations without improvement after which ``"validation"`` stops; 0 goes on to the end.
         num_evidence: (t, ε) pairs a test photograph is judged by.
         evidence_batch_size: Most denoiser evaluations in one pass.
+        evidence_bfloat16: Classify with the denoiser in bfloat16.
         flip: Learn from mirror images too.
         seed: Of everything random.
     """
@@ -54,8 +86,14 @@ class GCPLConfig:
     discriminative_rate: float = 0.005
     temperature: float = 30.0
     gcpl_share: float = 1.0
+    early_stopping: Literal["none", "validation", "cross_validation"] = "none"
+    validation_share: float = 0.25
+    num_folds: int = 4
+    validate_every: int = 50
+    patience: int = 0
     num_evidence: int = 12
     evidence_batch_size: int = 256
+    evidence_bfloat16: bool = True
     flip: bool = True
     seed: int = 0
 
@@ -63,10 +101,14 @@ class GCPLConfig:
         _require(self.objective in ("gcpl", "comple", "discriminative"), "objective", self.objective,
                  "'gcpl', 'comple' or 'discriminative'")  # fmt: skip
         _require(self.initial in ("name", "coarse", "random"), "initial", self.initial, "'name', 'coarse' or 'random'")
+        _require(self.early_stopping in ("none", "validation", "cross_validation"), "early_stopping",
+                 self.early_stopping, "'none', 'validation' or 'cross_validation'")  # fmt: skip
+        _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "a share between 0 and 1")
+        _require(self.num_folds >= 2, "num_folds", self.num_folds, "2 or more")
         for name in ("num_vectors", "batch_size", "discriminative_batch_size", "num_samples", "num_evidence",
-                     "evidence_batch_size"):  # fmt: skip
+                     "evidence_batch_size", "validate_every"):  # fmt: skip
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("num_steps", "discriminative_steps", "contrast_weight", "gcpl_share", "seed"):
+        for name in ("num_steps", "discriminative_steps", "contrast_weight", "gcpl_share", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "discriminative_rate", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
@@ -77,26 +119,88 @@ class GCPLConfig:
             low, high = self.timestep_range
             _require(0 <= low < high <= 1, "timestep_range", self.timestep_range, "two fractions 0 ≤ low < high ≤ 1")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GCPLConfig:
-        """Back from JSON.
+@dataclass(frozen=True)
+class LMPTConfig(_Settings):
+    """Everything an :class:`~gcpl_lab.multilabel.LMPTClassifier` can be told.
 
-        Raises:
-            ValueError: A key that is no setting, naming it.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(values.keys() - known)
-        if unknown:
-            raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
-        values = dict(values)
-        for name in ("templates", "timestep_range"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return cls(**values)
+    Attributes:
+        preset: Name of the frozen pair, or a folder with ``clip/`` in it.
+        num_context: M, learned context vectors around a class name.
+        class_specific: A context for each class instead of one for all.
+        class_position: Where the name stands: ``"end"``, ``"middle"`` or ``"front"``.
+        initial_words: Words that the last context vectors start from; empty for random ones alone.
+        mix: λ from 0 (captions alone) to 1 (labels alone: CoOp with a multi-label loss).
+        classification: The loss on the logits.
+        reading: Captions and prompts are compared ``"pooled"`` (encoded) or by ``"token"`` embeddings.
+        margin: Of the embedding loss, times n_i^(−1/4).
+        class_aware_margin: False: the same margin for every class.
+        reweight_gamma: γ of the embedding loss's class weights (1/n_i)^γ.
+        reweight: False: every class weighs the same.
+        contrast_reduction: ``"mean"`` as published, or ``"weighted"``, which is number-of-classes times that.
+        negative_scale: λ_neg of the distribution-balanced loss.
+        mu: μ of its weights.
+        rebalance, negative_tolerant, focal: Its three parts.
+        scale: ``"learned"`` scale and bias of the logits, or ``"clip"``: CLIP's own scale, no bias.
+        num_epochs: Passes through the training images.
+        batch_size: Images an update.
+        optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
+        learning_rate: Its peak rate.
+        schedule: ``"cosine"``, ``"linear"`` or ``"constant"``.
+        patience: Epochs without a better validation mAP after which training stops; 0 never stops early (the
+            best validated prompts are kept in any case).
+        validation_share: Part of the given images that is kept from training, for stopping, the scale of
+            probabilities and the thresholds.
+        flip: Learn from mirror images too.
+        seed: Of everything random.
+    """
+
+    preset: str = "tiny"
+    num_context: int = 16
+    class_specific: bool = True
+    class_position: Literal["end", "middle", "front"] = "end"
+    initial_words: str = "a photo of a"
+    mix: float = 0.5
+    classification: Classification = "distribution_balanced"
+    reading: Reading = "pooled"
+    margin: float = 0.2
+    class_aware_margin: bool = True
+    reweight_gamma: float = 1.0
+    reweight: bool = True
+    contrast_reduction: ContrastReduction = "mean"
+    negative_scale: float = 5.0
+    mu: float = 0.3
+    rebalance: bool = True
+    negative_tolerant: bool = True
+    focal: bool = True
+    scale: Scale = "learned"
+    num_epochs: int = 40
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 0.01
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    patience: int = 0
+    validation_share: float = 0.2
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("class_position", ("end", "middle", "front")), ("classification", CLASSIFICATIONS),
+            ("reading", ("pooled", "token")), ("contrast_reduction", ("mean", "weighted")),
+            ("scale", ("learned", "clip")), ("optimizer", ("adamw", "sgd")),
+            ("schedule", ("cosine", "linear", "constant")),
+        ):  # fmt: skip
+            _require(getattr(self, name) in known, name, getattr(self, name), "one of " + ", ".join(known))
+        for name in ("num_context", "num_epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("reweight_gamma", "patience", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("margin", "negative_scale", "learning_rate"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        _require(0 <= self.mix <= 1, "mix", self.mix, "0 (captions alone) to 1 (labels alone)")
+        _require(0 < self.validation_share < 1, "validation_share", self.validation_share,
+                 "a share above 0 and below 1")  # fmt: skip
 
 
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.config import GCPLConfig, ObjectiveName
+from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.readers import check_class_names, read_images
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.evaluation.metrics import log_loss
 from gcpl_lab.methods.diffusion_classifier import (
     DiffusionClassifier,
     Evidence,
@@ -21,7 +23,15 @@ from gcpl_lab.methods.diffusion_classifier import (
     fit_temperature,
     probabilities,
 )
-from gcpl_lab.methods.gcpl import GCPL, CoMPLe, Discriminative, Exemplars, ExemplarSampler, hardest_rivals
+from gcpl_lab.methods.gcpl import (
+    GCPL,
+    CoMPLe,
+    Discriminative,
+    Exemplars,
+    ExemplarSampler,
+    ValidationLoss,
+    hardest_rivals,
+)
 from gcpl_lab.methods.prompts import ClassPrompts
 from gcpl_lab.storage import tensor_checksum
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
@@ -47,6 +57,7 @@ class GCPLClassifier:
         temperature_: Fitted on the support photographs.
         history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update.
         states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step.
+        best_step_: Where cross-validation stopped, else None.
         train_evaluations_: Denoiser evaluations spent on training (each with a backward pass).
     """
 
@@ -133,7 +144,7 @@ class GCPLClassifier:
         classes, ids = _check_labels(images, labels)
         names = [str(label) for label in classes] if class_names is None else list(class_names)
         if len(names) != len(classes):
-            raise DataError(f"class_names has {len(names)} names for {len(classes)} classes ({list(classes)[:10]})")
+            raise DataError(f"class_names has {len(names)} names for {len(classes)} classes ({classes.tolist()[:10]})")
         check_class_names(names)
         exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read_images(images)), ids)
         yield from self.learn(
@@ -177,10 +188,17 @@ class GCPLClassifier:
                 self.prompts_.vectors.copy_(warm_start)
             self.states_[0] = warm_start.detach().cpu().clone()
         folder = Path(checkpoint_folder) if checkpoint_folder else None
+        everything, held_out = exemplars, None
+        self.best_step_: int | None = None
+        if config.early_stopping == "validation":
+            exemplars, held_out = self._hold_out(exemplars)
+        elif config.early_stopping == "cross_validation":
+            self.best_step_ = self._cross_validated_step(exemplars, coarse_words, warm_start)
         if not self._warm_started:
-            yield from self._run(self._denoising_objective(), exemplars, folder)
+            yield from self._run(self._denoising_objective(), exemplars, folder, held_out)
         if config.objective == "discriminative":
-            yield from self._run(self._discriminative_objective(exemplars), exemplars, folder)
+            yield from self._run(self._discriminative_objective(exemplars), exemplars, folder, held_out)
+        exemplars = everything
         self.train_evaluations_ = diffusion.num_denoiser_evaluations - before
         self._fit_temperature(exemplars)
 
@@ -200,7 +218,59 @@ class GCPLClassifier:
             self.diffusion, self.prompts_, temperature=config.temperature, gcpl_share=config.gcpl_share, rivals=rivals
         )
 
-    def _run(self, objective: Objective, exemplars: Exemplars, folder: Path | None) -> Iterator[StepRecord]:
+    def _hold_out(self, exemplars: Exemplars) -> tuple[Exemplars, Exemplars]:
+        """Part the exemplars into those to learn from and those to validate on, class by class."""
+        labels = exemplars.labels.numpy()
+        smallest = int(np.bincount(labels).min())
+        held = max(1, round(self.config.validation_share * smallest))
+        if held >= smallest:
+            raise DataError(
+                f"early_stopping='validation' needs at least 2 pictures of every class, the smallest has {smallest}"
+            )
+        folds = cross_validation_folds(labels, max(2, round(smallest / held)), self.config.seed)
+        return exemplars.subset(folds[0][0]), exemplars.subset(folds[0][1])
+
+    def _cross_validated_step(
+        self, exemplars: Exemplars, coarse_words: Sequence[str] | None, warm_start: Tensor | None
+    ) -> int:
+        """The number of updates, of those validated, with the best accuracy on held-out folds."""
+        labels = exemplars.labels.numpy()
+        correct: dict[int, float] = {}
+        discriminative = self.config.discriminative_steps if self.config.objective == "discriminative" else 0
+        total = discriminative + (0 if self._warm_started else self.config.num_steps)
+        for train_ids, held_ids in cross_validation_folds(labels, self.config.num_folds, self.config.seed):
+            fold = GCPLClassifier(diffusion=self.diffusion, **{**self.config.as_dict(), "early_stopping": "none"})
+            latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(held_ids)])
+            records = fold.learn(
+                exemplars.subset(train_ids), self.class_names_, coarse_words=coarse_words, warm_start=warm_start
+            )
+            for record in records:
+                if record.step % self.config.validate_every == 0 or record.step == total:
+                    scores = class_scores(fold.evidence(latents).errors)
+                    right = float((scores.argmax(1) == labels[held_ids]).sum())
+                    correct[record.step] = correct.get(record.step, 0.0) + right
+        # Of equally good numbers the smallest: it costs least and has moved least from the words.
+        return max(sorted(correct), key=lambda step: correct[step]) if correct else 0
+
+    def _validation(self, objective: Objective, held_out: Exemplars) -> Callable[[], float]:
+        """What early stopping lowers: the denoising loss, or the discriminative ranking's log-loss."""
+        config = self.config
+        if not isinstance(objective, Discriminative):
+            return ValidationLoss(
+                self.diffusion, self.prompts_, held_out, timestep_range=self.timestep_range, seed=config.seed + 3,
+                batch_size=config.evidence_batch_size,
+            )  # fmt: skip
+        latents, labels = self.diffusion.scale_latents(held_out.means[0]), held_out.labels.numpy()
+
+        def ranking_loss() -> float:
+            scores = class_scores(self._classifier(seed=config.seed + 3).exact(latents, config.num_evidence).errors)
+            return log_loss(probabilities(scores, config.temperature), labels)
+
+        return ranking_loss
+
+    def _run(
+        self, objective: Objective, exemplars: Exemplars, folder: Path | None, held_out: Exemplars | None
+    ) -> Iterator[StepRecord]:
         config = self.config
         discriminative = isinstance(objective, Discriminative)
         sampler = ExemplarSampler(
@@ -213,6 +283,8 @@ class GCPLClassifier:
         training = TrainingConfig(
             num_steps=config.discriminative_steps if discriminative else config.num_steps,
             learning_rate=config.discriminative_rate if discriminative else config.learning_rate,
+            validate_every=config.validate_every,
+            patience=config.patience,
         )
         done = config.num_steps if discriminative and not self._warm_started else 0
         checkpoint = folder / f"{type(objective).__name__.lower()}.checkpoint.safetensors" if folder else None
@@ -221,10 +293,16 @@ class GCPLClassifier:
             tensors = {"means": exemplars.means, "labels": exemplars.labels, "start": self.states_[0]}
             data, model = tensor_checksum(tensors.items()), self.diffusion.checksum()
             fingerprint = repr((config, self.timestep_range, self.class_names_, data, model))
-        for record in train(objective, sampler, training, checkpoint=checkpoint, fingerprint=fingerprint):
+        validate = self._validation(objective, held_out) if held_out is not None else None
+        stop_after = None if self.best_step_ is None else self.best_step_ - done
+        records = train(
+            objective, sampler, training, validate=validate, checkpoint=checkpoint, fingerprint=fingerprint,
+            stop_after=stop_after,
+        )  # fmt: skip
+        for record in records:
             shifted = StepRecord(**{**vars(record), "step": done + record.step})
             self.history_.append(shifted)
-            if record.step % self.journey_every == 0 or record.step == training.num_steps:
+            if record.step % self.journey_every == 0 or record.step in (training.num_steps, stop_after):
                 self.states_[shifted.step] = self.prompts_.vectors.detach().cpu().clone()
             yield shifted
 
@@ -242,7 +320,7 @@ class GCPLClassifier:
             hidden = self.diffusion.encode_prompts(*self.prompts_())
         return DiffusionClassifier(
             self.diffusion, hidden, timestep_range=self.timestep_range, seed=seed,
-            batch_size=self.config.evidence_batch_size,
+            batch_size=self.config.evidence_batch_size, bfloat16=self.config.evidence_bfloat16,
         )  # fmt: skip
 
     def encode(self, images: Sequence[Any]) -> Tensor:
@@ -356,5 +434,7 @@ def _check_labels(images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> 
         raise DataError(f"labels have shape {values.shape}; expected one label a picture, shape ({len(images)},)")
     classes, ids = np.unique(values, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"all {len(images)} pictures have the label {classes[0]!r}; expected at least two classes")
+        raise DataError(
+            f"all {len(images)} pictures have the label {classes.tolist()[0]!r}; expected at least two classes"
+        )
     return classes, ids

@@ -190,8 +190,7 @@ class FewShotExperiment:
             assert start.model is not None
             vectors = start.model.prompts_.vectors.detach()
         chosen = draw_episode(self.support, shots, seed)
-        cached, index = self._exemplars, torch.from_numpy(chosen)
-        exemplars = Exemplars(cached.means[:, index], cached.log_variances[:, index], cached.labels[index])
+        exemplars = self._exemplars.subset(chosen)
         total = model.config.discriminative_steps if method == "discriminative" else model.config.num_steps
         began = time.perf_counter()
         for record in model.learn(exemplars, self.support.class_names, warm_start=vectors):
@@ -217,7 +216,7 @@ class FewShotExperiment:
         hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
         classifier = DiffusionClassifier(
             self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
-            seed=seed, batch_size=config.evidence_batch_size,
+            seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
         )  # fmt: skip
         began = time.perf_counter()
         evidence = classifier.exact(self.test_latents, config.num_evidence)

@@ -20,6 +20,7 @@ from gcpl_lab.data.fashion import (
     PRETRAIN_PART,
     SUPPORT_PART,
     RawFashion,
+    family_of,
     read_raw_fashion,
 )
 from gcpl_lab.data.scenes import compose_scene
@@ -42,7 +43,8 @@ def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple
     """
     target = Path(target)
     raw = read_raw_fashion(raw_folder)
-    preset = Preset("tiny", str(target / "diffusion"), f"local-dir:{target / 'clip'}", "", "Apache-2.0", 0, evidence_range)
+    source = f"local-dir:{target / 'clip'}"
+    preset = Preset("tiny", str(target / "diffusion"), source, "", "Apache-2.0", 0, evidence_range)
     diffusion, clip = FrozenDiffusion.load(preset), FrozenCLIP.load(preset)
     pictures = [Image.fromarray(image).convert("RGB") for image in raw.test_images[:NUM_TEST]]
     labels = raw.test_labels[:NUM_TEST]
@@ -80,13 +82,11 @@ def _measure_vae(diffusion: FrozenDiffusion, pictures: list[Image.Image], target
     }
 
 
-def _measure_clip(
-    clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image], labels: np.ndarray
-) -> dict[str, Any]:
+def _measure_clip(clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image], labels: np.ndarray) -> dict[str, Any]:
     features = clip.encode_images(pictures)
     scores = ZeroShotCLIP(clip, FASHION_CLASSES).scores(features).numpy()
     matrix = confusion_matrix(scores, labels)
-    family = np.array([next(i for i, m in enumerate(FASHION_FAMILIES.values()) if name in m) for name in FASHION_CLASSES])
+    family = np.array([list(FASHION_FAMILIES).index(family_of(name)) for name in FASHION_CLASSES])
     wrong = scores.argmax(1) != labels
     inside = family[scores.argmax(1)[wrong]] == family[labels[wrong]]
     probes = []
@@ -198,6 +198,15 @@ def _card_text(measured: dict[str, Any], pretraining: dict[str, Any], target: Pa
     )
     ends = {name: f"{curve[0]['loss']:.3f} at step {curve[0]['step']} to {curve[-1]['loss']:.3f} at step "
                   f"{curve[-1]['step']}" for name, curve in curves.items()}  # fmt: skip
+    models = {
+        "vae": ("VAE", "`AutoencoderKL`, 16/32/64 channels, 3 × 32 × 32 to 4 × 8 × 8"),
+        "clip": ("CLIP", "ViT 5 × 160, patches of 8; causal text transformer 4 × 128, 32 positions"),
+        "denoiser": ("denoiser", "`UNet2DConditionModel` 64/128, prompt heard at 4 × 4, epsilon prediction"),
+    }
+    stages = "\n".join(
+        f"| {title} | {model} | {config[key]['num_steps']} × {config[key]['batch_size']} | {ends[key]} |"
+        for key, (title, model) in models.items()
+    )
     probe = clip["linear_probe_16_shots"]
     return f"""# The tiny pair
 
@@ -229,9 +238,7 @@ in one case of ten.
 
 | stage | model | updates × batch | loss (mean of 20 updates) |
 | --- | --- | --- | --- |
-| VAE | `AutoencoderKL`, 16/32/64 channels, 3 × 32 × 32 to 4 × 8 × 8 | {config["vae"]["num_steps"]} × {config["vae"]["batch_size"]} | {ends["vae"]} |
-| CLIP | ViT 5 × 160, patches of 8; causal text transformer 4 × 128, 32 positions | {config["clip"]["num_steps"]} × {config["clip"]["batch_size"]} | {ends["clip"]} |
-| denoiser | `UNet2DConditionModel` 64/128, prompt heard at 4 × 4, epsilon prediction | {config["denoiser"]["num_steps"]} × {config["denoiser"]["batch_size"]} | {ends["denoiser"]} |
+{stages}
 
 Curves: `pretraining.json`.
 
@@ -244,9 +251,12 @@ photographs, below what the VAE makes of them:
 
 ## CLIP
 
-- Zero-shot top-1 on the ten fine names: {clip["zero_shot_accuracy"]:.1%}; {clip["share_of_mistakes_inside_families"]:.0%} of the mistakes are inside the family.
-- Linear probe on image features, 16 photographs a class: {probe["mean"]:.1%} ± {probe["standard_deviation"]:.1%} (5 draws).
-- Zero-shot mean average precision on {NUM_SCENES} composed scenes of test photographs: {clip["zero_shot_map_on_scenes"]:.3f}.
+- Zero-shot top-1 on the ten fine names: {clip["zero_shot_accuracy"]:.1%};
+  {clip["share_of_mistakes_inside_families"]:.0%} of the mistakes are inside the family.
+- Linear probe on image features, 16 photographs a class:
+  {probe["mean"]:.1%} ± {probe["standard_deviation"]:.1%} (5 draws).
+- Zero-shot mean average precision on {NUM_SCENES} composed scenes of test photographs:
+  {clip["zero_shot_map_on_scenes"]:.3f}.
 
 Zero-shot confusion, true classes in rows, predictions in the same order:
 

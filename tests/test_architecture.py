@@ -13,7 +13,10 @@ ROOMS = ("ground", "data", "backbones", "methods", "training", "evaluation", "vi
 """The way data takes: a module imports from its own room or from one before it."""
 
 GROUND = ("errors", "storage")
-TOP = ("", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "cli", "model_card")
+TOP = (
+    "", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "cli", "model_card",
+    "multilabel", "multilabel_experiment", "multilabel_reporting", "cli_multilabel",
+)  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -65,31 +65,30 @@ def test_comple_does_not_depend_on_the_order_of_the_batch() -> None:
 
 
 def test_expected_contrast_is_the_contrast_on_random_noise() -> None:
-    """Monte Carlo: 2000 draws of 4 × 12 distances; the mean lies within four standard errors of the closed form."""
+    """Monte Carlo: 400 draws of 12 distances; the mean lies within four standard errors of the closed form."""
     predicted = 0.5 * randn(4, 2, 4, 4) + 0.3
     contrasts = []
-    for seed in range(2000):
+    for seed in range(400):
         noise = randn(4, 2, 4, 4, seed=seed + 1)
         contrasts.append(denoising_loss(predicted, noise) - comple_loss(predicted, noise, 1.0))
     found = torch.stack(contrasts)
     error = float(found.std() / math.sqrt(len(found)))
-    assert error < 0.005
+    assert error < 0.01
     assert abs(float(found.mean() - expected_contrast(predicted))) < 4 * error
 
 
 def test_the_contrast_only_scales_the_answer() -> None:
-    """Free predictions under noises of zero mean: the minimiser of CoMPLe is GCPL's, divided by 1 − λ.
+    """Free predictions: the minimiser of CoMPLe is GCPL's (ε_j itself) divided by 1 − λ.
 
-    The sum of the batch's noises is zero in expectation; here it is made exactly zero by pairing every noise
-    with its negative for other samples, so the closed form holds without any sampling error: with
-    Σ_i ε_i = 0, the mean over i ≠ j of ε_i is −ε_j / (B − 1).
+    With noises whose sum is exactly zero, the mean of the others' is −ε_j / (B − 1) instead of its expectation 0,
+    so the closed form has no sampling error.
     """
     batch, weight = 4, 0.2
     noise = randn(batch, 1, 2, 2)
     noise = noise - noise.mean(0)
     predicted = torch.zeros_like(noise, requires_grad=True)
     optimizer = torch.optim.SGD([predicted], lr=4.0)
-    for _ in range(200):
+    for _ in range(60):
         optimizer.zero_grad()
         comple_loss(predicted, noise, weight).backward()
         optimizer.step()

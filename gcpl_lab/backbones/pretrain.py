@@ -65,9 +65,8 @@ class PretrainConfig:
     seed: int = 0
     vae: StageConfig = field(default_factory=lambda: StageConfig(1800, 64, 2e-3))
     clip: StageConfig = field(default_factory=lambda: StageConfig(1400, 256, 1e-3, 0.6, 0.1, bfloat16=True))
-    denoiser: StageConfig = field(
-        default_factory=lambda: StageConfig(10000, 128, 1e-3, 0.3, 0.01, ema=0.999)
-    )
+    clip_image: StageConfig = field(default_factory=lambda: StageConfig(300, 256, 4e-4, 0.8, 0.1, bfloat16=True))
+    denoiser: StageConfig = field(default_factory=lambda: StageConfig(6000, 128, 1e-3, 0.3, 0.01, ema=0.999))
     checkpoint_seconds: float = 60.0
 
 
@@ -332,28 +331,44 @@ def train_vae(data: PretrainData, vae: Any, config: PretrainConfig, folder: Path
 def train_clip(
     data: PretrainData, clip: Any, tokenizer: Any, config: PretrainConfig, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """CLIP's symmetric cross entropy on photographs and scenes."""
-    stage = config.clip
+    """CLIP's symmetric cross entropy on photographs and scenes, both towers."""
 
     def loss_at(step: int) -> Tensor:
         rng, _ = _generators(config.seed, 2, step)
-        pictures, captions = data.clip_batch(stage.batch_size, rng)
-        values = torch.from_numpy(np.ascontiguousarray(pictures)).unsqueeze(1).float().div_(255)
-        values = ((values - IMAGE_MEAN) / IMAGE_STD).expand(-1, 3, -1, -1)
-        ids = tokenize(tokenizer, captions)
-        ends = (ids == ids.max()).int().argmax(1)
-        image_features = F.normalize(clip.encode_image(values).float(), dim=-1)
-        order = ends.argsort()  # captions of like length together, so that short ones run on few positions
-        parts = []
-        for part in order.chunk(4):
-            longest = int(ends[part].max()) + 1
-            parts.append(encode_token_embeddings(clip, clip.token_embedding(ids[part, :longest]), ends[part])[1])
-        text_features = torch.cat(parts)[order.argsort()]
-        logits = clip.logit_scale.exp().clamp(max=100) * image_features @ F.normalize(text_features.float(), dim=-1).T
-        targets = torch.arange(len(logits))
-        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+        return _contrastive_loss(clip, tokenizer, *data.clip_batch(config.clip.batch_size, rng))
 
-    yield from train_stage("clip", clip, loss_at, stage, folder, config.checkpoint_seconds)
+    yield from train_stage("clip", clip, loss_at, config.clip, folder, config.checkpoint_seconds)
+
+
+def tune_image_tower(
+    data: PretrainData, clip: Any, tokenizer: Any, config: PretrainConfig, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """The same loss with the text tower frozen: it conditions the denoiser and must not move any more."""
+    clip.requires_grad_(False)
+    clip.visual.requires_grad_(True)
+
+    def loss_at(step: int) -> Tensor:
+        rng, _ = _generators(config.seed, 4, step)
+        return _contrastive_loss(clip, tokenizer, *data.clip_batch(config.clip_image.batch_size, rng))
+
+    yield from train_stage("clip_image", clip, loss_at, config.clip_image, folder, config.checkpoint_seconds)
+
+
+def _contrastive_loss(clip: Any, tokenizer: Any, pictures: np.ndarray, captions: list[str]) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(pictures)).unsqueeze(1).float().div_(255)
+    values = ((values - IMAGE_MEAN) / IMAGE_STD).expand(-1, 3, -1, -1)
+    ids = tokenize(tokenizer, captions)
+    ends = (ids == ids.max()).int().argmax(1)
+    image_features = F.normalize(clip.encode_image(values).float(), dim=-1)
+    order = ends.argsort()  # captions of like length together, so that short ones run on few positions
+    parts = []
+    for part in order.chunk(4):
+        longest = int(ends[part].max()) + 1
+        parts.append(encode_token_embeddings(clip, clip.token_embedding(ids[part, :longest]), ends[part])[1])
+    text_features = torch.cat(parts)[order.argsort()]
+    logits = clip.logit_scale.exp().clamp(max=100) * image_features @ F.normalize(text_features.float(), dim=-1).T
+    targets = torch.arange(len(logits))
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 @torch.no_grad()
@@ -513,9 +528,10 @@ def run_pretraining(
     yield from train_vae(data, vae, config, work)
     set_latent_scale(data, vae)
     yield from train_clip(data, clip, tokenizer, config, work)
+    yield from tune_image_tower(data, clip, tokenizer, config, work)
     yield from train_denoiser(data, denoiser, vae, clip, tokenizer, config, work)
     export_pair(target, vae=vae, clip=clip, denoiser=denoiser, tokenizer=tokenizer)
-    curves = {name: _read_log(work / f"{name}.log.jsonl") for name in ("vae", "clip", "denoiser")}
+    curves = {name: _read_log(work / f"{name}.log.jsonl") for name in ("vae", "clip", "clip_image", "denoiser")}
     write_json(target / "pretraining.json", {"config": settings, "curves": curves})
 
 

@@ -63,6 +63,8 @@ def _read_idx(path: Path) -> np.ndarray:
         raise DataError(f"{path}: is no IDX file of unsigned bytes (it starts with {content[:4]!r})")
     num_axes = content[3]
     start = 4 + 4 * num_axes
+    if len(content) < start:
+        raise DataError(f"{path}: ends after {len(content)} bytes, inside its header of {start}; fetch it again")
     shape = struct.unpack(f">{num_axes}I", content[4:start])
     values = np.frombuffer(content, dtype=np.uint8, offset=start)
     if values.size != int(np.prod(shape)):

@@ -533,3 +533,40 @@ def _move_singles(targets: np.ndarray, part: np.ndarray) -> None:
                     break
     if not (part == 0).any() or not (part == 1).any():
         part[-1] = 1 - part[-1]
+
+
+# ------------------------------------------------------------------------------------- wrong captions
+
+
+def replace_captions(
+    captions: Sequence[str | None], targets: np.ndarray, share: float, seed: int = 0
+) -> tuple[str | None, ...]:
+    """Give part of the images the caption of another image with other classes: how a bad captioner is imitated.
+
+    Args:
+        captions: One an image, None where there is none; those stay None.
+        targets: (image, class), 0 or 1.
+        share: Part of the captions to replace, 0 to 1, rounded to whole captions.
+        seed: Chooses images and captions.
+
+    Returns:
+        As many captions, in the order of the images. The smaller of two shares replaces a part of what the
+        larger one does, by the same captions.
+
+    Raises:
+        DataError: The share is outside, or all captioned images have the same classes.
+    """
+    if not 0 <= share <= 1:
+        raise DataError(f"the share of wrong captions is {share}; expected 0 to 1")
+    targets = check_targets(targets)
+    if len(captions) != len(targets):
+        raise DataError(f"{len(captions)} captions for {len(targets)} rows of targets; expected one a row")
+    rng = np.random.default_rng([seed, 29])
+    captioned = np.array([index for index, caption in enumerate(captions) if caption], np.int64)
+    result = list(captions)
+    for index in rng.permutation(captioned)[: round(share * len(captioned))]:
+        others = captioned[(targets[captioned] != targets[index]).any(axis=1)]
+        if not len(others):
+            raise DataError("all captioned images have the same classes; there is no wrong caption to give")
+        result[index] = captions[int(rng.choice(others))]
+    return tuple(result)

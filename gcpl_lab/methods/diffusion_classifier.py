@@ -45,8 +45,9 @@ def spaced_timesteps(num_timesteps: int, num_samples: int, timestep_range: tuple
         int64 (sample,), increasing.
     """
     low, high = timestep_range
-    places = low + (high - low) * (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
-    return (places * num_timesteps).long().clamp(max=num_timesteps - 1)
+    # Multiplied before it is divided: whole numbers stay whole, and are not cut to the one below.
+    spacings = (high - low) * num_timesteps * (torch.arange(num_samples, dtype=torch.float64) + 0.5) / num_samples
+    return (low * num_timesteps + spacings).long().clamp(max=num_timesteps - 1)
 
 
 def class_scores(errors: np.ndarray, weighting: Literal["relative", "absolute"] = "relative") -> np.ndarray:
@@ -100,6 +101,7 @@ class DiffusionClassifier:
         timestep_range: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
         batch_size: int = 256,
+        bfloat16: bool = False,
     ) -> None:
         """Keep the prompts and the settings.
 
@@ -110,11 +112,14 @@ class DiffusionClassifier:
             timestep_range: Part of the noise schedule, as fractions.
             seed: Of the noises.
             batch_size: Most denoiser evaluations in one pass: the memory bound.
+            bfloat16: Autocast the denoiser: faster where the processor has bfloat16 products; errors change in
+                about the third digit, for all classes alike.
         """
         if norm not in ("l1", "l2"):
             raise ValueError(f"norm is {norm!r}; expected 'l1' or 'l2'")
         self.diffusion, self.hidden, self.norm = diffusion, hidden.detach(), norm
         self.timestep_range, self.seed, self.batch_size = timestep_range, seed, max(1, batch_size)
+        self.bfloat16 = bfloat16
 
     @property
     def num_classes(self) -> int:
@@ -133,7 +138,8 @@ class DiffusionClassifier:
             noise = noises[sample].to(device)
             noisy = self.diffusion.add_noise(latents[image].to(device), noise, timesteps[sample])
             try:
-                predicted = self.diffusion.predict_noise(noisy, timesteps[sample], self.hidden[label.to(device)])
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                    predicted = self.diffusion.predict_noise(noisy, timesteps[sample], self.hidden[label.to(device)])
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"memory ran out with {len(image)} denoiser evaluations in one pass; lower batch_size "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.errors import DataError
+from gcpl_lab.methods.diffusion_classifier import spaced_timesteps
 from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, expected_contrast, relative_errors
 from gcpl_lab.methods.prompts import ClassPrompts
 
@@ -36,6 +37,11 @@ class Exemplars:
     def __post_init__(self) -> None:
         if self.means.shape[1] != len(self.labels):
             raise DataError(f"{self.means.shape[1]} pictures and {len(self.labels)} labels; expected one label each")
+
+    def subset(self, indices: np.ndarray) -> Exemplars:
+        """Some of the photographs, int64 (count,)."""
+        chosen = torch.from_numpy(indices)
+        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen])
 
     @classmethod
     def encode(cls, diffusion: FrozenDiffusion, pixels: Tensor, labels: Sequence[int] | np.ndarray) -> Exemplars:
@@ -148,6 +154,56 @@ class ExemplarSampler:
         seed = np.random.SeedSequence([self._seed, 13, step, slot]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed >> 1))
         return torch.randn((2, *shape), generator=generator)
+
+
+class ValidationLoss:
+    """The denoising loss of held-out photographs on fixed noise and timesteps: equal prompts, equal loss.
+
+    Call it without arguments, as the training loop's ``validate``.
+    """
+
+    def __init__(
+        self,
+        diffusion: FrozenDiffusion,
+        prompts: ClassPrompts,
+        exemplars: Exemplars,
+        *,
+        num_samples: int = 8,
+        timestep_range: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        batch_size: int = 256,
+    ) -> None:
+        """Draw the noises once.
+
+        Args:
+            diffusion: The frozen model.
+            prompts: The prompts that are being trained.
+            exemplars: Photographs that training never sees.
+            num_samples: Evenly spaced timesteps for each photograph, each with a noise of its own.
+            timestep_range: Part of the schedule, as fractions.
+            seed: Of the noises.
+            batch_size: Most denoiser evaluations in one pass.
+        """
+        self.diffusion, self.prompts, self.batch_size = diffusion, prompts, batch_size
+        latents = diffusion.scale_latents(exemplars.means[0])
+        timesteps = spaced_timesteps(diffusion.num_timesteps, num_samples, timestep_range)
+        generator = torch.Generator().manual_seed(seed)
+        self._latents = latents.repeat_interleave(num_samples, 0)
+        self._noise = torch.randn(self._latents.shape, generator=generator)
+        self._timesteps = timesteps.repeat(len(latents))
+        self._labels = exemplars.labels.repeat_interleave(num_samples)
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """Mean squared error of the predicted noise under the present prompts."""
+        hidden = self.diffusion.encode_prompts(*self.prompts())
+        total = 0.0
+        for part in torch.arange(len(self._labels)).split(self.batch_size):
+            latents, noise = (values[part].to(self.diffusion.device) for values in (self._latents, self._noise))
+            noisy = self.diffusion.add_noise(latents, noise, self._timesteps[part])
+            predicted = self.diffusion.predict_noise(noisy, self._timesteps[part], hidden[self._labels[part]])
+            total += float(denoising_loss(predicted, noise)) * len(part)
+        return total / len(self._labels)
 
 
 class GCPL:

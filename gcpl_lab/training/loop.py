@@ -45,10 +45,11 @@ class TrainingConfig:
 
     Attributes:
         num_steps: Optimiser updates.
-        learning_rate: AdamW's peak rate.
+        learning_rate: The optimiser's peak rate.
+        optimizer: ``"adamw"``, or ``"sgd"`` with momentum 0.9.
         schedule: ``"cosine"`` or ``"linear"`` to zero after the warm-up, or ``"constant"``.
         warmup_steps: Updates of linear growth to the peak.
-        weight_decay: AdamW's; 0 by default, because decay pulls prompts towards no word at all.
+        weight_decay: The optimiser's; 0 by default, because decay pulls prompts towards no word at all.
         gradient_clip: Largest norm of the whole gradient; 0 switches clipping off.
         validate_every: Steps between validations (where a validation is given).
         patience: Validations without improvement after which training stops; 0 never stops early.
@@ -64,6 +65,19 @@ class TrainingConfig:
     validate_every: int = 50
     patience: int = 0
     checkpoint_every: int = 50
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; expected 'adamw' or 'sgd'")
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError(f"schedule is {self.schedule!r}; expected 'cosine', 'linear' or 'constant'")
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The chosen optimiser over ``parameters``."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of update number ``step`` (from 0)."""
@@ -106,9 +120,10 @@ def train(
     validate: Callable[[], float] | None = None,
     checkpoint: str | Path | None = None,
     fingerprint: str = "",
+    stop_after: int | None = None,
     accelerator: Accelerator | None = None,
 ) -> Iterator[StepRecord]:
-    """Train ``objective`` with AdamW, yielding a record after every update.
+    """Train ``objective``, yielding a record after every update.
 
     With ``validate``, the best validated parameters are put back in the end. With ``checkpoint``, an
     interrupted run goes on where its last checkpoint stands and ends bit-identical to an uninterrupted one.
@@ -120,6 +135,7 @@ def train(
         validate: Deterministic validation loss of the present parameters; lower is better.
         checkpoint: A safetensors file for parameters, optimiser and progress; never the frozen model.
         fingerprint: Tells runs apart: a checkpoint with another fingerprint is refused.
+        stop_after: End after this many updates while the learning rate follows the whole schedule.
         accelerator: Of accelerate; one is made where none is given.
 
     Yields:
@@ -131,14 +147,15 @@ def train(
     """
     accelerator = accelerator or make_accelerator(cpu=next(iter(objective.trainable_parameters())).device.type == "cpu")
     parameters = objective.trainable_parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = config.make_optimizer(parameters)
     progress = _Progress(parameters)
     path = Path(checkpoint) if checkpoint else None
     fingerprint = json.dumps([asdict(config), fingerprint], sort_keys=True)
     if path and path.is_file():
         progress.restore(path, parameters, optimizer, fingerprint)
     began = time.perf_counter()
-    while progress.step < config.num_steps and not progress.exhausted(config.patience):
+    last = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
+    while progress.step < last and not progress.exhausted(config.patience):
         step = progress.step
         rate = config.rate_at(step)
         for group in optimizer.param_groups:
@@ -154,10 +171,10 @@ def train(
         optimizer.step()
         progress.step = done = step + 1
         measured = None
-        if validate and (done % config.validate_every == 0 or done == config.num_steps):
+        if validate and (done % config.validate_every == 0 or done == last):
             measured = validate()
             progress.note(measured, parameters)
-        if path and accelerator.is_main_process and (done % config.checkpoint_every == 0 or done == config.num_steps):
+        if path and accelerator.is_main_process and (done % config.checkpoint_every == 0 or done == last):
             progress.save(path, parameters, optimizer, fingerprint)
         numbers = {name: float(value.detach()) for name, value in values.items()}
         yield StepRecord(done, numbers.pop("loss"), numbers, rate, measured, time.perf_counter() - began)
@@ -234,6 +251,12 @@ class _Progress:
         missing = [name for name in missing if name not in tensors]
         if "progress" not in metadata or missing:
             raise ArtifactError(f"{path}: lacks {', '.join(missing) or 'its progress'}; delete it to start anew")
+        for index, parameter in enumerate(parameters):
+            if (found := tuple(tensors[f"parameter.{index}"].shape)) != tuple(parameter.shape):
+                raise ArtifactError(
+                    f"{path}: holds parameter.{index} of shape {found}; expected {tuple(parameter.shape)}; "
+                    "delete it to start anew"
+                )
         numbers = json.loads(metadata["progress"])
         self.step, self.best_loss = int(numbers["step"]), float(numbers["best_loss"])
         self.num_without_improvement = int(numbers["without"])

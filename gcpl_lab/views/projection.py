@@ -104,11 +104,12 @@ def project(
 def _fit_pca(base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     from sklearn.decomposition import PCA
 
-    model = PCA(n_components=min(2, *base.shape), svd_solver="full").fit(base)
+    # Points that are all in one place have no variance, and scikit-learn divides by it.
+    with np.errstate(invalid="ignore"):
+        model = PCA(n_components=min(2, *base.shape), svd_solver="full").fit(base)
     placed = model.transform(together)
     if placed.shape[1] < 2:
         placed = np.hstack([placed, np.zeros((len(placed), 1))])
-    # All points in one place have no variance, and their shares would be 0/0.
     shares = model.explained_variance_ratio_
     share = float(shares.sum()) if np.isfinite(shares).all() else 1.0
     return placed, f"; two axes hold {share:.0%} of the variance"

@@ -1,0 +1,367 @@
+"""Multi-label experiments: every method on the same split, with what is frozen computed once; the ablation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.config import LMPTConfig
+from gcpl_lab.data.multilabel import MultiLabelSet, replace_captions, split_validation
+from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
+from gcpl_lab.evaluation.multilabel import choose_thresholds
+from gcpl_lab.methods.baselines import ZeroShotCLIP
+from gcpl_lab.methods.calibration import fit_sigmoid
+from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe
+from gcpl_lab.multilabel import LMPTClassifier, encode_views, measure_scores, sigmoid
+from gcpl_lab.storage import write_json
+from gcpl_lab.training.loop import StepRecord
+from gcpl_lab.training.runtime import default_device, describe_machine, describe_versions
+
+MULTILABEL_TITLES = {
+    "zero_shot_clip": "Zero-shot CLIP",
+    "linear_probe": "Linear probe",
+    "coop_bce": "CoOp + BCE",
+    "coop_asl": "CoOp + ASL",
+    "coop_db": "CoOp + DB",
+    "lmpt": "LMPT",
+    "lmpt_published": "LMPT, published settings",
+}
+MULTILABEL_METHODS = tuple(MULTILABEL_TITLES)
+
+COOP_LOSSES: dict[str, dict[str, Any]] = {
+    "coop_bce": {"classification": "binary_cross_entropy"},
+    "coop_asl": {"classification": "asymmetric"},
+    "coop_db": {"classification": "distribution_balanced"},
+}
+"""CoOp is LMPT without captions: all other settings are the same, so that pairs differ in one thing."""
+
+PUBLISHED: dict[str, Any] = {
+    "classification": "distribution_balanced", "mix": 0.5, "contrast_reduction": "mean", "negative_scale": 5.0,
+    "mu": 0.3, "margin": 0.2, "scale": "clip", "reweight_gamma": 1.0,
+}  # fmt: skip
+"""LMPT's loss with the authors' settings for VOC-LT, on CLIP's own scale."""
+
+SCORES = ("map", "map_head", "map_medium", "map_tail")
+NOISE_SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class MultiLabelOutcome:
+    """One method with one seed.
+
+    Attributes:
+        method: Its name.
+        seed: Of the validation split, the starting prompts and the batches.
+        logits: float (test image, class), comparable within a class.
+        probabilities: (test image, class), sigmoids scaled on validation images.
+        thresholds: (class,), chosen there too.
+        row: What ``results.json`` holds.
+        model: The fitted classifier of a prompt method, else None.
+    """
+
+    method: str
+    seed: int
+    logits: np.ndarray
+    probabilities: np.ndarray
+    thresholds: np.ndarray
+    row: dict[str, Any]
+    model: LMPTClassifier | None = None
+
+
+class MultiLabelExperiment:
+    """All methods on one training and one test set.
+
+    For each seed, part of the training images is held out; it chooses the epoch, the probe's strength, the
+    scale of probabilities and the thresholds of every method alike. The test set is only measured on.
+    """
+
+    def __init__(
+        self,
+        train: MultiLabelSet,
+        test: MultiLabelSet,
+        *,
+        preset: str = "tiny",
+        settings: Mapping[str, Any] | None = None,
+        clip: FrozenCLIP | None = None,
+        on_step: Callable[[str, StepRecord, int], None] | None = None,
+    ) -> None:
+        """Take the data; the model loads and pictures are encoded when a method first needs them.
+
+        Args:
+            train: With captions where there are any.
+            test: Same classes in the same order.
+            preset: The frozen pair.
+            settings: Fields of :class:`~gcpl_lab.config.LMPTConfig` for the prompt methods.
+            clip: A loaded model to share.
+            on_step: Called with (method, record, number of steps) after every update, for progress.
+        """
+        if train.class_names != test.class_names:
+            raise DataError(
+                f"training has the classes {train.class_names} and test {test.class_names}; they must be the same"
+            )
+        self.train, self.test = train, test
+        self.config = LMPTConfig.from_dict({**(settings or {}), "preset": preset})
+        self._clip = clip
+        self._on_step = on_step or (lambda _method, _record, _total: None)
+
+    @cached_property
+    def clip(self) -> FrozenCLIP:
+        """The frozen CLIP."""
+        return self._clip or FrozenCLIP.load(self.config.preset, device=default_device())
+
+    @cached_property
+    def views(self) -> Tensor:
+        """Features of the training images and their mirror images, (2, image, feature)."""
+        return encode_views(self.clip, self.train.images)
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        """Features of the test images, (image, feature)."""
+        return encode_views(self.clip, self.test.images, flip=False)[0]
+
+    def run(
+        self,
+        method: str,
+        seed: int,
+        overrides: Mapping[str, Any] | None = None,
+        captions: Sequence[str | None] | None = None,
+    ) -> MultiLabelOutcome:
+        """Learn one method and score the test images.
+
+        Args:
+            method: A name in ``MULTILABEL_METHODS``; with ``overrides``, any name for a variant of LMPT.
+            seed: Of the validation split, the starting prompts and the batches.
+            overrides: Settings of this run alone.
+            captions: Instead of the training set's.
+        """
+        if overrides is None and method not in MULTILABEL_METHODS:
+            raise ValueError(f"{method!r} is no method; expected one of {', '.join(MULTILABEL_METHODS)}")
+        if overrides is None and method in ("zero_shot_clip", "linear_probe"):
+            return self._run_frozen(method, seed)
+        if overrides is None:
+            published = PUBLISHED if method == "lmpt_published" else {}
+            overrides = {**COOP_LOSSES[method], "mix": 1.0} if method in COOP_LOSSES else published
+        return self._run_prompts(method, seed, overrides, self.train.captions if captions is None else captions)
+
+    def _run_prompts(
+        self, method: str, seed: int, overrides: Mapping[str, Any], captions: Sequence[str | None]
+    ) -> MultiLabelOutcome:
+        settings = {**self.config.as_dict(), **overrides, "seed": seed}
+        model = LMPTClassifier(clip=self.clip, **settings)
+        views = self.views  # encoded before the clock starts
+        began = time.perf_counter()
+        for record in model.learn(views, self.train.targets, self.train.class_names, captions):
+            self._on_step(method, record, model.num_steps_)
+        trained = time.perf_counter()
+        logits = model.scores_of(self.test_features)
+        return self._outcome(
+            method, seed, logits, model.sigmoid_, model.thresholds_, trained - began, trained, model=model
+        )
+
+    def _run_frozen(self, method: str, seed: int) -> MultiLabelOutcome:
+        features, targets, test = self.views[0], self.train.targets, self.test_features
+        training, validation = split_validation(targets, self.config.validation_share, seed)
+        held_out, wanted = features[torch.from_numpy(validation)], targets[validation]
+        began = time.perf_counter()
+        scorer: ZeroShotCLIP | OneVsRestProbe
+        if method == "zero_shot_clip":
+            scorer = ZeroShotCLIP(self.clip, self.train.class_names)
+        else:
+            scorer = OneVsRestProbe(features[torch.from_numpy(training)], targets[training], held_out, wanted)
+        trained = time.perf_counter()
+        known = scorer.scores(held_out).double().numpy()
+        scale_and_bias = fit_sigmoid(known, wanted)
+        thresholds = choose_thresholds(sigmoid(known, scale_and_bias), wanted)
+        logits = scorer.scores(test).double().numpy()
+        return self._outcome(method, seed, logits, scale_and_bias, thresholds, trained - began, trained)
+
+    def _outcome(
+        self, method: str, seed: int, logits: np.ndarray, scale_and_bias: tuple[float, float], thresholds: np.ndarray,
+        train_seconds: float, trained: float, model: LMPTClassifier | None = None,
+    ) -> MultiLabelOutcome:  # fmt: skip
+        measured = measure_scores(
+            logits, scale_and_bias, thresholds, self.test.targets, self.train.class_counts(), self.test.class_names
+        )
+        row = {"name": method, "seed": seed, **measured, "train_seconds": train_seconds,
+               "predict_seconds": time.perf_counter() - trained}  # fmt: skip
+        if model is not None:
+            row["validation_map"] = 1 - min(record.validation for record in model.history_ if record.validation)
+        return MultiLabelOutcome(method, seed, logits, sigmoid(logits, scale_and_bias), thresholds, row, model)
+
+    def fingerprint(self) -> str:
+        """Whatever results depend on besides method and seed."""
+        return repr((self.config.as_dict(), self.train.checksum, self.test.checksum, self.clip.checksum()))
+
+
+# -------------------------------------------------------------------------------------- the comparison
+
+
+def run_multilabel_comparison(
+    folder: str | Path,
+    experiment: MultiLabelExperiment,
+    *,
+    methods: Sequence[str] = MULTILABEL_METHODS,
+    seeds: Sequence[int] = tuple(range(20)),
+    reference: str = "coop_bce",
+    command: str = "",
+    on_trial: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Run every (method, seed) that has no result yet and write ``results.json``.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        experiment: Data and settings.
+        methods: Names in ``MULTILABEL_METHODS``.
+        seeds: Of splits, starting prompts and batches; every method sees the same ones.
+        reference: The method the others are paired with.
+        command: What is written down as having made the results.
+        on_trial: Called with a line about the trial that comes next.
+
+    Returns:
+        The content of ``results.json``: data, machine, versions, methods (a row a trial), and a summary for each
+        of ``map, map_head, map_medium, map_tail``.
+    """
+
+    def run(trial: Trial) -> dict[str, Any]:
+        if on_trial:
+            on_trial(f"{trial.method}, seed {trial.seed}")
+        return experiment.run(trial.method, trial.seed).row
+
+    trials = [Trial(method, 0, seed) for seed in seeds for method in methods]
+    rows = list(run_trials(trials, run, Path(folder) / "trials", experiment.fingerprint()))
+    return _write_results(folder, experiment, rows, reference, command, {})
+
+
+def _write_results(
+    folder: str | Path, experiment: MultiLabelExperiment, rows: list[dict[str, Any]], reference: str, command: str,
+    extra: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    train, test = experiment.train, experiment.test
+    # A part of the tail without classes has no score, and no summary either.
+    scores = [score for score in SCORES if all(row[score] is not None for row in rows)]
+    result = {
+        "command": command,
+        "data": {"name": test.name, "checksum": test.checksum, "train_checksum": train.checksum,
+                 "classes": list(test.class_names), "train_size": len(train), "test_size": len(test),
+                 "train_counts": train.class_counts().tolist()},
+        "preset": experiment.config.preset, "config": experiment.config.as_dict(), "machine": describe_machine(),
+        "versions": describe_versions(), "methods": rows, "reference": reference,
+        "summary": {score: summarise(rows, reference, score) for score in scores}, **extra,
+    }  # fmt: skip
+    write_json(Path(folder) / "results.json", result)
+    return result
+
+
+# ---------------------------------------------------------------------------------------- the ablation
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "coop_bce": {"mix": 1.0, "classification": "binary_cross_entropy"},
+    "lmpt": {},
+    "no_captions": {"mix": 1.0},
+    "same_margin": {"class_aware_margin": False},
+    "no_reweighting": {"reweight": False},
+    "published_contrast": {"contrast_reduction": "mean"},
+    "bce_with_captions": {"classification": "binary_cross_entropy"},
+    "db_with_captions": {"classification": "distribution_balanced"},
+    "db_no_rebalancing": {"classification": "distribution_balanced", "rebalance": False},
+    "db_no_tolerance": {"classification": "distribution_balanced", "negative_tolerant": False},
+    "db_no_focal": {"classification": "distribution_balanced", "focal": False},
+    "token_reading": {"reading": "token"},
+    "unified_context": {"class_specific": False},
+    "clip_scale": {"scale": "clip"},
+}
+"""Every variant changes LMPT's chosen settings in what it says, and in nothing else."""
+
+ABLATION_TITLES = {
+    "coop_bce": "CoOp + BCE: no captions, plain loss",
+    "lmpt": "LMPT, settings chosen on validation",
+    "no_captions": "without captions",
+    "same_margin": "same margin for every class",
+    "no_reweighting": "without re-weighting of classes",
+    "published_contrast": "embedding loss averaged as published",
+    "bce_with_captions": "BCE instead, with captions",
+    "db_with_captions": "distribution-balanced, with captions",
+    "db_no_rebalancing": "the same without re-balancing",
+    "db_no_tolerance": "the same without negative tolerance",
+    "db_no_focal": "the same without focal modulation",
+    "token_reading": "token reading instead of pooled",
+    "unified_context": "one context for all classes",
+    "clip_scale": "CLIP's own logit scale, no bias",
+}
+
+
+def run_ablation(
+    folder: str | Path,
+    experiment: MultiLabelExperiment,
+    *,
+    seeds: Sequence[int] = tuple(range(20)),
+    variants: Sequence[str] = tuple(ABLATION),
+    noise_shares: Sequence[float] = NOISE_SHARES,
+    reference: str = "coop_bce",
+    command: str = "",
+    on_trial: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """What each part of LMPT adds, and what wrong captions cost; resumable.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        experiment: Data with captions, and LMPT's settings.
+        seeds: Every variant sees the same ones.
+        variants: Names in ``ABLATION``.
+        noise_shares: Shares of captions that are replaced by those of other images, 0 to 1.
+        reference: The variant the others are paired with.
+        command: What is written down as having made the results.
+        on_trial: Called with a line about the trial that comes next.
+
+    Returns:
+        As :func:`run_multilabel_comparison`, with ``caption_noise``: for every share the mean, standard deviation
+        and paired difference from share 0 of each score.
+
+    Raises:
+        DataError: No training image has a caption.
+    """
+    if not any(experiment.train.captions):
+        raise DataError(f"{experiment.train.name}: no picture has a caption; the ablation needs captions on some")
+    unknown = [name for name in variants if name not in ABLATION]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no variants; expected some of {', '.join(ABLATION)}")
+    noisy = {f"captions_wrong_{round(100 * share)}": share for share in noise_shares if share > 0}
+
+    def run(trial: Trial) -> dict[str, Any]:
+        if on_trial:
+            on_trial(f"{trial.method}, seed {trial.seed}")
+        captions = None
+        if trial.method in noisy:
+            captions = replace_captions(
+                experiment.train.captions, experiment.train.targets, noisy[trial.method], trial.seed
+            )
+        return experiment.run(trial.method, trial.seed, ABLATION.get(trial.method, {}), captions).row
+
+    names = list(dict.fromkeys([*variants, *(["lmpt"] if noisy else []), *noisy]))
+    trials = [Trial(name, 0, seed) for seed in seeds for name in names]
+    rows = list(run_trials(trials, run, Path(folder) / "trials", "ablation" + experiment.fingerprint()))
+    curve = _noise_curve(rows, noisy)
+    return _write_results(folder, experiment, [row for row in rows if row["method"] not in noisy], reference, command,
+                          {"caption_noise": curve})  # fmt: skip
+
+
+def _noise_curve(rows: Sequence[dict[str, Any]], noisy: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One entry a share of wrong captions and score."""
+    shares = {"lmpt": 0.0, **noisy}
+    chosen = [row for row in rows if row["method"] in shares]
+    return [
+        {"share": shares[entry["method"]], "score": score, **{k: v for k, v in entry.items() if k != "shots"}}
+        for score in SCORES
+        if noisy and all(row[score] is not None for row in chosen)
+        for entry in summarise(chosen, "lmpt", score)
+    ]

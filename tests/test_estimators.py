@@ -1,0 +1,457 @@
+"""The estimator: scikit-learn's manners, files, resumption, and no setting without effect.
+
+The models have random weights, so nothing is asked here about how well it recognises anything.
+"""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gcpl_lab.estimators as estimators
+from gcpl_lab import GCPLClassifier
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.config import GCPLConfig
+from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
+from gcpl_lab.storage import read_json, write_json
+
+SMALL: dict[str, Any] = {
+    "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
+    "num_samples": 2, "num_evidence": 2,
+}  # fmt: skip
+COARSE = ["top", "shoe", "bag"]
+
+
+def small(diffusion: object, objective: str = "gcpl", **settings: Any) -> GCPLClassifier:
+    return GCPLClassifier(objective=objective, diffusion=diffusion, **(SMALL | settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fitted(random_pair: object, pictures: Any) -> GCPLClassifier:
+    images, ids = pictures
+    return small(random_pair.diffusion).fit(images, np.array(["zebra", "ant", "moth"])[ids])
+
+
+# ------------------------------------------------------------------------------------------- its manners
+
+
+def test_classes_are_the_sorted_labels(fitted: GCPLClassifier, pictures: Any) -> None:
+    images, ids = pictures
+    assert fitted.classes_.tolist() == ["ant", "moth", "zebra"]
+    assert fitted.class_names_ == ("ant", "moth", "zebra")
+    scores = fitted.decision_function(images)
+    assert scores.shape == (12, 3)
+    predicted = fitted.predict(images)
+    assert predicted.tolist() == [fitted.classes_[index] for index in scores.argmax(1)]
+    truth = np.array(["zebra", "ant", "moth"])[ids]
+    assert fitted.score(images, truth) == pytest.approx(np.mean(predicted == truth))
+
+
+def test_probabilities_are_the_scores_at_the_fitted_temperature(fitted: GCPLClassifier, pictures: Any) -> None:
+    images, _ = pictures
+    chances, scores = fitted.predict_proba(images), fitted.decision_function(images)
+    np.testing.assert_allclose(chances.sum(1), 1)
+    assert (chances.argmax(1) == scores.argmax(1)).all()
+    ratio = np.log(chances[:, 0] / chances[:, 1])
+    rounding = 1e-6 * max(1.0, fitted.temperature_)
+    np.testing.assert_allclose(ratio, fitted.temperature_ * (scores[:, 0] - scores[:, 1]), rtol=1e-4, atol=rounding)
+
+
+def test_paths_pictures_and_arrays_are_alike(fitted: GCPLClassifier, pictures: Any, tmp_path: Path) -> None:
+    images = pictures[0][::4]
+    shown = [Image.fromarray(image) for image in images]
+    paths = []
+    for index, picture in enumerate(shown):
+        picture.save(tmp_path / f"{index}.png")
+        paths.append(tmp_path / f"{index}.png")
+    expected = fitted.decision_function(images)
+    for sources in (shown, paths, [str(path) for path in paths], [images[0], shown[1], paths[2]]):
+        assert np.array_equal(fitted.decision_function(sources), expected)
+
+
+def test_labels_of_any_kind_give_the_same_prompts(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    names = ["coat", "bag", "shoe"]
+    first = small(diffusion).fit(images, ids, names)
+    assert first.classes_.tolist() == [0, 1, 2]
+    for labels in ((ids + 7).tolist(), np.array(["a", "b", "c"])[ids], ids.astype(float)):
+        other = small(diffusion).fit(images, labels, names)
+        assert torch.equal(other.prompts_.vectors, first.prompts_.vectors)
+        assert other.predict(images[:2]).dtype == np.asarray(labels).dtype
+
+
+def test_equal_seeds_give_equal_results(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    first, again = (small(diffusion, "discriminative").fit(images, ids) for _ in range(2))
+    assert torch.equal(first.prompts_.vectors, again.prompts_.vectors)
+    assert first.temperature_ == again.temperature_
+    assert np.array_equal(first.predict_proba(images), again.predict_proba(images))
+
+
+def test_history_states_and_evaluations_are_kept(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    model = small(diffusion, "discriminative", num_rivals=1)
+    model.journey_every = 1
+    before = diffusion.checksum()
+    model.fit(images, ids)
+    assert [record.step for record in model.history_] == [1, 2, 3, 4]
+    assert sorted(model.states_) == [0, 1, 2, 3, 4]
+    assert torch.equal(model.states_[4], model.prompts_.vectors.detach())
+    assert not torch.equal(model.states_[0], model.states_[2])
+    assert "accuracy" in model.history_[2].values
+    assert "accuracy" not in model.history_[1].values
+    # 2 · 4 for GCPL; 12 pictures · 3 classes · 2 samples for the rivals; 2 · 2 · 2 · 2 candidates afterwards
+    assert model.train_evaluations_ == 8 + 72 + 16
+    assert diffusion.checksum() == before
+
+
+def test_a_warm_start_takes_the_place_of_gcpl(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    gcpl, whole = small(diffusion).fit(images, ids), small(diffusion, "discriminative").fit(images, ids)
+    exemplars = estimators.Exemplars.encode(diffusion, diffusion.preprocess(estimators.read_images(images)), ids)
+    warm = small(diffusion, "discriminative")
+    records = list(warm.learn(exemplars, ["0", "1", "2"], warm_start=gcpl.prompts_.vectors))
+    assert [record.step for record in records] == [1, 2]
+    assert torch.equal(warm.prompts_.vectors, whole.prompts_.vectors)
+    assert torch.equal(warm.states_[0], gcpl.prompts_.vectors.detach())
+
+
+def test_steps_can_be_left(diffusion: object, pictures: Any, tmp_path: Path) -> None:
+    images, ids = pictures
+    model = small(diffusion, num_steps=5).fit(images, ids)
+    for record in model.steps(images, ids):
+        if record.step == 2:
+            break
+    assert model.predict(images[:2]).shape == (2,)
+    for forbidden in (lambda: model.predict_proba(images[:2]), lambda: model.save(tmp_path / "run")):
+        with pytest.raises(DataError, match="training was stopped before its end"):
+            forbidden()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_preset_is_loaded_when_it_is_needed(random_pair: object, pictures: Any) -> None:
+    model = GCPLClassifier(preset=str(random_pair.folder), **(SMALL | {"num_steps": 0}))
+    assert model.diffusion.checksum() == random_pair.diffusion.checksum()
+    with pytest.raises(ModelError, match="'sd-3' is neither a preset nor a folder"):
+        GCPLClassifier(preset="sd-3").fit(*pictures)
+
+
+# --------------------------------------------------------------------------------- settings with an effect
+
+WORSENING = {"objective": "comple", "contrast_weight": 5.0, "num_steps": 5, "learning_rate": 0.3}
+"""With λ ≥ 1 CoMPLe drives the norm of predictions without end, so the denoising loss grows."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "gcpl": {},
+    "comple": {"objective": "comple"},
+    "discriminative": {"objective": "discriminative"},
+    "validated": {"early_stopping": "validation", "validate_every": 1},
+    "worsening": {"early_stopping": "validation", "validate_every": 1, **WORSENING},
+    "folded": {"early_stopping": "cross_validation", "validate_every": 1, "num_folds": 2},
+}
+"""Runs in which a setting has something to change."""
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "objective": ("gcpl", {"objective": "comple"}),
+    "num_vectors": ("gcpl", {"num_vectors": 3}),
+    "initial": ("gcpl", {"initial": "random"}),
+    "templates": ("gcpl", {"templates": ("a photo of a {}", "one {}")}),
+    "num_steps": ("gcpl", {"num_steps": 3}),
+    "batch_size": ("gcpl", {"batch_size": 5}),
+    "learning_rate": ("gcpl", {"learning_rate": 0.03}),
+    "timestep_range": ("gcpl", {"timestep_range": (0.5, 0.9)}),
+    "contrast_weight": ("comple", {"contrast_weight": 0.3}),
+    "discriminative_steps": ("discriminative", {"discriminative_steps": 3}),
+    "discriminative_batch_size": ("discriminative", {"discriminative_batch_size": 3}),
+    "num_samples": ("discriminative", {"num_samples": 1}),
+    "num_rivals": ("discriminative", {"num_rivals": 1}),
+    "discriminative_rate": ("discriminative", {"discriminative_rate": 0.02}),
+    "temperature": ("discriminative", {"temperature": 3.0}),
+    "gcpl_share": ("discriminative", {"gcpl_share": 0.0}),
+    "early_stopping": ("gcpl", {"early_stopping": "validation"}),
+    "validation_share": ("validated", {"validation_share": 0.5}),
+    "num_folds": ("folded", {"num_folds": 3}),
+    "validate_every": ("validated", {"validate_every": 2}),
+    "patience": ("worsening", {"patience": 1}),
+    "num_evidence": ("gcpl", {"num_evidence": 3}),
+    "evidence_batch_size": ("gcpl", {"evidence_batch_size": 5}),
+    "flip": ("gcpl", {"flip": False}),
+    "seed": ("gcpl", {"seed": 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def outcome(random_pair: object, pictures: Any) -> Any:
+    """What a setting may change: the losses, the answers, or the number of passes."""
+
+    @functools.lru_cache
+    def run(config: GCPLConfig) -> tuple[Any, ...]:
+        images, ids = pictures
+        model = GCPLClassifier(diffusion=random_pair.diffusion, **config.as_dict())
+        passes = []
+        hook = random_pair.diffusion.denoiser.register_forward_hook(lambda *_: passes.append(1))
+        try:
+            model.fit(images, ids, ["coat", "bag", "shoe"], coarse_words=COARSE)
+            scores = model.decision_function(images[:3])
+        finally:
+            hook.remove()
+        return tuple(record.loss for record in model.history_), scores.round(7).tobytes(), len(passes)
+
+    return run
+
+
+def test_every_setting_is_tested() -> None:
+    assert CHANGES.keys() | {"preset"} == GCPLConfig().as_dict().keys()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_setting_changes_something(outcome: Any, name: str) -> None:
+    kind, change = CHANGES[name]
+    config = replace(GCPLConfig(**SMALL), **KINDS[kind])
+    assert outcome(replace(config, **change)) != outcome(config)
+
+
+def test_coarse_words_are_another_start(outcome: Any) -> None:
+    config = GCPLConfig(**SMALL)
+    found = {start: outcome(replace(config, initial=start))[0] for start in ("name", "coarse", "random")}
+    assert len(set(found.values())) == 3
+
+
+def test_the_pass_size_changes_passes_and_no_answer(outcome: Any) -> None:
+    config = GCPLConfig(**SMALL)
+    losses, scores, passes = outcome(config)
+    bounded = outcome(replace(config, evidence_batch_size=5))
+    assert bounded[0] == losses
+    assert bounded[2] > passes
+    found, expected = (np.frombuffer(values, np.float32) for values in (bounded[1], scores))
+    assert len(expected) == 9
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ early stopping
+
+
+def test_cross_validation_stops_at_a_validated_step_of_the_whole_schedule(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    settings = {"num_steps": 5, "validate_every": 2, "num_folds": 2}
+    model = small(diffusion, early_stopping="cross_validation", **settings).fit(images, ids)
+    assert model.best_step_ in (2, 4, 5)
+    assert [record.step for record in model.history_] == list(range(1, model.best_step_ + 1))
+    whole = small(diffusion, **settings)
+    for record in whole.steps(images, ids):
+        if record.step == model.best_step_:
+            break
+    assert torch.equal(model.prompts_.vectors, whole.prompts_.vectors)
+
+
+@pytest.mark.parametrize("best", [2, 3])
+def test_cross_validation_cuts_both_stages(
+    diffusion: object, pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, best: int
+) -> None:
+    monkeypatch.setattr(GCPLClassifier, "_cross_validated_step", lambda *_: best)
+    images, ids = pictures
+    for steps in (list(range(1, best + 1)), []):  # run, and found finished
+        model = small(diffusion, "discriminative", early_stopping="cross_validation")
+        assert [record.step for record in model.steps(images, ids, checkpoint_folder=tmp_path)] == steps
+
+
+def test_held_out_pictures_choose_the_prompts(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    model = small(diffusion, early_stopping="validation", validate_every=1, **WORSENING)
+    model.journey_every = 1
+    model.fit(images, ids)
+    losses = [record.validation for record in model.history_]
+    assert len(losses) == 5
+    assert np.argmin(losses) < 4
+    assert torch.equal(model.prompts_.vectors.detach(), model.states_[1 + int(np.argmin(losses))])
+
+
+def test_nothing_can_be_held_out_of_single_pictures(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    with pytest.raises(DataError, match="at least 2 pictures of every class, the smallest has 1"):
+        small(diffusion, early_stopping="validation").fit(images[::4], ids[::4])
+
+
+# -------------------------------------------------------------------------------------------- interruption
+
+
+TWO_STAGES = {"num_steps": 4, "discriminative_steps": 4, "num_rivals": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(random_pair: object, pictures: Any) -> GCPLClassifier:
+    return small(random_pair.diffusion, "discriminative", **TWO_STAGES).fit(*pictures)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 7])
+def test_a_resumed_fit_equals_an_uninterrupted_one(
+    diffusion: object,
+    pictures: Any,
+    whole: GCPLClassifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+) -> None:
+    """Stopped in GCPL's updates (1, 3), between the two stages (4), and in the discriminative ones (5, 7)."""
+    images, ids = pictures
+    frequent = functools.partial(estimators.TrainingConfig, checkpoint_every=2)
+    monkeypatch.setattr(estimators, "TrainingConfig", frequent)
+    broken = small(diffusion, "discriminative", **TWO_STAGES)
+    steps = broken.steps(images, ids, checkpoint_folder=tmp_path)
+    for record in steps:
+        if record.step == stop:
+            break
+    steps.close()
+    resumed = small(diffusion, "discriminative", **TWO_STAGES)
+    records = list(resumed.steps(images, ids, checkpoint_folder=tmp_path))
+    assert torch.equal(resumed.prompts_.vectors, whole.prompts_.vectors)
+    assert resumed.temperature_ == whole.temperature_
+    assert [record.step for record in records] == list(range(2 * (stop // 2) + 1, 9))
+    assert [record.loss for record in records] == [record.loss for record in whole.history_[2 * (stop // 2) :]]
+
+
+def test_a_checkpoint_of_other_settings_data_names_or_model_is_refused(
+    diffusion: object, pictures: Any, tmp_path: Path
+) -> None:
+    images, ids = pictures
+    small(diffusion).fit(images, ids, checkpoint_folder=tmp_path)
+    denoiser = next(diffusion.denoiser.parameters())
+    with pytest.raises(ArtifactError, match=r"gcpl\.checkpoint\.safetensors: belongs to a run with other"):
+        small(diffusion, seed=1).fit(images, ids, checkpoint_folder=tmp_path)
+    with pytest.raises(ArtifactError, match="belongs to a run with other"):
+        small(diffusion).fit(images[::-1], ids, checkpoint_folder=tmp_path)
+    with pytest.raises(ArtifactError, match="belongs to a run with other"):
+        small(diffusion).fit(images, ids, ["coat", "bag", "shoe"], checkpoint_folder=tmp_path)
+    kept = denoiser.detach().clone()
+    try:
+        with torch.no_grad():
+            denoiser.view(-1)[0] += 1e-3
+        with pytest.raises(ArtifactError, match="belongs to a run with other"):
+            small(diffusion).fit(images, ids, checkpoint_folder=tmp_path)
+    finally:
+        with torch.no_grad():
+            denoiser.copy_(kept)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_prompts(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    model = small(diffusion, num_steps=6)
+    steps = model.steps(images, ids)
+    next(steps), next(steps)
+    good = model.prompts_.vectors.detach().clone()
+    hook = diffusion.denoiser.register_forward_hook(lambda _module, _inputs, output: (output[0] * np.nan,))
+    try:
+        with pytest.raises(TrainingError, match="step 3: the loss"):
+            next(steps)
+    finally:
+        hook.remove()
+    assert torch.equal(model.prompts_.vectors.detach(), good)
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def test_save_and_load(fitted: GCPLClassifier, diffusion: object, pictures: Any, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "run")
+    loaded = GCPLClassifier.load(tmp_path / "run", diffusion=diffusion)
+    images = pictures[0]
+    assert loaded.config == fitted.config
+    assert loaded.class_names_ == fitted.class_names_
+    assert np.array_equal(loaded.predict(images), fitted.predict(images))
+    assert np.array_equal(loaded.predict_proba(images), fitted.predict_proba(images))
+    again = loaded.save(tmp_path / "again")
+    assert read_json(again / "prompts.json") == read_json(tmp_path / "run" / "prompts.json")
+    assert sum(path.stat().st_size for path in again.iterdir()) < 10_000  # never the frozen model
+
+
+def test_whole_number_labels_stay_whole_numbers(diffusion: object, pictures: Any, tmp_path: Path) -> None:
+    images, ids = pictures
+    model = small(diffusion).fit(images, ids + 5, ["coat", "bag", "長靴"])
+    loaded = GCPLClassifier.load(model.save(tmp_path), diffusion=diffusion)
+    assert loaded.predict(images[:2]).dtype == (ids + 5).dtype
+    assert loaded.classes_.tolist() == [5, 6, 7]
+
+
+def test_prompts_of_other_frozen_weights_are_refused(
+    fitted: GCPLClassifier, random_pair: object, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path)
+    other = FrozenDiffusion.load(str(random_pair.folder))
+    with torch.no_grad():
+        next(other.denoiser.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(ArtifactError, match="learned on other frozen weights than those of"):
+        GCPLClassifier.load(tmp_path, diffusion=other)
+
+
+@pytest.mark.parametrize("missing", ["config", "class_names", "classes", "temperature", "diffusion"])
+def test_incomplete_metadata_is_named(fitted: GCPLClassifier, diffusion: object, tmp_path: Path, missing: str) -> None:
+    fitted.save(tmp_path)
+    metadata = read_json(tmp_path / "prompts.json")
+    del metadata[missing]
+    write_json(tmp_path / "prompts.json", metadata)
+    with pytest.raises(ArtifactError):
+        GCPLClassifier.load(tmp_path, diffusion=diffusion)
+
+
+# --------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0] * 12, None, "all 12 pictures have the label 0; expected at least two classes"),
+        ([0, 1] * 5, None, "12 pictures and 10 labels"),
+        ([0, 1] * 6, ["coat"], "class_names has 1 names for 2 classes"),
+        ([0, 1] * 6, ["coat", ""], "class name 1 is ''"),
+        ([0, 1] * 6, ["coat", " \t"], "class name 1 is ' .t'"),
+        ([0, 1] * 6, ["coat", "coat"], "class name 1 is 'coat', as is class name 0"),
+        ([[0], [1]] * 6, None, r"labels have shape \(12, 1\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(
+    diffusion: object, pictures: Any, labels: Any, names: list[str] | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        small(diffusion).fit(pictures[0], labels, names)
+
+
+def test_no_pictures_and_unreadable_pictures_are_named(diffusion: object, pictures: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pictures were given"):
+        small(diffusion).fit([], [])
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(DataError, match=r"empty\.png: is empty"):
+        small(diffusion).fit([*pictures[0][:11], tmp_path / "empty.png"], pictures[1])
+
+
+def test_coarse_words_are_asked_for(diffusion: object, pictures: Any) -> None:
+    with pytest.raises(DataError, match="one coarse word a class"):
+        small(diffusion, initial="coarse").fit(*pictures)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+def test_nothing_is_answered_before_fit(diffusion: object, pictures: Any, method: str) -> None:
+    with pytest.raises(DataError, match="has learned nothing yet"):
+        getattr(small(diffusion), method)(pictures[0])
+
+
+def test_nothing_is_saved_before_fit(diffusion: object, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has learned nothing yet"):
+        small(diffusion).save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_score_needs_one_label_a_picture(fitted: GCPLClassifier, pictures: Any) -> None:
+    with pytest.raises(DataError, match="12 pictures and 3 labels"):
+        fitted.score(pictures[0], [0, 1, 2])
+
+
+@pytest.mark.parametrize("name", ["長靴", "Größe 42", "coat " * 300])
+def test_any_name_can_be_learned(diffusion: object, pictures: Any, name: str) -> None:
+    images, ids = pictures
+    model = small(diffusion).fit(images, ids, ["coat", "bag", name])
+    assert np.isfinite(model.predict_proba(images[:2])).all()

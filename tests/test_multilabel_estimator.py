@@ -1,0 +1,360 @@
+"""LMPTClassifier: manners, files, resuming, bad input; and that it learns on the shipped model."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import gcpl_lab
+from gcpl_lab.backbones.presets import TINY_FOLDER
+from gcpl_lab.config import LMPTConfig
+from gcpl_lab.data.multilabel import read_metadata, replace_captions
+from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.errors import ArtifactError, DataError, TrainingError
+from gcpl_lab.evaluation.multilabel import multilabel_report
+from gcpl_lab.methods.lmpt import LMPT
+from gcpl_lab.multilabel import LMPTClassifier, sigmoid
+
+NAMES = ("shirt", "ankle boot", "bag")
+COCO = Path(__file__).parents[2] / "shared" / "data" / "coco_small.zip"
+needs_tiny = pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")
+
+
+def cached(num_images: int = 40, seed: int = 0) -> tuple[torch.Tensor, np.ndarray, list[str | None]]:
+    """Features of two views, targets of three classes, and captions of most images."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_images, 3)) < (0.6, 0.4, 0.2)).astype(np.uint8)
+    targets[:3] = np.eye(3)
+    directions = rng.normal(size=(3, 128))
+    features = targets @ directions + rng.normal(size=(2, num_images, 128))
+    captions = [" and ".join(f"a {NAMES[i]}" for i in np.flatnonzero(row)) or None for row in targets]
+    return F.normalize(torch.from_numpy(features).float(), dim=-1), targets, captions
+
+
+def classifier(clip: Any, **settings: Any) -> LMPTClassifier:
+    return LMPTClassifier(clip=clip, **{"num_context": 2, "num_epochs": 3, "batch_size": 16, **settings})
+
+
+def learned(clip: Any, folder: Path | None = None, **settings: Any) -> LMPTClassifier:
+    model = classifier(clip, **settings)
+    for _ in model.learn(*cached()[:2], NAMES, cached()[2], checkpoint_folder=folder):
+        pass
+    return model
+
+
+@pytest.fixture(scope="module")
+def photos() -> tuple[list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((20, 3)) < 0.5).astype(np.uint8)
+    targets[:6] = np.tile(np.eye(3), (2, 1))
+    return [rng.integers(0, 255, (20, 24, 3), dtype=np.uint8) for _ in targets], targets
+
+
+# -------------------------------------------------------------------------------------------- manners
+
+
+def test_fit_predict_score_save_and_load(clip: Any, photos: Any, tmp_path: Path) -> None:
+    images, targets = photos
+    frozen = clip.checksum()
+    model = classifier(clip)
+    assert model.fit(images, targets, NAMES, ["a bag"] * 20) is model
+    chances = model.predict_proba(images)
+    assert chances.shape == (20, 3)
+    assert ((0 < chances) & (chances < 1)).all()
+    predicted = model.predict(images)
+    np.testing.assert_array_equal(predicted, chances >= model.thresholds_)
+    assert model.classes_.tolist() == list(NAMES)
+    expected = multilabel_report(model.decision_function(images), targets, targets.sum(0), NAMES)["map"]
+    assert model.score(images, targets) == pytest.approx(expected)
+    report = model.evaluate(images, targets)
+    assert report["map"] == pytest.approx(expected)
+    assert {"map_tail", "f1_macro", "f1_micro", "calibration_error", "classes"} <= report.keys()
+    assert clip.checksum() == frozen
+    again = LMPTClassifier.load(model.save(tmp_path / "prompts"), clip=clip)
+    np.testing.assert_array_equal(again.predict_proba(images), chances)
+    np.testing.assert_array_equal(again.predict(images), predicted)
+    assert again.evaluate(images, targets) == report
+    assert again.config == model.config
+    assert again.save(tmp_path / "again").is_dir()
+
+
+def test_names_and_captions_may_be_left_out(clip: Any, photos: Any) -> None:
+    model = classifier(clip).fit(*photos)
+    assert model.classes_.tolist() == ["class 0", "class 1", "class 2"]
+    assert all(record.values["contrast"] == 0 for record in model.history_)
+
+
+def test_a_shared_context_is_saved_and_loaded(clip: Any, tmp_path: Path) -> None:
+    model = learned(clip, class_specific=False)
+    again = LMPTClassifier.load(model.save(tmp_path), clip=clip)
+    assert again.objective_.prompts.context.shape[0] == 1
+    np.testing.assert_array_equal(again.scores_of(cached()[0][0]), model.scores_of(cached()[0][0]))
+
+
+def test_the_package_offers_it() -> None:
+    assert gcpl_lab.LMPTClassifier is LMPTClassifier
+    assert LMPTClassifier(preset="tiny", num_context=16, seed=3).config == LMPTConfig(num_context=16, seed=3)
+
+
+def test_the_best_validated_prompts_are_kept(clip: Any) -> None:
+    model = learned(clip, num_epochs=6)
+    measured = [record.validation for record in model.history_ if record.validation is not None]
+    assert len(measured) == 6
+    assert all(0 <= value <= 1 for value in measured)
+    short = learned(clip, num_epochs=30, patience=1)
+    assert len(short.history_) < short.num_steps_
+
+
+def test_it_learns_what_the_features_show(clip: Any) -> None:
+    views, targets, _ = cached(80, seed=5)
+    model = classifier(clip, num_epochs=15, learning_rate=0.02)
+    for _ in model.learn(*cached(120)[:2], NAMES):
+        pass
+    first = learned(clip, num_epochs=1, learning_rate=1e-6)
+    held_out = [multilabel_report(m.scores_of(views[0]), targets, targets.sum(0), NAMES)["map"] for m in (model, first)]
+    assert model.history_[-1].loss < model.history_[0].loss
+    assert all(np.isfinite(held_out))
+
+
+def test_probabilities_do_not_overflow() -> None:
+    np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4]), (10.0, 0.0)), [0, 0.5, 1])
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+CHANGES: dict[str, Any] = {
+    "num_context": 3, "class_specific": False, "class_position": "front", "initial_words": "the", "mix": 0.9,
+    "classification": "binary_cross_entropy", "reading": "token", "margin": 0.9, "class_aware_margin": False,
+    "reweight_gamma": 0.3, "reweight": False, "contrast_reduction": "weighted", "negative_scale": 3.0, "mu": 0.1,
+    "rebalance": False, "negative_tolerant": False, "focal": False, "scale": "clip", "num_epochs": 2, "batch_size": 9,
+    "optimizer": "sgd", "learning_rate": 0.003, "schedule": "constant", "patience": 1, "validation_share": 0.4,
+    "flip": False, "seed": 1,
+}  # fmt: skip
+BASE: dict[str, Any] = {
+    "classification": "distribution_balanced", "mix": 0.5, "margin": 1.2, "contrast_reduction": "mean",
+    "scale": "learned", "initial_words": "a photo", "negative_scale": 5.0, "mu": 0.3, "learning_rate": 0.02,
+    "reweight_gamma": 1.0, "num_epochs": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def usual(random_pair: Any) -> LMPTClassifier:
+    return learned(random_pair.clip, **BASE)
+
+
+def test_every_setting_is_tried() -> None:
+    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset"}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_every_setting_changes_something(clip: Any, usual: LMPTClassifier, name: str) -> None:
+    changed = learned(clip, **{**BASE, name: CHANGES[name]})
+    losses = [[record.loss for record in model.history_] for model in (usual, changed)]
+    assert losses[0] != losses[1]
+
+
+def test_settings_survive_json_and_unknown_ones_are_named() -> None:
+    config = LMPTConfig(mix=0.25, reading="token")
+    assert LMPTConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+    with pytest.raises(ValueError, match="unknown settings lambda"):
+        LMPTConfig.from_dict({"lambda": 1})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"mix": -0.1}, "mix is -0.1"), ({"reading": "word"}, "reading is 'word'"),
+        ({"num_epochs": 0}, "num_epochs is 0"),
+        ({"validation_share": 1.0}, "validation_share is 1.0"), ({"margin": 0}, "margin is 0"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"), ({"patience": -1}, "patience is -1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LMPTClassifier(**setting)
+
+
+# ------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: str) -> None:
+    views, targets, captions = cached()
+    whole = learned(clip, optimizer=optimizer)
+    stopped = classifier(clip, optimizer=optimizer)
+    for record in stopped.learn(views, targets, NAMES, captions, checkpoint_folder=tmp_path):
+        if record.step == 3:  # in the second epoch, behind the first checkpoint
+            break
+    with pytest.raises(DataError, match="stopped before its end"):
+        stopped.save(tmp_path / "early")
+    assert not (tmp_path / "early").exists()
+    resumed = learned(clip, tmp_path, optimizer=optimizer)
+    assert resumed.history_[0].step == 3  # two steps an epoch
+    for first, second in zip(
+        whole.objective_.trainable_parameters(), resumed.objective_.trainable_parameters(), strict=True
+    ):
+        assert torch.equal(first, second)
+    np.testing.assert_array_equal(whole.thresholds_, resumed.thresholds_)
+
+
+def test_a_checkpoint_of_other_captions_is_refused(clip: Any, tmp_path: Path) -> None:
+    learned(clip, tmp_path)
+    views, targets, captions = cached()
+    with pytest.raises(ArtifactError, match="another run|other settings"):
+        list(classifier(clip).learn(views, targets, NAMES, captions[::-1], checkpoint_folder=tmp_path))
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def test_what_does_not_fit_together_is_named(clip: Any, photos: Any, tmp_path: Path) -> None:
+    images, targets = photos
+    model = classifier(clip)
+    wrong = targets.astype(int)
+    wrong[3, 1] = 7
+    for arguments, message in (
+        ((images[:4], targets), "4 pictures and 20 rows of targets"),
+        ((images, wrong), "image 3, class 1 is 7; expected 0 or 1"),
+        ((images, targets[:, 0]), r"shape \(20,\)"),
+        ((images, targets[:, :1]), "have 1 classes; expected two or more"),
+        ((images, targets, NAMES[:2]), "class_names has 2 names; expected 3"),
+        ((images, targets, ("shirt", "bag", "bag")), "class name 2 is 'bag', as is class name 1"),
+        ((images, targets, NAMES, ["a bag"] * 19), "19 captions for 20 pictures"),
+        ((images, targets, NAMES, "a bag"), "5 captions for 20 pictures"),
+        ((images, targets, NAMES, [*["a bag"] * 19, 3]), "caption 19 is 3"),
+        ((images, targets * np.array([1, 0, 1]), NAMES), "1 classes have no picture(.|\n)*ankle boot"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.fit(*arguments, checkpoint_folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for ask in (model.predict, model.predict_proba, model.decision_function):
+        with pytest.raises(DataError, match="has learned nothing yet"):
+            ask(images)
+
+
+def test_unusual_and_damaged_pictures(clip: Any, photos: Any, tmp_path: Path) -> None:
+    images, targets = photos
+    mixed: list[Any] = [Image.fromarray(image) for image in images]
+    mixed[0], mixed[1], mixed[2] = mixed[0].convert("L"), mixed[1].convert("RGBA"), mixed[2].convert("CMYK")
+    assert np.isfinite(classifier(clip, num_epochs=1).fit(mixed, targets).predict_proba(mixed)).all()
+    good = tmp_path / "good.png"
+    mixed[3].save(good)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"2 pictures cannot be used(.|\n)*broken.png(.|\n)*gone.png"):
+        classifier(clip).fit([good, broken, tmp_path / "gone.png", *mixed[3:]], targets)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(clip: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    usual_loss, calls = LMPT.classification_loss, []
+
+    def loss(self: LMPT, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return usual_loss(self, logits, targets) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(LMPT, "classification_loss", loss)
+    model = classifier(clip)
+    with pytest.raises(TrainingError, match="step 4: the loss"):
+        list(model.learn(*cached()[:2], NAMES, checkpoint_folder=tmp_path))
+    assert torch.isfinite(model.objective_.prompts.context).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["lmpt.checkpoint.safetensors"]
+    with pytest.raises(DataError, match="stopped before its end"):
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+def test_damaged_and_foreign_folders(clip: Any, tmp_path: Path) -> None:
+    folder = learned(clip).save(tmp_path / "prompts")
+    path = folder / "prompts.json"
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"method": None}, "holds no contexts of LMPT"),
+        ({"config": {**content["config"], "num_context": 3}}, "do not fit its settings"),
+        ({"config": {**content["config"], "lambda": 3}}, "incomplete or was changed"),
+        ({"thresholds": "none"}, "incomplete or was changed"),
+        ({"clip": {"name": "other", "checksum": "0" * 64}}, "other frozen weights"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ArtifactError, match=message):
+            LMPTClassifier.load(folder, clip=clip)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        LMPTClassifier.load(tmp_path / "nowhere", clip=clip)
+
+
+def test_targets_of_other_classes_are_refused(clip: Any, photos: Any) -> None:
+    images, targets = photos
+    model = classifier(clip, num_epochs=1).fit(images, targets)
+    with pytest.raises(DataError, match=r"shape \(20, 2\); expected \(20, 3\)"):
+        model.score(images, targets[:, :2])
+
+
+# -------------------------------------------------------------------------------------- wrong captions
+
+
+def test_captions_are_replaced_by_those_of_other_images() -> None:
+    targets = np.eye(4, dtype=np.uint8)[[0, 1, 2, 3, 0, 1, 2, 3]]
+    captions: list[str | None] = [f"caption {i % 4}" for i in range(8)]
+    captions[5] = None
+    half = replace_captions(captions, targets, 0.5, seed=1)
+    assert half[5] is None
+    changed = [i for i in range(8) if half[i] != captions[i]]
+    assert len(changed) == 4  # half of seven, rounded
+    every = replace_captions(captions, targets, 1.0, seed=1)
+    assert all(every[i] == half[i] for i in changed)
+    assert all(every[i] != captions[i] for i in range(8) if i != 5)
+    assert replace_captions(captions, targets, 0.0) == tuple(captions)
+    with pytest.raises(DataError, match="share of wrong captions is 2"):
+        replace_captions(captions, targets, 2)
+    with pytest.raises(DataError, match="the same classes"):
+        replace_captions(captions, np.ones((8, 2)), 0.5)
+
+
+# ----------------------------------------------------------------------------------- on the real model
+
+
+@needs_tiny
+def test_sixty_scenes_are_enough_to_beat_zero_shot() -> None:
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    rng = np.random.default_rng(0)
+    rare = np.flatnonzero(train.targets[:, train.class_counts() < 60].any(axis=1))
+    chosen = train.subset(np.sort(rng.permutation(rare)[:60]))
+    test = test.subset(np.arange(0, len(test), 2))
+    model = LMPTClassifier(num_context=4, num_epochs=15, seed=0)
+    model.fit(chosen.images, chosen.targets, chosen.class_names, chosen.captions)
+    from gcpl_lab.methods.baselines import ZeroShotCLIP
+    from gcpl_lab.multilabel import encode_views
+
+    features = encode_views(model.clip, test.images, flip=False)[0]
+    zero_shot = ZeroShotCLIP(model.clip, test.class_names).scores(features).numpy()
+    reports = [multilabel_report(scores, test.targets, chosen.class_counts(), test.class_names)["map"]
+               for scores in (model.scores_of(features), zero_shot)]  # fmt: skip
+    assert reports[0] > reports[1] + 0.02
+
+
+@needs_tiny
+@pytest.mark.skipif(not COCO.is_file(), reason="../shared/data/coco_small.zip is not there")
+def test_coco_small_runs_end_to_end(tmp_path: Path) -> None:
+    with zipfile.ZipFile(COCO) as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / "coco_small"
+    sets = [
+        read_metadata(folder / "labels.csv", image_folder=folder / "images", file_column="filename",
+                      rows={"split": split})
+        for split in ("train", "test")
+    ]  # fmt: skip
+    train, test = sets
+    assert len(train.class_names) == 80
+    model = LMPTClassifier(num_context=4, num_epochs=2, seed=0)
+    model.fit(train.images, train.targets, train.class_names, train.captions)
+    assert sum(caption is not None for caption in train.captions) > 300
+    report = model.evaluate(test.images, test.targets)
+    assert len(report["classes"]) == 80
+    assert 0 < report["map"] < 1
+    assert np.isfinite([record.loss for record in model.history_]).all()
+    for entry in report["classes"]:
+        assert (entry["average_precision"] is None) == (entry["num_test"] == 0)
