@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from gcpl_lab.cli_multilabel import register
 from gcpl_lab.errors import LabError
 
 app = typer.Typer(
@@ -19,7 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Teach a frozen vision-language model look-alike classes from a few photographs, and measure if it works.",
 )
+train_app = typer.Typer(no_args_is_help=True, help="Learn prompts with one of the methods.")
+app.add_typer(train_app, name="train")
 console = Console(stderr=True)
+INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
@@ -32,16 +38,14 @@ def main() -> None:
     try:
         app()
     except LabError as error:
-        console.print(f"[bold red]Error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Interrupted. What was finished is kept; the same command goes on from there.")
-        sys.exit(130)
-
-
-def _plain(text: str) -> str:
-    """Square brackets are markup to rich, and may come from file names."""
-    return text.replace("[", r"\[")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer turns Ctrl-C into this
+            console.print(
+                "Interrupted. train, compare, ablate and pretrain go on where the same command is given again."
+            )
+        raise
 
 
 def _answer(value: Any, as_json: bool) -> None:
@@ -49,27 +53,31 @@ def _answer(value: Any, as_json: bool) -> None:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``name=value`` options, values read as JSON where they are JSON and as text otherwise."""
-    found: dict[str, Any] = {}
+def _settings(pairs: list[str], **options: Any) -> dict[str, Any]:
+    """``name=value`` texts, values read as JSON where they are JSON and as text otherwise, with other options.
+
+    Args:
+        pairs: What ``--set`` was given.
+        **options: Settings that have an option of their own.
+    """
+    from gcpl_lab.config import GCPLConfig
+
+    found = dict(options)
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name:
             raise typer.BadParameter(f"{pair!r} is no setting; expected name=value, such as num_steps=300")
+        if name in ("preset", "objective", "seed"):
+            raise typer.BadParameter(f"{pair!r}: preset, objective and seed are options of their own, see --help")
         try:
             found[name] = json.loads(text)
         except json.JSONDecodeError:
             found[name] = text
-    from gcpl_lab.config import GCPLConfig
-
     try:
-        GCPLConfig.from_dict(found)
+        config = GCPLConfig.from_dict(found)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    for name in ("templates", "timestep_range"):
-        if isinstance(found.get(name), list):
-            found[name] = tuple(found[name])
-    return found
+    return {name: getattr(config, name) for name in found}
 
 
 SetOption = Annotated[
@@ -139,9 +147,8 @@ class _Progress:
         self._current = name
 
     def step(self, name: str, record: Any, total: int) -> None:
-        done = record.step if record.step <= total else record.step - total
         if name in self._tasks:
-            self.bars.update(self._tasks[name], total=total, completed=done, note=f"loss {record.loss:.3f}")
+            self.bars.update(self._tasks[name], total=total, completed=record.step, note=f"loss {record.loss:.3f}")
 
     def finish(self) -> None:
         if self._current is not None:
@@ -175,10 +182,11 @@ def demo(
     if not as_json:
         out = Console()
         out.print(_method_table(result.results["methods"]))
-        out.print(_plain(result.answer))
+        out.print(escape(result.answer))
         for caveat in result.caveats:
-            out.print(f"- {_plain(caveat)}")
-        out.print(f"\nLook at [bold]{_plain(str(result.report))}[/] (figures, prompts and results.json beside it).")
+            out.print(f"- {escape(caveat)}")
+        page = escape(str(result.report))
+        out.print(f"\nLook at [bold]{page}[/] (figures, prompts and results.json beside it).", soft_wrap=True)
 
 
 def _command() -> str:
@@ -202,7 +210,7 @@ def _method_table(rows: list[dict[str, Any]]) -> Table:
 # --------------------------------------------------------------------------------------- train, classify
 
 
-@app.command()
+@train_app.command("gcpl")
 def train(
     images: Annotated[Path, typer.Argument(help="Folder with one sub-folder of photographs for each class.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where prompts go.")] = Path("runs/prompts"),
@@ -214,7 +222,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Learn class prompts from a folder of photographs; the same command resumes an interrupted run."""
-    chosen = _settings([*settings, f"objective={objective}", f"preset={preset}", f"seed={seed}"])
+    chosen = _settings(settings, objective=objective, preset=preset, seed=seed)
     from gcpl_lab.data.episodes import draw_episode
     from gcpl_lab.data.readers import read_class_folders
     from gcpl_lab.estimators import GCPLClassifier
@@ -223,18 +231,20 @@ def train(
     if shots:
         pool = pool.subset(draw_episode(pool, shots, seed))
     model = GCPLClassifier(**chosen)
+    checkpoints = output / "checkpoint"
     progress = _Progress()
     progress.method(objective)
     total = model.config.num_steps + (model.config.discriminative_steps if objective == "discriminative" else 0)
     with progress.bars:
-        for record in model.steps(pool.images, pool.labels, pool.class_names, checkpoint_folder=output / "checkpoint"):
-            progress.bars.update(
-                progress._tasks[objective], total=total, completed=record.step, note=f"loss {record.loss:.3f}"
-            )
+        for record in model.steps(pool.images, pool.labels, pool.class_names, checkpoint_folder=checkpoints):
+            progress.step(objective, record, total)
+        progress.finish()
     model.save(output)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other pictures may come next
     _answer({"output": str(output), "classes": list(pool.class_names), "pictures": len(pool)}, as_json)
     if not as_json:
-        Console().print(f"Learned {len(pool.class_names)} class prompts from {len(pool)} photographs: {output}")
+        learned = f"Learned {len(pool.class_names)} class prompts from {len(pool)} photographs"
+        Console().print(f"{learned}: {escape(str(output))}", soft_wrap=True)
 
 
 @app.command()
@@ -259,7 +269,7 @@ def classify(
     if not as_json:
         table = Table("file", "class", "probability")
         for answer in answers:
-            table.add_row(_plain(answer["file"]), answer["class"], f"{answer['probability']:.1%}")
+            table.add_row(escape(answer["file"]), escape(answer["class"]), f"{answer['probability']:.1%}")
         Console().print(table)
 
 
@@ -296,7 +306,7 @@ def compare(
     _answer(result, as_json)
     if not as_json:
         Console().print(_comparison_table(result["summary"], reference))
-        Console().print(f"Every result: {folder / 'results.json'}")
+        Console().print(f"Every result: {escape(str(folder / 'results.json'))}", soft_wrap=True)
 
 
 def _method_names(text: str, reference: str) -> list[str]:
@@ -364,7 +374,7 @@ def pretrain(
             )
         status.update("measuring for the card")
         card = write_card(target, raw, PRESETS["tiny"].evidence_range)
-    console.print(f"The pair is in {target}; its card is {card}.")
+    console.print(escape(f"The pair is in {target}; its card is {card}."), soft_wrap=True)
 
 
 @app.command("build-samples")
@@ -377,8 +387,10 @@ def build_samples(
 ) -> None:
     """Rebuild the bundled photographs from the raw ones: the same seed gives the same bytes."""
     from gcpl_lab.data.samples import build_fashion
+    from gcpl_lab.data.wardrobe import build_wardrobe
 
-    console.print(f"wrote {build_fashion(raw, target / 'fashion', seed)}")
+    console.print(escape(f"wrote {build_fashion(raw, target / 'fashion', seed)}"), soft_wrap=True)
+    console.print(escape(f"wrote {build_wardrobe(raw, target / 'wardrobe_lt', seed)}"), soft_wrap=True)
 
 
 @app.command()
@@ -391,3 +403,6 @@ def lab(
     if not notebooks.is_dir():
         raise typer.BadParameter(f"{notebooks}: no such folder; run this where the project was cloned")
     sys.exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={notebooks}"]))
+
+
+register(app, train_app)

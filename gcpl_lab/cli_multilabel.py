@@ -213,11 +213,6 @@ def _class_table(report: dict[str, Any]) -> Table:
 # ------------------------------------------------------------------------------------------------ ablate
 
 
-@ablate_app.callback()
-def _ablate() -> None:
-    """Measure what each part of a method adds."""
-
-
 @ablate_app.command("lmpt")
 def ablate_lmpt(
     folder: Annotated[Path, typer.Option(help="Where every result is kept; a rerun goes on from there.")] = Path(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 from gcpl_lab.methods.lmpt import CLASSIFICATIONS, Classification, ContrastReduction, Reading, Scale
@@ -10,9 +11,26 @@ from gcpl_lab.methods.lmpt import CLASSIFICATIONS, Classification, ContrastReduc
 ObjectiveName = Literal["gcpl", "comple", "discriminative"]
 
 
+_KINDS: dict[str, tuple[Any, str]] = {
+    "int": (Integral, "a whole number"),
+    "int | None": ((Integral, type(None)), "a whole number, or None"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "text"),
+}
+
+
 @dataclass(frozen=True)
 class _Settings:
-    """What all settings have in common: plain values out, and back."""
+    """What all settings have in common: plain values of the right kind, out and back."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kind, expected = _KINDS.get(str(field.type), (object, ""))
+            value = getattr(self, field.name)
+            # To Python, True is a number.
+            _require(isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object)),
+                     field.name, value, expected)  # fmt: skip
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -98,6 +116,7 @@ class GCPLConfig(_Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.objective in ("gcpl", "comple", "discriminative"), "objective", self.objective,
                  "'gcpl', 'comple' or 'discriminative'")  # fmt: skip
         _require(self.initial in ("name", "coarse", "random"), "initial", self.initial, "'name', 'coarse' or 'random'")
@@ -185,6 +204,7 @@ class LMPTConfig(_Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (
             ("class_position", ("end", "middle", "front")), ("classification", CLASSIFICATIONS),
             ("reading", ("pooled", "token")), ("contrast_reduction", ("mean", "weighted")),

@@ -195,7 +195,9 @@ class MultiLabelExperiment:
         row = {"name": method, "seed": seed, **measured, "train_seconds": train_seconds,
                "predict_seconds": time.perf_counter() - trained}  # fmt: skip
         if model is not None:
-            row["validation_map"] = 1 - min(record.validation for record in model.history_ if record.validation)
+            row["validation_map"] = 1 - min(
+                record.validation for record in model.history_ if record.validation is not None
+            )
         return MultiLabelOutcome(method, seed, logits, sigmoid(logits, scale_and_bias), thresholds, row, model)
 
     def fingerprint(self) -> str:

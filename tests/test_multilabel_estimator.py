@@ -38,7 +38,9 @@ def cached(num_images: int = 40, seed: int = 0) -> tuple[torch.Tensor, np.ndarra
 
 
 def classifier(clip: Any, **settings: Any) -> LMPTClassifier:
-    return LMPTClassifier(clip=clip, **{"num_context": 2, "num_epochs": 3, "batch_size": 16, **settings})
+    return LMPTClassifier(
+        clip=clip, **{"num_context": 2, "initial_words": "a photo", "num_epochs": 3, "batch_size": 16, **settings}
+    )
 
 
 def learned(clip: Any, folder: Path | None = None, **settings: Any) -> LMPTClassifier:

@@ -1,0 +1,121 @@
+"""Methods × seeds on one split, the short demonstration, and the sentences about it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gcpl_lab.backbones.presets import TINY_FOLDER
+from gcpl_lab.data.multilabel import MultiLabelSet
+from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.errors import DataError
+from gcpl_lab.multilabel_experiment import (
+    ABLATION,
+    ABLATION_TITLES,
+    MULTILABEL_METHODS,
+    MultiLabelExperiment,
+    run_ablation,
+    run_multilabel_comparison,
+)
+from gcpl_lab.multilabel_reporting import caveats_of, draw_worst_mistake, read_prompts, run_lmpt_demo
+
+FAST = {"num_context": 4, "num_epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def experiment(random_pair: Any) -> MultiLabelExperiment:
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    return MultiLabelExperiment(
+        train.subset(np.arange(0, 520, 5)), test.subset(np.arange(0, 520, 10)), clip=random_pair.clip, settings=FAST
+    )
+
+
+@pytest.mark.parametrize("method", MULTILABEL_METHODS)
+def test_every_method_gives_a_row(experiment: MultiLabelExperiment, method: str) -> None:
+    outcome = experiment.run(method, seed=1)
+    assert outcome.row["name"] == method
+    assert {"seed", "map", "map_head", "map_medium", "map_tail", "f1_macro", "calibration_error", "classes",
+            "train_seconds", "predict_seconds"} <= outcome.row.keys()  # fmt: skip
+    assert outcome.logits.shape == outcome.probabilities.shape == experiment.test.targets.shape
+    assert ((outcome.probabilities >= 0) & (outcome.probabilities <= 1)).all()
+    assert (outcome.model is None) == (method in ("zero_shot_clip", "linear_probe"))
+    again = experiment.run(method, seed=1)
+    np.testing.assert_array_equal(outcome.logits, again.logits)
+
+
+def test_coop_hears_no_captions_and_lmpt_does(experiment: MultiLabelExperiment) -> None:
+    other = ["a bag"] * len(experiment.train)
+    settings: dict[str, Any] = {"mix": 0.5, "contrast_reduction": "weighted", "margin": 1.0}
+    first = [experiment.run("any", 0, {"mix": 1.0}, captions).logits for captions in (None, other)]
+    np.testing.assert_array_equal(*first)
+    second = [experiment.run("any", 0, settings, captions).logits for captions in (None, other)]
+    assert not np.array_equal(*second)
+
+
+def test_the_comparison_is_resumed_and_summarised(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
+    asked: list[str] = []
+    arguments: dict[str, Any] = {"methods": ("coop_bce", "linear_probe"), "seeds": (0, 1), "on_trial": asked.append}
+    result = run_multilabel_comparison(tmp_path, experiment, **arguments)
+    assert len(asked) == 4
+    assert run_multilabel_comparison(tmp_path, experiment, **arguments)["methods"] == result["methods"]
+    assert len(asked) == 4
+    probe = next(entry for entry in result["summary"]["map"] if entry["method"] == "linear_probe")
+    assert probe["num_seeds"] == 2
+    rows = {(row["name"], row["seed"]): row["map"] for row in result["methods"]}
+    difference = np.mean([rows["linear_probe", seed] - rows["coop_bce", seed] for seed in (0, 1)])
+    assert probe["difference"] == pytest.approx(difference)
+
+
+def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
+    assert ABLATION.keys() == ABLATION_TITLES.keys()
+    with pytest.raises(ValueError, match="magic: no variants"):
+        run_ablation(tmp_path, experiment, variants=("magic",))
+    train = experiment.train
+    bare = MultiLabelSet(train.name, train.images, train.targets, train.class_names, (None,) * len(train), "0" * 64)
+    with pytest.raises(DataError, match="no picture has a caption"):
+        run_ablation(tmp_path, MultiLabelExperiment(bare, experiment.test, clip=experiment.clip))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment) -> None:
+    with pytest.raises(ValueError, match="'magic' is no method"):
+        experiment.run("magic", 0)
+    test = experiment.test
+    other = MultiLabelSet(test.name, test.images, test.targets, tuple(f"class {i}" for i in range(10)),
+                          test.captions, test.checksum)  # fmt: skip
+    with pytest.raises(DataError, match="they must be the same"):
+        MultiLabelExperiment(experiment.train, other)
+
+
+def test_prompts_are_read_and_a_mistake_is_drawn(experiment: MultiLabelExperiment) -> None:
+    outcome = experiment.run("lmpt", 0)
+    reading = read_prompts(outcome)
+    assert len(reading["contexts"]) == 10 * 4
+    assert len(reading["moved_toward"]) == 10
+    assert draw_worst_mistake(experiment, outcome) is not None
+    assert draw_worst_mistake(experiment, outcome, place=10**6) is None
+    with pytest.raises(ValueError, match="learned no prompts"):
+        read_prompts(experiment.run("zero_shot_clip", 0))
+
+
+def test_caveats_name_what_ranks_higher() -> None:
+    rows = [
+        {"name": "lmpt", "map": 0.5, "map_head": 0.5, "map_medium": 0.5, "map_tail": 0.3},
+        {"name": "linear_probe", "map": 0.4, "map_head": 0.4, "map_medium": 0.4, "map_tail": 0.4},
+    ]
+    assert caveats_of(rows)[1:] == ["LMPT is not the best on the tail: Linear probe rank higher there."]
+
+
+@pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")
+def test_the_demonstration(tmp_path: Path) -> None:
+    demo = run_lmpt_demo(tmp_path, seed=0, settings={"num_epochs": 5})
+    assert [row["name"] for row in demo.rows] == ["zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db",
+                                                  "lmpt"]  # fmt: skip
+    by_name = {row["name"]: row["map"] for row in demo.rows}
+    assert by_name["lmpt"] > by_name["zero_shot_clip"]
+    assert len(demo.figures) == 4
+    assert all(Path(figure.png_path).is_file() for figure in demo.figures)
+    assert (tmp_path / "prompts/lmpt/prompts.json").is_file()
+    assert "LMPT" in demo.answer
+    assert demo.caveats
