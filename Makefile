@@ -1,6 +1,7 @@
 # make demo   trains class prompts on the bundled photographs and writes runs/demo/report.html
 # make test   ruff, mypy and the fast tests: what continuous integration runs
 # make lab    opens JupyterLab on the notebooks
+# make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
 # make clean  removes the virtual environment and caches; runs/ stays
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 CHECK_VERSION := import sys; (3, 11) <= sys.version_info < (3, 14) or \
 	sys.exit("Python %d.%d found, 3.11 to 3.13 expected: make PYTHON=python3.11" % sys.version_info[:2])
 
-.PHONY: demo test lab clean
+.PHONY: demo test lab notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -24,6 +25,11 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# The .py files are the sources. What says when a cell ran, and what widgets held, is taken out again.
+notebooks: $(STAMP)
+	$(BIN)/jupytext --update --to ipynb --execute notebooks/*.py
+	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
 
 # The target .venv makes the environment; the stamp inside it is younger than both files that define it.
 .PHONY: .venv

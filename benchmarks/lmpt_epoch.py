@@ -87,9 +87,13 @@ def text_tower_alone(objective: LMPT, num_steps: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(preset: str, repeats: int) -> dict[str, Any]:
+def measure(preset: str, repeats: int, num_context: int) -> dict[str, Any]:
     """Time both procedures, alternating, after a check that they compute the same."""
-    clip, data, config = FrozenCLIP.load(preset), load_wardrobe("train"), LMPTConfig(preset=preset)
+    clip, data, config = (
+        FrozenCLIP.load(preset),
+        load_wardrobe("train"),
+        LMPTConfig(preset=preset, num_context=num_context),
+    )
     targets = torch.from_numpy(data.targets).float()
     captions, has_caption = encode_captions(clip, data.captions, config.reading)
     began = time.perf_counter()
@@ -127,7 +131,7 @@ def measure(preset: str, repeats: int) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "name": "lmpt_epoch", "machine": describe_machine(), "preset": preset, "images": len(data), "steps": steps,
-        "batch_size": config.batch_size, "repeats": repeats, "caching_seconds": caching,
+        "batch_size": config.batch_size, "num_context": num_context, "repeats": repeats, "caching_seconds": caching,
         "largest_loss_difference": apart, "losses": {"published": published, "ours": ours}, "rows": rows,
     }  # fmt: skip
 
@@ -137,17 +141,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny", help="name of the frozen models, or a folder")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each procedure")
+    parser.add_argument("--num-context", type=int, default=4, help="context vectors a class")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "lmpt_epoch.json")
     options = parser.parse_args()
-    result = measure(options.preset, options.repeats)
+    result = measure(options.preset, options.repeats, options.num_context)
     write_json(options.output, result)
-    table = Table(title=f"An epoch of LMPT, {result['images']} scenes in batches of {result['batch_size']}")
+    table = Table(
+        title=f"An epoch of LMPT, {result['images']} scenes in batches of {result['batch_size']}, "
+        f"{result['num_context']} context vectors"
+    )
     for heading in ("what", "seconds (median)", "spread", "published / this", "this / text tower"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for row in result["rows"]:
         table.add_row(row["what"], f"{row['seconds']:.3f}", f"{row['spread']:.3f}",
                       f"{row['ratio_to_published']:.1f}", f"{row['ratio_to_floor']:.1f}")  # fmt: skip
-    console = Console()
+    console = Console(width=100)
     console.print(table)
     console.print(f"Losses of the first ten steps differ by at most {result['largest_loss_difference']:.1e}; caching "
                   f"took {result['caching_seconds']:.2f} s once. {result['machine']}")  # fmt: skip

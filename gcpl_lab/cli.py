@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -98,7 +99,7 @@ def doctor(as_json: JsonOption = False) -> None:
     report: dict[str, Any] = {"machine": describe_machine(), "versions": describe_versions(), "samples": {}}
     for split in ("support", "test"):
         try:
-            found = load_fashion(split)  # type: ignore[arg-type]
+            found = load_fashion(split)
             report["samples"][f"fashion/{split}"] = f"{len(found)} pictures, checksums right"
         except LabError as error:
             report["samples"][f"fashion/{split}"] = f"not usable: {error}"
@@ -196,9 +197,10 @@ def _command() -> str:
 def _method_table(rows: list[dict[str, Any]]) -> Table:
     from gcpl_lab.experiment import METHOD_TITLES
 
-    table = Table(title="Test photographs told apart")
-    for heading in ("method", "accuracy", "among look-alikes", "evaluations", "training", "classifying"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    table = Table(title="Test photographs told apart", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("method", "accuracy", "among look-alikes", "evaluations", "train", "classify"):
+        name = heading == "method"
+        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
         table.add_row(
             METHOD_TITLES[row["name"]], f"{row['accuracy']:.1%}", f"{row['accuracy_within_family']:.1%}",
@@ -260,7 +262,7 @@ def classify(
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     model = GCPLClassifier.load(prompts)
     chances = model.predict_proba(files)
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"file": str(file), "class": model.class_names_[int(row.argmax())], "probability": float(row.max()),
          "probabilities": dict(zip(model.class_names_, map(float, row), strict=True))}
         for file, row in zip(files, chances, strict=True)
@@ -332,10 +334,14 @@ def _shot_counts(text: str) -> list[int]:
 def _comparison_table(rows: list[dict[str, Any]], reference: str) -> Table:
     from gcpl_lab.experiment import METHOD_TITLES
 
-    table = Table(title=f"Accuracy over seeds; differences are paired with {METHOD_TITLES[reference]}")
+    table = Table(
+        title=f"Accuracy over seeds; differences are paired with {METHOD_TITLES[reference]}", box=SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
     headings = ("method", "shots", "seeds", "accuracy", "difference (95 %)", "p", "evaluations", "train", "classify")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        name = heading == "method"
+        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
     for row in sorted(rows, key=lambda row: (row["shots"], -row["mean"])):
         spread = "" if row["standard_deviation"] is None else f" ± {100 * row['standard_deviation']:.1f}"
         difference = "" if row["difference"] is None else f"{100 * row['difference']:+.1f}"

@@ -59,7 +59,7 @@ def register(app: typer.Typer, train_app: typer.Typer) -> None:
 
 def _read_data(
     split: str, list_file: Path | None, labels: Path | None, images: Path | None, captions: Path | None,
-    metadata: Path | None, rows: list[str], class_names: list[str] | None = None,
+    metadata: Path | None, rows: list[str], class_names: list[str] | None = None, scenes: Path | None = None,
 ) -> MultiLabelSet:  # fmt: skip
     """The set that the options name; the bundled scenes where they name none."""
     from gcpl_lab.data.multilabel import read_longtail_list, read_metadata
@@ -79,7 +79,7 @@ def _read_data(
             rows=_pairs(rows),
             class_names=class_names,
         )
-    return load_wardrobe(split)  # type: ignore[arg-type]
+    return load_wardrobe(split, scenes)  # type: ignore[arg-type]
 
 
 def _file_column(metadata: Path) -> str:
@@ -222,6 +222,9 @@ def ablate_lmpt(
     metadata: MetadataOption = None,
     images: ImagesOption = None,
     train_rows: Annotated[list[str], typer.Option(help="With --metadata: rows to learn from.")] = ["split=train"],  # noqa: B006
+    scenes: Annotated[
+        Path | None, typer.Option(help="Scenes with another tail, made by gcpl_lab.data.wardrobe.build_wardrobe.")
+    ] = None,
     test_rows: Annotated[list[str], typer.Option(help="With --metadata: rows to measure on.")] = ["split=test"],  # noqa: B006
     methods: Annotated[bool, typer.Option(help="Compare with the baselines too.")] = True,
     preset: PresetOption = "tiny",
@@ -233,8 +236,8 @@ def ablate_lmpt(
     from gcpl_lab.multilabel_experiment import MultiLabelExperiment, run_ablation, run_multilabel_comparison
     from gcpl_lab.multilabel_reporting import draw_ablation
 
-    train = _read_data("train", None, None, images, None, metadata, train_rows)
-    test = _read_data("test", None, None, images, None, metadata, test_rows, list(train.class_names))
+    train = _read_data("train", None, None, images, None, metadata, train_rows, scenes=scenes)
+    test = _read_data("test", None, None, images, None, metadata, test_rows, list(train.class_names), scenes)
     experiment = MultiLabelExperiment(train, test, settings=chosen, preset=preset)
     numbers, results = list(range(seeds)), {}
     with console.status("") as status:

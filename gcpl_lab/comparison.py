@@ -72,7 +72,7 @@ def run_comparison(
     summary = summarise(rows, reference)
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
-        entry |= {name: float(np.mean([row[name] for row in same])) for name in AVERAGED}
+        entry |= {name: _mean([row[name] for row in same]) for name in AVERAGED}
     result = {
         "command": command,
         "data": {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names),
@@ -82,3 +82,9 @@ def run_comparison(
     }  # fmt: skip
     write_json(folder / "results.json", result)
     return result
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Their mean; None where nothing was measured."""
+    measured = [value for value in values if value is not None]
+    return float(np.mean(measured)) if measured else None

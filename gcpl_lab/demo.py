@@ -9,7 +9,7 @@ from typing import Any
 
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.experiment import METHODS, FewShotExperiment, Outcome
+from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
 from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.loop import StepRecord
@@ -90,6 +90,6 @@ def run_demo(
     answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
     report = write_report(
         folder / "report.html", results, figures, question=QUESTION, answer=answer, caveats=caveats, limits=LIMITS,
-        command=command,
+        command=command, titles=METHOD_TITLES,
     )  # fmt: skip
     return DemoResult(results, outcomes, answer, caveats, report)

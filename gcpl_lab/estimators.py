@@ -246,7 +246,7 @@ class GCPLClassifier:
             )
             for record in records:
                 if record.step % self.config.validate_every == 0 or record.step == total:
-                    scores = class_scores(fold.evidence(latents).errors)
+                    scores = class_scores(fold.evidence(latents).errors, self.config.weighting)
                     right = float((scores.argmax(1) == labels[held_ids]).sum())
                     correct[record.step] = correct.get(record.step, 0.0) + right
         # Of equally good numbers the smallest: it costs least and has moved least from the words.
@@ -311,7 +311,9 @@ class GCPLClassifier:
         chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
         errors = self._classifier(seed=self.config.seed + 2).exact(latents, self.config.num_evidence).errors
-        self.temperature_ = fit_temperature(class_scores(errors), exemplars.labels.numpy()[chosen])
+        self.temperature_ = fit_temperature(
+            class_scores(errors, self.config.weighting), exemplars.labels.numpy()[chosen]
+        )
 
     # ------------------------------------------------------------------------------------- answering
 
@@ -334,9 +336,9 @@ class GCPLClassifier:
         return self._classifier(seed=self.config.seed).exact(latents, self.config.num_evidence)
 
     def decision_function(self, images: Sequence[Any]) -> np.ndarray:
-        """Scores (image, class): minus the mean relative error; larger is better."""
+        """Scores (image, class): minus the mean error, weighted as the settings say; larger is better."""
         self._check_fitted()
-        return class_scores(self.evidence(self.encode(images)).errors)
+        return class_scores(self.evidence(self.encode(images)).errors, self.config.weighting)
 
     def predict(self, images: Sequence[Any]) -> np.ndarray:
         """The label of the class whose prompt denoises each picture best, (image,)."""

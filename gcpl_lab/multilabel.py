@@ -427,8 +427,8 @@ def check_training(
         if len(class_names) != targets.shape[1]:
             raise DataError(f"class_names has {len(class_names)} names; expected {targets.shape[1]}, one a column")
         check_class_names(class_names)
-    empty = [str(class_names[i]) if class_names is not None else f"class {i}"
-             for i in np.flatnonzero(targets.sum(axis=0) == 0)]  # fmt: skip
+    names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else [str(n) for n in class_names]
+    empty = [name for name, count in zip(names, targets.sum(axis=0), strict=True) if count == 0]
     if empty:
         raise DataError(f"{len(empty)} classes have no picture; add some, or leave their columns out:"
                         + list_lines(empty))  # fmt: skip

@@ -142,3 +142,52 @@ def pictures() -> tuple[list[Any], Any]:
         image[part, : 16 if label == 2 else 32] += 150
         images.append(image)
     return images, labels
+
+
+@pytest.fixture(scope="session")
+def few_shot_folder(tmp_path_factory: pytest.TempPathFactory, pictures: tuple[list[Any], Any]) -> Path:
+    """``support/`` and ``test/`` with class folders of a few pictures each: bag, boot, shirt."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("few_shot")
+    for split, shift in (("support", 0), ("test", 10)):
+        for index, (image, label) in enumerate(zip(*pictures, strict=True)):
+            path = folder / split / ("bag", "boot", "shirt")[label] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image + shift).save(path)
+    return folder
+
+
+SMALL_SETTINGS: dict[str, Any] = {
+    "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
+    "num_samples": 2, "num_evidence": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_few_shot(random_pair: Pair, few_shot_folder: Path) -> Callable[..., Any]:
+    """Makes a FewShotExperiment on the random pair; bag and shirt are a family of look-alikes, boot is alone."""
+    from dataclasses import replace
+
+    from gcpl_lab.data.readers import read_class_folders
+    from gcpl_lab.experiment import FewShotExperiment
+
+    families = {"pair": ("bag", "shirt"), "alone": ("boot",)}
+    support, test = (
+        replace(read_class_folders(few_shot_folder / split), families=families) for split in ("support", "test")
+    )
+
+    def make(support: Any = support, test: Any = test, **settings: Any) -> FewShotExperiment:
+        experiment = FewShotExperiment(
+            support, test, preset=str(random_pair.folder), settings=SMALL_SETTINGS | settings
+        )
+        experiment.__dict__["diffusion"], experiment.__dict__["clip"] = random_pair.diffusion, random_pair.clip
+        return experiment
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def few_shot(make_few_shot: Callable[..., Any]) -> Any:
+    """One such experiment that tests share."""
+    return make_few_shot()

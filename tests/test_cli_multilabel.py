@@ -43,7 +43,7 @@ def test_train_and_evaluate(random_pair: Any, own_data: Path, tmp_path: Path) ->
     assert (answer["pictures"], answer["classes"]) == (8, ["bag", "coat"])
     report = json.loads(run("evaluate", output, *data, "split=test", "--json").stdout)
     assert 0 < report["map"] <= 1
-    assert [entry["num_train"] for entry in report["classes"]] == [5, 5]
+    assert [entry["num_train"] for entry in report["classes"]] == [6, 5]
     assert "Average precision of each class" in run("evaluate", output, *data, "split=test").output
     other = own_data / "other.csv"
     other.write_text((own_data / "metadata.csv").read_text().replace("coat", "shirt"))

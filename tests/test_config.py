@@ -14,7 +14,7 @@ OTHER: dict[str, Any] = {
     "timestep_range": (0.25, 0.5), "contrast_weight": 0.2, "discriminative_steps": 4, "discriminative_batch_size": 2,
     "num_samples": 1, "num_rivals": None, "discriminative_rate": 0.1, "temperature": 3.0, "gcpl_share": 0.0,
     "early_stopping": "validation", "validation_share": 0.5, "num_folds": 2, "validate_every": 5, "patience": 2,
-    "num_evidence": 1, "evidence_batch_size": 2, "flip": False, "seed": 7,
+    "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False, "flip": False, "seed": 7,
 }  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def test_unknown_settings_are_named() -> None:
         ("learning_rate", 0), ("discriminative_rate", -1), ("temperature", 0), ("num_rivals", 0), ("templates", ()),
         ("early_stopping", "test"), ("validation_share", 1.0), ("num_folds", 1), ("validate_every", 0),
         ("patience", -1), ("templates", "a {}"), ("timestep_range", (0.5, 0.5)), ("timestep_range", (-0.1, 1.0)),
-        ("timestep_range", (0.0, 1.1)),
+        ("timestep_range", (0.0, 1.1)), ("num_steps", "many"), ("num_steps", 2.5), ("num_steps", True), ("flip", 1),
+        ("learning_rate", "fast"), ("learning_rate", True), ("num_rivals", 2.5), ("preset", 3),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(name: str, value: Any) -> None:

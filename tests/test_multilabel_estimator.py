@@ -326,7 +326,7 @@ def test_sixty_scenes_are_enough_to_beat_zero_shot() -> None:
     rare = np.flatnonzero(train.targets[:, train.class_counts() < 60].any(axis=1))
     chosen = train.subset(np.sort(rng.permutation(rare)[:60]))
     test = test.subset(np.arange(0, len(test), 2))
-    model = LMPTClassifier(num_context=4, num_epochs=15, seed=0)
+    model = LMPTClassifier(num_context=4, num_epochs=30, batch_size=16, seed=0)
     model.fit(chosen.images, chosen.targets, chosen.class_names, chosen.captions)
     from gcpl_lab.methods.baselines import ZeroShotCLIP
     from gcpl_lab.multilabel import encode_views
@@ -335,7 +335,7 @@ def test_sixty_scenes_are_enough_to_beat_zero_shot() -> None:
     zero_shot = ZeroShotCLIP(model.clip, test.class_names).scores(features).numpy()
     reports = [multilabel_report(scores, test.targets, chosen.class_counts(), test.class_names)["map"]
                for scores in (model.scores_of(features), zero_shot)]  # fmt: skip
-    assert reports[0] > reports[1] + 0.02
+    assert reports[0] > reports[1] + 0.04
 
 
 @needs_tiny

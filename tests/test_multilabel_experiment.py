@@ -104,7 +104,7 @@ def test_caveats_name_what_ranks_higher() -> None:
         {"name": "lmpt", "map": 0.5, "map_head": 0.5, "map_medium": 0.5, "map_tail": 0.3},
         {"name": "linear_probe", "map": 0.4, "map_head": 0.4, "map_medium": 0.4, "map_tail": 0.4},
     ]
-    assert caveats_of(rows)[1:] == ["LMPT is not the best on the tail: Linear probe rank higher there."]
+    assert caveats_of(rows)[1:] == ["LMPT is not the best on the tail; above it: Linear probe."]
 
 
 @pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")

@@ -6,7 +6,13 @@ from PIL import Image
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.explaining import Mistake
-from gcpl_lab.views.multilabel import draw_mistake, plot_class_precision, plot_noise_curve, plot_tail_bars
+from gcpl_lab.views.multilabel import (
+    draw_mistake,
+    plot_class_precision,
+    plot_differences,
+    plot_noise_curve,
+    plot_tail_bars,
+)
 from gcpl_lab.views.plots import save_figure
 from gcpl_lab.views.style import figure_style, new_figure
 
@@ -55,6 +61,18 @@ def test_classes_stand_in_the_order_of_their_counts() -> None:
     assert labels == ["bag (400, head)", "shirt (9, tail)"]
     with pytest.raises(DataError, match="classes is empty"):
         plot_class_precision(ax, {}, TITLES)
+
+
+def test_differences_leave_the_reference_out() -> None:
+    entries = [{"method": name, "difference": value, "low": value - 0.01, "high": value + 0.01}
+               for name, value in (("zero", 0.0), ("lmpt", 0.02))]  # fmt: skip
+    single = [{**entry, "low": None, "high": None} for entry in entries]
+    with figure_style():
+        ax = plot_differences(new_figure(9, 3).subplots(), {"map": entries, "map_tail": single}, TITLES, "zero")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["LMPT"]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [1, 3])
+    with pytest.raises(DataError, match="no variant"):
+        plot_differences(ax, {"map": entries}, {"never": "not run"}, "zero")
 
 
 def test_a_mistake_card_shows_the_wrong_class_always() -> None:

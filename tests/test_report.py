@@ -129,3 +129,9 @@ def test_bad_results_and_pictures_are_named_and_leave_the_old_report(tmp_path, r
         with pytest.raises(ArtifactError, match=message):
             write(path, broken, figures)
     assert path.read_text() == "old"
+
+
+def test_methods_are_shown_by_their_titles() -> None:
+    methods = [{"name": "gcpl", "seed": 0, "accuracy": 0.5}, {"name": "own", "seed": 0, "accuracy": 0.4}]
+    assert [row[0] for row in summarise_methods(methods, {"gcpl": "GCPL", "other": "Other"})] == ["GCPL", "own"]
+    assert [row[0] for row in summarise_methods(methods)] == ["gcpl", "own"]

@@ -38,7 +38,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("tiny", str(TINY_FOLDER / "diffusion"), f"local-dir:{TINY_FOLDER / 'clip'}", "", "Apache-2.0", 0,
-               (0.4, 1.0)),
+               (0.5, 0.9)),
         Preset("sd-1.4", "CompVis/stable-diffusion-v1-4", "ViT-L-14-quickgelu", "openai", "CreativeML OpenRAIL-M",
                5_100_000_000),
         Preset("sd-1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", "ViT-L-14-quickgelu", "openai",

@@ -66,7 +66,7 @@ class PretrainConfig:
     vae: StageConfig = field(default_factory=lambda: StageConfig(1800, 64, 2e-3))
     clip: StageConfig = field(default_factory=lambda: StageConfig(1400, 256, 1e-3, 0.6, 0.1, bfloat16=True))
     clip_image: StageConfig = field(default_factory=lambda: StageConfig(300, 256, 4e-4, 0.8, 0.1, bfloat16=True))
-    denoiser: StageConfig = field(default_factory=lambda: StageConfig(6000, 128, 1e-3, 0.3, 0.01, ema=0.999))
+    denoiser: StageConfig = field(default_factory=lambda: StageConfig(4800, 128, 1e-3, 0.3, 0.01, ema=0.999))
     checkpoint_seconds: float = 60.0
 
 
@@ -343,9 +343,14 @@ def train_clip(
 def tune_image_tower(
     data: PretrainData, clip: Any, tokenizer: Any, config: PretrainConfig, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """The same loss with the text tower frozen: it conditions the denoiser and must not move any more."""
+    """The same loss with the text tower frozen: it conditions the denoiser and must not move any more.
+
+    The image tower, the text projection behind the tower (which the denoiser never sees) and the scale move.
+    """
     clip.requires_grad_(False)
     clip.visual.requires_grad_(True)
+    clip.text_projection.requires_grad_(True)
+    clip.logit_scale.requires_grad_(True)
 
     def loss_at(step: int) -> Tensor:
         rng, _ = _generators(config.seed, 4, step)
@@ -474,6 +479,9 @@ def export_pair(target: Path, *, vae: Any, clip: Any, denoiser: Any, tokenizer: 
     )  # fmt: skip
     with quiet_libraries():
         pipeline.save_pretrained(target / "diffusion", safe_serialization=True)
+    # Half precision on disk halves the largest part; loaders cast it back to float32 (the card measures this copy).
+    halved = {key: value.half() for key, value in denoiser.state_dict().items()}
+    write_tensors(target / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors", halved, {"format": "pt"})
     _save_tokenizer(tokenizer, target / "diffusion" / "tokenizer")
     _save_tokenizer(tokenizer, target / "clip")
     preprocess = {"size": CANVAS_SIZE, "mean": [IMAGE_MEAN] * 3, "std": [IMAGE_STD] * 3, "mode": "RGB",

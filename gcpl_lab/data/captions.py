@@ -19,12 +19,12 @@ COARSE_NAMES = {"tops": "top", "footwear": "shoe", "trousers": "pair of trousers
 SPOKEN_NAMES: dict[str, dict[str, float]] = {
     "t-shirt": {"t-shirt": 0.50, "shirt": 0.25, "pullover": 0.10, "dress": 0.10, "coat": 0.05},
     "shirt": {"t-shirt": 0.45, "shirt": 0.22, "pullover": 0.15, "coat": 0.13, "dress": 0.05},
-    "pullover": {"shirt": 0.45, "pullover": 0.25, "coat": 0.20, "t-shirt": 0.10},
-    "coat": {"pullover": 0.42, "coat": 0.25, "shirt": 0.15, "dress": 0.18},
+    "pullover": {"shirt": 0.55, "coat": 0.20, "pullover": 0.15, "t-shirt": 0.10},
+    "coat": {"pullover": 0.50, "coat": 0.20, "dress": 0.18, "shirt": 0.12},
     "dress": {"dress": 0.45, "t-shirt": 0.20, "coat": 0.20, "shirt": 0.15},
     "sandal": {"sandal": 0.55, "sneaker": 0.25, "ankle boot": 0.20},
-    "sneaker": {"sneaker": 0.48, "ankle boot": 0.27, "sandal": 0.25},
-    "ankle boot": {"sneaker": 0.50, "ankle boot": 0.27, "sandal": 0.23},
+    "sneaker": {"sneaker": 0.60, "sandal": 0.25, "ankle boot": 0.15},
+    "ankle boot": {"sneaker": 0.60, "ankle boot": 0.20, "sandal": 0.20},
     "trousers": {"trousers": 1.0},
     "bag": {"bag": 1.0},
 }

@@ -87,15 +87,15 @@ def compare_prompts(before: Tensor, after: Tensor, class_names: Sequence[str]) -
     before, after = before.detach().float().cpu(), after.detach().float().cpu()
     start, end = (F.normalize(features - features.mean(0), dim=-1) for features in (before, after))
     near_before, near_after = (start @ start.T).numpy(), (end @ start.T).numpy()
-    moves = [
+    moves: list[dict[str, Any]] = [
         {"name": str(class_names[i]), "toward": str(class_names[j]), "before": float(near_before[i, j]),
          "after": float(near_after[i, j]), "change": float(near_after[i, j] - near_before[i, j])}
         for i in range(len(start)) for j in range(len(start)) if i != j
     ]  # fmt: skip
     moves.sort(key=lambda move: -move["change"])
     travelled = (1 - F.cosine_similarity(before, after, dim=-1)).numpy()
-    matrices = (prompt_similarity(features.unsqueeze(1)).numpy() for features in (before, after))
-    return PromptChange(*matrices, moves=moves, travelled=travelled)
+    similar = [prompt_similarity(features.unsqueeze(1)).numpy() for features in (before, after)]
+    return PromptChange(similar[0], similar[1], moves, travelled)
 
 
 # ------------------------------------------------------------------------------------ errors explained
@@ -206,7 +206,7 @@ def explain_mistake(
     if present[label] == predicted[label]:
         raise DataError(f"image {image}, class {class_names[label]!r}: the decision is right; find_mistakes lists "
                         "the wrong ones")  # fmt: skip
-    order = np.argsort(-np.asarray(probabilities[image]), kind="stable")
+    order = [int(i) for i in np.argsort(-np.asarray(probabilities[image]), kind="stable")]
     classes = [
         {"name": str(class_names[i]), "present": bool(present[i]), "predicted": bool(predicted[i]),
          "probability": float(probabilities[image][i]), "threshold": float(thresholds[i])}
@@ -216,7 +216,7 @@ def explain_mistake(
     near = torch.topk(cosines, min(num_neighbours, len(cosines)))
     neighbours = [
         {"image": int(i), "similarity": float(value),
-         "names": [str(class_names[c]) for c in np.flatnonzero(train_targets[int(i)])]}
+         "names": [str(class_names[int(c)]) for c in np.flatnonzero(train_targets[int(i)])]}
         for i, value in zip(near.indices, near.values, strict=True)
     ]  # fmt: skip
     together = co_occurrence(train_targets)[label]

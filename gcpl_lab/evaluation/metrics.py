@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+NUM_BINS = 15
+"""Of confidence, in every calibration error: numbers with other bins are other numbers."""
+
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Share of images whose best score is their own class's.
@@ -45,7 +48,7 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """Mean gap between confidence and accuracy over equal bins of confidence, weighted by their images.
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599; computed by torchmetrics.

@@ -86,7 +86,7 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
         chosen = probabilities(scores, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
         return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
 
-    return float(np.exp(minimize_scalar(log_loss, bounds=(-2.0, 8.0), method="bounded").x))
+    return float(np.exp(minimize_scalar(log_loss, bounds=(-2.0, 12.0), method="bounded").x))
 
 
 class DiffusionClassifier:

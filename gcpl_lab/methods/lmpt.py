@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -217,11 +217,11 @@ class LMPT:
         self.class_counts, self.num_images = np.asarray(class_counts), num_images
         self.mix, self.classification, self.reading, self.scale = mix, classification, reading, scale
         self.contrast_reduction = contrast_reduction
-        self._embedding = {
+        self._embedding: dict[str, Any] = {
             "margin": margin, "reweight_gamma": reweight_gamma, "class_aware_margin": class_aware_margin,
             "reweight": reweight,
         }  # fmt: skip
-        self._balanced = {
+        self._balanced: dict[str, Any] = {
             "negative_scale": negative_scale, "mu": mu, "rebalance": rebalance,
             "negative_tolerant": negative_tolerant, "focal": focal,
         }  # fmt: skip

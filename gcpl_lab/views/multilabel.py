@@ -11,7 +11,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.explaining import Mistake
 from gcpl_lab.views import style
 from gcpl_lab.views.labels import label_ends
-from gcpl_lab.views.plots import font_size
+from gcpl_lab.views.plots import font_size, set_texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PARTS = {"map": "all classes", "map_head": "head", "map_medium": "medium", "map_tail": "tail"}
-_HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
-_PART_MARKERS = {"head": "o", "medium": "s", "tail": "^"}
+_HATCHES = ("", "//", "..", "xx", "\\\\", "", "--", "oo")
 
 
 def plot_tail_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Axes:
@@ -52,23 +51,56 @@ def plot_tail_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], titles: Mapping[
             ax.bar(place, np.mean(values), width * 0.92, color=color, hatch=hatch, edgecolor="white", label=label)
             if len(values) > 1:
                 ax.errorbar(place, np.mean(values), yerr=np.std(values, ddof=1), color=style.INK, capsize=3, lw=1.4)
-            ax.text(place, 0.012, f"{100 * np.mean(values):.0f}", ha="center", va="bottom", rotation=90,
-                    size=font_size() * 0.8, weight="bold", color="white",
-                    path_effects=_outline())  # fmt: skip
+            top = float(np.mean(values) + (np.std(values, ddof=1) if len(values) > 1 else 0.0))
+            ax.text(
+                place, top + 0.008, f"{100 * np.mean(values):.0f}", ha="center", va="bottom", size=font_size() * 0.8
+            )
     ax.set_xticks(range(len(PARTS)), list(PARTS.values()))
     ax.tick_params(axis="x", length=0)
-    ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
     ax.set_ylabel("mean average precision")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return ax
 
 
-def _outline() -> list[Any]:
-    """Keeps white figures readable on yellow bars."""
-    from matplotlib.patheffects import withStroke
+def plot_differences(
+    ax: Axes, summaries: Mapping[str, Sequence[Mapping[str, Any]]], titles: Mapping[str, str], reference: str
+) -> Axes:
+    """Paired differences of every variant from a reference, over seeds, with 95 % intervals.
 
-    return [withStroke(linewidth=2.2, foreground=style.INK)]
+    Args:
+        ax: Drawn on; about 0.5 inches a variant in height.
+        summaries: Score name to the rows of :func:`gcpl_lab.evaluation.compare.summarise`; a mark each.
+        titles: What each variant is called, in the order of the rows from the top.
+        reference: The variant that the others are compared with.
+
+    Raises:
+        DataError: No variant has a title.
+    """
+    names = [name for name in titles if name != reference
+             and any(entry["method"] == name for entries in summaries.values() for entry in entries)]  # fmt: skip
+    if not names:
+        raise DataError(f"no variant with a title was measured; expected some of {', '.join(titles)}")
+    for turn, (score, entries) in enumerate(summaries.items()):
+        color, marker = style.PALETTE[turn + 1], style.MARKERS[turn + 1]
+        by_name = {entry["method"]: entry for entry in entries}
+        shift = 0.3 * (turn - (len(summaries) - 1) / 2)
+        for row, name in enumerate(names):
+            entry = by_name.get(name)
+            if entry is None or entry["difference"] is None:
+                continue
+            value = 100 * entry["difference"]
+            if entry["low"] is not None:
+                ax.plot([100 * entry["low"], 100 * entry["high"]], [row + shift] * 2, color=color, linewidth=2)
+            ax.plot(value, row + shift, color=color, marker=marker, markersize=8, linestyle="",
+                    label=PARTS.get(score, score) if row == 0 else None)  # fmt: skip
+    ax.axvline(0, color=style.INK, linestyle=":", linewidth=1.6)
+    ax.set_yticks(range(len(names)), [style.label_text(titles[name], 48) for name in names])
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    set_texts(ax, caption=f"points of mAP above {titles[reference]} (line: 95 % interval over seeds)")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    return ax
 
 
 def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Mapping[str, Any] | None = None) -> Axes:
@@ -101,7 +133,7 @@ def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Ma
     ax.xaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
     ax.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
     dotted = "; dotted: no captions" if reference else ""
-    ax.set_xlabel(f"share of captions replaced by another image's (band: one standard deviation{dotted})")
+    set_texts(ax, caption=f"share of captions replaced by another image's (band: one standard deviation{dotted})")
     ax.set_ylabel("mean average precision")
     label_ends(ax, ends)
     return ax
