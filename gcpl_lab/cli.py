@@ -141,9 +141,10 @@ class _Progress:
 
     def method(self, name: str) -> None:
         from gcpl_lab.experiment import METHOD_TITLES
+        from gcpl_lab.multilabel_experiment import MULTILABEL_TITLES
 
         self.finish()
-        title = METHOD_TITLES.get(name, "Figures and report")
+        title = METHOD_TITLES.get(name) or MULTILABEL_TITLES.get(name, "Figures and report")
         self._tasks[name] = self.bars.add_task(title, total=None, note="")
         self._current = name
 
@@ -166,6 +167,7 @@ def demo(
     seed: SeedOption = 0,
     test_total: Annotated[int, typer.Option("--test", min=10, help="Test photographs.")] = 300,
     settings: SetOption = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    multilabel: Annotated[bool, typer.Option(help="Show LMPT on the bundled scenes too.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Tell look-alike photographs apart, compare with simple baselines, and write a report."""
@@ -176,6 +178,7 @@ def demo(
     with progress.bars:
         result = run_demo(
             folder, preset=preset, shots=shots, seed=seed, test_total=test_total, settings=chosen,
+            multilabel=multilabel,
             on_method=progress.method, on_step=progress.step, command=_command(),
         )  # fmt: skip
         progress.finish()

@@ -10,6 +10,7 @@ from typing import Any
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
+from gcpl_lab.multilabel_reporting import run_lmpt_demo
 from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.loop import StepRecord
@@ -50,6 +51,7 @@ def run_demo(
     seed: int = 0,
     test_total: int = 300,
     settings: Mapping[str, Any] | None = None,
+    multilabel: bool = True,
     on_method: Callable[[str], None] | None = None,
     on_step: Callable[[str, StepRecord, int], None] | None = None,
     command: str = "gcpl-lab demo",
@@ -63,6 +65,7 @@ def run_demo(
         seed: Of the draw and of every method.
         test_total: Test photographs.
         settings: Fields of :class:`~gcpl_lab.config.GCPLConfig`.
+        multilabel: Show LMPT on the bundled scenes too.
         on_method: Called with a method's name before it runs.
         on_step: Called after every update with (method, record, number of steps).
         command: What is written down as having made the results.
@@ -81,13 +84,19 @@ def run_demo(
     for outcome in outcomes:
         if outcome.model is not None:
             outcome.model.save(folder / "prompts" / outcome.method)
+    scenes = None
+    if multilabel:
+        scenes = run_lmpt_demo(folder / "multilabel", seed=seed, preset=preset, on_method=on_method, on_step=on_step)
     if on_method:
         on_method("report")
     results = collect_results(experiment, outcomes, shots, command)
-    write_json(folder / "results.json", results)
     figures = draw_figures(experiment, outcomes, folder / "figures")
     models = [outcome.model for outcome in outcomes if outcome.model is not None]
     answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
+    if scenes is not None:
+        results["multilabel"] = {"data": scenes.data, "methods": scenes.rows}
+        figures, answer, caveats = [*figures, *scenes.figures], f"{answer} {scenes.answer}", [*caveats, *scenes.caveats]
+    write_json(folder / "results.json", results)
     report = write_report(
         folder / "report.html", results, figures, question=QUESTION, answer=answer, caveats=caveats, limits=LIMITS,
         command=command, titles=METHOD_TITLES,

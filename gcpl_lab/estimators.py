@@ -66,7 +66,7 @@ class GCPLClassifier:
         preset: str = "tiny",
         objective: ObjectiveName = "gcpl",
         num_vectors: int = 4,
-        num_steps: int = 300,
+        num_steps: int = 240,
         seed: int = 0,
         *,
         diffusion: FrozenDiffusion | None = None,
