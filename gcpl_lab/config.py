@@ -84,6 +84,8 @@ class GCPLConfig(_Settings):
         weighting: How a photograph's errors are averaged: ``"absolute"`` is the published mean, in which the noise
             levels with large errors count most; ``"relative"`` divides each by its mean over the classes. On
             photographs of the bundled pool outside the exemplars the first was better by two to three points.
+        class_offsets: Fit one offset a class on the support photographs, together with the temperature, against
+            prompts that win too often.
         evidence_batch_size: Most denoiser evaluations in one pass.
         evidence_bfloat16: Classify with the denoiser in bfloat16.
         flip: Learn from mirror images too.
@@ -114,6 +116,7 @@ class GCPLConfig(_Settings):
     patience: int = 0
     num_evidence: int = 8
     weighting: Literal["relative", "absolute"] = "absolute"
+    class_offsets: bool = True
     evidence_batch_size: int = 512
     evidence_bfloat16: bool = True
     flip: bool = True

@@ -20,6 +20,7 @@ from gcpl_lab.methods.diffusion_classifier import (
     DiffusionClassifier,
     Evidence,
     class_scores,
+    fit_offsets,
     fit_temperature,
     probabilities,
 )
@@ -38,8 +39,8 @@ from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
 from gcpl_lab.training.runtime import default_device, describe_versions
 
-MAX_TEMPERATURE_IMAGES = 80
-"""The temperature has one degree of freedom; more support photographs than this change it little."""
+MAX_TEMPERATURE_IMAGES = 160
+"""Temperature and offsets have few degrees of freedom; more support photographs change them little."""
 
 
 class GCPLClassifier:
@@ -55,6 +56,7 @@ class GCPLClassifier:
         class_names_: The words the prompts started from, one a class.
         prompts_: The learned :class:`~gcpl_lab.methods.prompts.ClassPrompts`.
         temperature_: Fitted on the support photographs.
+        offsets_: Added to the classes' scores, (class,), fitted with the temperature.
         history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update.
         states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step.
         best_step_: Where cross-validation stopped, else None.
@@ -181,6 +183,7 @@ class GCPLClassifier:
         self.history_: list[StepRecord] = []
         self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
         vars(self).pop("temperature_", None)  # of an earlier fit
+        self.offsets_ = np.zeros(len(self.class_names_))
         self._warm_started = config.objective == "discriminative" and warm_start is not None
         before = diffusion.num_denoiser_evaluations
         if warm_start is not None:
@@ -310,10 +313,13 @@ class GCPLClassifier:
         chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
         chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
-        errors = self._classifier(seed=self.config.seed + 2).exact(latents, self.config.num_evidence).errors
-        self.temperature_ = fit_temperature(
-            class_scores(errors, self.config.weighting), exemplars.labels.numpy()[chosen]
-        )
+        # The very noises that test photographs will see: a part of a prompt's head start is theirs.
+        scores = class_scores(self.evidence(latents).errors, self.config.weighting)
+        labels = exemplars.labels.numpy()[chosen]
+        if self.config.class_offsets:
+            self.temperature_, self.offsets_ = fit_offsets(scores, labels, self.config.seed)
+        else:
+            self.temperature_ = fit_temperature(scores, labels)
 
     # ------------------------------------------------------------------------------------- answering
 
@@ -336,9 +342,13 @@ class GCPLClassifier:
         return self._classifier(seed=self.config.seed).exact(latents, self.config.num_evidence)
 
     def decision_function(self, images: Sequence[Any]) -> np.ndarray:
-        """Scores (image, class): minus the mean error, weighted as the settings say; larger is better."""
+        """Scores (image, class): minus the mean error plus the class's offset; larger is better."""
         self._check_fitted()
-        return class_scores(self.evidence(self.encode(images)).errors, self.config.weighting)
+        return self.scores(self.evidence(self.encode(images)))
+
+    def scores(self, evidence: Evidence) -> np.ndarray:
+        """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""
+        return class_scores(evidence.errors, self.config.weighting) + self.offsets_
 
     def predict(self, images: Sequence[Any]) -> np.ndarray:
         """The label of the class whose prompt denoises each picture best, (image,)."""
@@ -385,6 +395,7 @@ class GCPLClassifier:
             "class_names": list(self.class_names_),
             "classes": self.classes_.tolist(),
             "temperature": self.temperature_,
+            "offsets": self.offsets_.tolist(),
             "diffusion": {"name": self.diffusion.name, "checksum": self.diffusion.checksum()},
             "versions": describe_versions(),
         }
@@ -405,6 +416,7 @@ class GCPLClassifier:
         try:
             config = GCPLConfig.from_dict(metadata["config"])
             names, classes, temperature = metadata["class_names"], metadata["classes"], float(metadata["temperature"])
+            offsets = np.asarray(metadata["offsets"], float).reshape(len(names))
             learned_on = metadata["diffusion"]["checksum"]
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
@@ -417,6 +429,7 @@ class GCPLClassifier:
                 "load the model they were learned on, or train again"
             )
         model.class_names_, model.classes_, model.temperature_ = tuple(names), np.asarray(classes), temperature
+        model.offsets_ = offsets
         model.prompts_ = ClassPrompts(
             model.diffusion, names, num_vectors=vectors.shape[1], templates=config.templates, initial="random"
         ).to(model.diffusion.device)

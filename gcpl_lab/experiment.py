@@ -199,13 +199,14 @@ class FewShotExperiment:
             self._on_step(method, record, total)
         trained = time.perf_counter()
         evidence = model.evidence(latents)
-        scores = class_scores(evidence.errors, model.config.weighting)
+        scores = model.scores(evidence)
         extra = {
             "train_evaluations": model.train_evaluations_ + (start.row["train_evaluations"] if start else 0),
             "denoiser_evaluations": evidence.num_evaluations,
             "train_seconds": trained - began + (start.row["train_seconds"] if start else 0.0),
             "predict_seconds": time.perf_counter() - trained,
             "temperature": model.temperature_,
+            "accuracy_without_offsets": accuracy(scores - model.offsets_, self.test.labels),
         }
         chances = probabilities(scores, model.temperature_)
         outcome = self._outcome(method, shots, seed, scores, chances, extra, model=model, evidence=evidence)

@@ -63,6 +63,8 @@ def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A suite that runs in the background inherits an ignored Ctrl-C, which Python would pass on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -392,7 +394,10 @@ def test_ctrl_c_ends_a_real_process_with_130(support: Path, tmp_path: Path, pres
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "Interrupted." in err
     assert "Traceback" not in err

@@ -43,7 +43,8 @@ class Run:
         try:
             self.result: DemoResult = run_demo(
                 Path("runs/demo"), shots=2, test_total=20, settings=SMALL, on_method=self.methods.append,
-                on_step=lambda name, record, total: self.steps.append((name, record.step, total)), **options,
+                on_step=lambda name, record, total: self.steps.append((name, record.step, total)),
+                **{"multilabel": False, **options},
             )  # fmt: skip
         finally:
             os.chdir(before)
