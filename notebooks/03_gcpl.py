@@ -120,7 +120,7 @@ for found in nearest_words(diffusion, prompts.vectors[0], num_words=4):
 # %%
 episode = tops.subset([i for c in (0, 2, 3, 4, 6) for i in np.flatnonzero(tops.labels == c)[:16]])
 names = [tops.class_names[label] for label in (0, 2, 3, 4, 6)]
-model = GCPLClassifier("tiny", "gcpl", num_steps=200, seed=0, diffusion=diffusion)
+model = GCPLClassifier("tiny", "gcpl", num_steps=120, seed=0, diffusion=diffusion)
 for record in model.steps(episode.images, episode.labels, names):
     if record.step % 50 == 0:
         print(f"step {record.step:3d}  loss {record.loss:.3f}  after {record.seconds:.0f} s")
@@ -139,7 +139,8 @@ test = test.subset([i for c in (0, 2, 3, 4, 6) for i in np.flatnonzero(test.labe
 labels = np.repeat(np.arange(5), 30)
 latents = model.encode(test.images)
 by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
-before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range).exact(latents, 12)
+before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range)
+before = before.exact(latents, model.config.num_evidence)
 after = model.evidence(latents)
 
 # %%
@@ -147,7 +148,7 @@ from gcpl_lab.methods.diffusion_classifier import class_scores
 
 accuracy = {
     "class names": (class_scores(before.errors, model.config.weighting).argmax(1) == labels).mean(),
-    "learned tokens": (class_scores(after.errors, model.config.weighting).argmax(1) == labels).mean(),
+    "learned tokens": (model.scores(after).argmax(1) == labels).mean(),
 }
 {name: f"{value:.0%}" for name, value in accuracy.items()}
 

@@ -14,7 +14,8 @@ OTHER: dict[str, Any] = {
     "timestep_range": (0.25, 0.5), "contrast_weight": 0.2, "discriminative_steps": 4, "discriminative_batch_size": 2,
     "num_samples": 1, "num_rivals": None, "discriminative_rate": 0.1, "temperature": 3.0, "gcpl_share": 0.0,
     "early_stopping": "validation", "validation_share": 0.5, "num_folds": 2, "validate_every": 5, "patience": 2,
-    "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False, "flip": False, "seed": 7,
+    "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False,
+    "weighting": "relative", "class_offsets": False, "flip": False, "seed": 7,
 }  # fmt: skip
 
 

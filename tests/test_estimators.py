@@ -180,6 +180,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "patience": ("worsening", {"patience": 1}),
     "num_evidence": ("gcpl", {"num_evidence": 3}),
     "evidence_batch_size": ("gcpl", {"evidence_batch_size": 5}),
+    "weighting": ("gcpl", {"weighting": "relative"}),
+    "class_offsets": ("gcpl", {"class_offsets": False}),
     "flip": ("gcpl", {"flip": False}),
     "seed": ("gcpl", {"seed": 1}),
 }
