@@ -141,7 +141,8 @@ def _minimise_log_loss(scores: np.ndarray, labels: np.ndarray, start: float, pen
         return float(_negative_log(scores, labels, parameters).mean() + penalty * (parameters[1:] ** 2).mean())
 
     first = np.concatenate([[start], np.zeros(scores.shape[1])])
-    found: np.ndarray = minimize(objective, first, method="L-BFGS-B").x
+    bounds = [(-2.0, 12.0)] + [(None, None)] * scores.shape[1]
+    found: np.ndarray = minimize(objective, first, method="L-BFGS-B", bounds=bounds).x
     return found
 
 
