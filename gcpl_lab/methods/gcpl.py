@@ -223,7 +223,8 @@ class GCPL:
         classes, index = batch.labels.unique(return_inverse=True)  # only the classes in the batch are encoded
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden[index])
+        # Plain indexing adds up the gradients of a repeated class in the order the threads happen to run.
+        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden.index_select(0, index))
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
         """``loss`` of one batch, and ``prediction_norm``, the mean square of the prediction (1 for true noise)."""
@@ -319,7 +320,7 @@ class Discriminative:
         predicted = self.diffusion.predict_noise(
             noisy.repeat_interleave(num_candidates, 0),
             batch.timesteps.repeat_interleave(num_candidates, 0),
-            hidden[index.flatten()],
+            hidden.index_select(0, index.flatten()),  # deterministic, as above
         )
         noise = batch.noise.repeat_interleave(num_candidates, 0)
         errors = (predicted - noise).square().flatten(1).mean(1)
