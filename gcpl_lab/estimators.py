@@ -348,7 +348,8 @@ class GCPLClassifier:
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""
-        return class_scores(evidence.errors, self.config.weighting) + self.offsets_
+        scores = class_scores(evidence.errors, self.config.weighting)
+        return (scores + self.offsets_).astype(scores.dtype)
 
     def predict(self, images: Sequence[Any]) -> np.ndarray:
         """The label of the class whose prompt denoises each picture best, (image,)."""

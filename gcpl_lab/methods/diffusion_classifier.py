@@ -69,7 +69,7 @@ def class_scores(errors: np.ndarray, weighting: Literal["relative", "absolute"] 
 
 def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Softmax over classes of ``temperature`` × scores, (image, class)."""
-    logits = temperature * (scores - scores.max(axis=1, keepdims=True))
+    logits = temperature * (scores - scores.max(axis=1, keepdims=True)).astype(np.float64)
     exponentials = np.exp(logits)
     result: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
     return result
