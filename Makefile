@@ -28,7 +28,7 @@ lab: $(STAMP)
 
 # The .py files are the sources. What says when a cell ran, and what widgets held, is taken out again.
 notebooks: $(STAMP)
-	$(BIN)/jupytext --update --to ipynb --execute notebooks/*.py
+	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
 	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
 
 # The target .venv makes the environment; the stamp inside it is younger than both files that define it.
