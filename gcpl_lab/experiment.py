@@ -29,7 +29,13 @@ from gcpl_lab.methods.baselines import (
     ZeroShotCLIP,
     feature_batches,
 )
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, Evidence, class_scores, probabilities
+from gcpl_lab.methods.diffusion_classifier import (
+    DiffusionClassifier,
+    Evidence,
+    class_scores,
+    fit_offsets,
+    probabilities,
+)
 from gcpl_lab.methods.gcpl import Exemplars
 from gcpl_lab.methods.prompts import ContextPrompts
 from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
@@ -38,7 +44,7 @@ from gcpl_lab.training.runtime import default_device
 GENERATIVE_METHODS = ("gcpl", "comple", "discriminative")
 METHODS = (
     "zero_shot_clip", "zero_shot_clip_ensemble", "nearest_class_mean", "linear_probe", "coop_unified",
-    "coop_class_specific", "tip_adapter", "tip_adapter_f", "zero_shot_diffusion", *GENERATIVE_METHODS,
+    "coop_class_specific", "tip_adapter", "tip_adapter_f", "zero_shot_diffusion", "diffusion_offsets", *GENERATIVE_METHODS,
 )  # fmt: skip
 METHOD_TITLES = {
     "zero_shot_clip": "Zero-shot CLIP",
@@ -50,6 +56,7 @@ METHOD_TITLES = {
     "tip_adapter": "Tip-Adapter",
     "tip_adapter_f": "Tip-Adapter-F",
     "zero_shot_diffusion": "Zero-shot diffusion",
+    "diffusion_offsets": "Zero-shot diffusion, offsets",
     "gcpl": "GCPL",
     "comple": "CoMPLe",
     "discriminative": "Discriminative prompts",
@@ -164,8 +171,8 @@ class FewShotExperiment:
             raise ValueError(f"{method!r} is no method; expected one of {', '.join(METHODS)}")
         if method in GENERATIVE_METHODS:
             return self._run_generative(method, shots, seed)
-        if method == "zero_shot_diffusion":
-            return self._run_zero_shot_diffusion(seed)
+        if method in ("zero_shot_diffusion", "diffusion_offsets"):
+            return self._run_named_prompts(method, shots, seed)
         return self._run_clip_method(method, shots, seed)
 
     def _outcome(self, method: str, shots: int, seed: int, scores: np.ndarray, probability: np.ndarray,
@@ -214,23 +221,38 @@ class FewShotExperiment:
             self._gcpl[shots, seed] = outcome
         return outcome
 
-    def _run_zero_shot_diffusion(self, seed: int) -> Outcome:
+    def _run_named_prompts(self, method: str, shots: int, seed: int) -> Outcome:
+        """Class names as prompts; as a control, with the offsets and temperature that learned prompts get too."""
         config = GCPLClassifier(self.preset, seed=seed, **self.settings).config
         hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
         classifier = DiffusionClassifier(
             self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
             seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
         )  # fmt: skip
-        latents = self.test_latents
-        began = time.perf_counter()
-        evidence = classifier.exact(latents, config.num_evidence)
-        scores = class_scores(evidence.errors, config.weighting)
-        extra = {
-            "denoiser_evaluations": evidence.num_evaluations, "train_seconds": 0.0,
-            "predict_seconds": time.perf_counter() - began,
+
+        def scores_of(latents: Tensor) -> tuple[Evidence, np.ndarray]:
+            evidence = classifier.exact(latents, config.num_evidence)
+            return evidence, class_scores(evidence.errors, config.weighting)
+
+        latents, began = self.test_latents, time.perf_counter()
+        # Nothing is learned without a photograph, no temperature either: 1, as published.
+        temperature, offsets = 1.0, np.zeros(len(hidden))
+        extra: dict[str, Any] = {}
+        if method == "diffusion_offsets":
+            chosen = draw_episode(self.support, shots, seed)
+            support = self.diffusion.scale_latents(self._exemplars.subset(chosen).means[0])
+            seen, scores = scores_of(support)
+            temperature, offsets = fit_offsets(scores, self.support.labels[chosen], seed)
+            extra["train_evaluations"] = seen.num_evaluations
+        trained = time.perf_counter()
+        evidence, scores = scores_of(latents)
+        extra |= {
+            "denoiser_evaluations": evidence.num_evaluations, "train_seconds": trained - began,
+            "predict_seconds": time.perf_counter() - trained,
         }  # fmt: skip
-        # Nothing was learned, so no support photograph may fit a temperature: 1, as published.
-        return self._outcome("zero_shot_diffusion", 0, seed, scores, probabilities(scores, 1.0), extra,
+        scores = scores + offsets
+        learned = shots if method == "diffusion_offsets" else 0
+        return self._outcome(method, learned, seed, scores, probabilities(scores, temperature), extra,
                              evidence=evidence)  # fmt: skip
 
     def _run_clip_method(self, method: str, shots: int, seed: int) -> Outcome:
@@ -251,7 +273,7 @@ class FewShotExperiment:
         if method == "nearest_class_mean":
             return NearestClassMean(views[0], labels, clip.logit_scale)
         if method == "linear_probe":
-            return LinearProbe(views[0], labels, seed)
+            return LinearProbe(views, labels, seed)
         if method == "zero_shot_clip_ensemble":
             return ZeroShotCLIP(clip, names, ENSEMBLE_TEMPLATES)
         zero_shot = ZeroShotCLIP(clip, names)

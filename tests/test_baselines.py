@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from gcpl_lab.methods.baselines import (
@@ -80,7 +81,7 @@ def test_parted_classes_are_parted(num_classes: int, shots: int) -> None:
     tests, truth = clusters(num_classes, 10, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for model in (LinearProbe(features, labels), NearestClassMean(features, labels, 10.0)):
+        for model in (LinearProbe(features[None], labels), NearestClassMean(features, labels, 10.0)):
             scores = model.scores(tests)
             assert scores.shape == (len(tests), num_classes)
             assert scores.dtype == torch.float32
@@ -91,15 +92,26 @@ def test_parted_classes_are_parted(num_classes: int, shots: int) -> None:
 
 def test_two_class_logits_are_those_of_logistic_regression() -> None:
     features, labels = clusters(2, 8, spread=0.4)
-    model = LinearProbe(features, labels)
+    model = LinearProbe(features[None], labels)
     expected = model._model.predict_proba(features.numpy())
     np.testing.assert_allclose(model.scores(features).softmax(1).numpy(), expected, atol=1e-6)
 
 
 def test_the_probe_follows_its_seed() -> None:
     features, labels = clusters(3, 6, spread=0.6)
-    first, again = LinearProbe(features, labels, seed=0), LinearProbe(features, labels, seed=0)
+    first, again = LinearProbe(features[None], labels, seed=0), LinearProbe(features[None], labels, seed=0)
     assert torch.equal(first.scores(features), again.scores(features))
+
+
+def test_the_probe_learns_from_every_view_and_holds_them_out_together() -> None:
+    features, labels = clusters(3, 6, spread=0.6)
+    doubled = LinearProbe(torch.stack([features, features]), labels)
+    # Twice the same view halves the penalty's share and nothing else: C counts against the sum of losses.
+    single = LogisticRegression(max_iter=2000, C=2 * doubled._model.C).fit(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(doubled._model.coef_, single.coef_, atol=1e-2)
+    # A copy of a photograph among those that judge it would make the weakest penalty look best here.
+    noise = F.normalize(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert LinearProbe(torch.stack([noise, noise]), torch.arange(30) % 3)._model.C == LinearProbe.STRENGTHS[0]
 
 
 # ------------------------------------------------------------------------------------------------ Tip-Adapter

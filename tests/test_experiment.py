@@ -46,7 +46,8 @@ def test_every_method_answers_for_every_test_picture(few_shot: FewShotExperiment
     assert outcome.row["accuracy"] == pytest.approx((outcome.scores.argmax(1) == few_shot.test.labels).mean())
     assert outcome.shots == outcome.row["shots"] == (0 if method in ZERO_SHOT else 2)
     assert (outcome.model is not None) == (method in GENERATIVE_METHODS)
-    assert (outcome.evidence is not None) == (method in (*GENERATIVE_METHODS, "zero_shot_diffusion"))
+    diffusion = (*GENERATIVE_METHODS, "zero_shot_diffusion", "diffusion_offsets")
+    assert (outcome.evidence is not None) == (method in diffusion)
     assert all(outcome.row[name] >= 0 for name in TIMES)
 
 
@@ -77,6 +78,15 @@ def test_evaluations_are_counted(few_shot: FewShotExperiment) -> None:
     assert rows["linear_probe"]["denoiser_evaluations"] == rows["linear_probe"]["train_evaluations"] == 0
     assert rows["zero_shot_diffusion"]["train_evaluations"] == 0
     assert rows["gcpl"]["train_evaluations"] == rows["comple"]["train_evaluations"] == 2 * 4
+
+
+def test_offsets_alone_move_every_score_of_a_class_by_one_number(few_shot: FewShotExperiment) -> None:
+    names, offsets = few_shot.run("zero_shot_diffusion", 2, 0), few_shot.run("diffusion_offsets", 2, 0)
+    moved = offsets.scores - names.scores
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-6)
+    assert np.abs(moved[0]).max() > 0
+    assert moved[0].mean() == pytest.approx(0, abs=1e-6)
+    assert offsets.row["train_evaluations"] == 2 * 3 * 3 * 2  # support photographs × prompts × (t, ε)
 
 
 def test_the_discriminative_objective_pays_for_its_warm_start(few_shot: FewShotExperiment) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV
 from torch import Tensor, nn
 
 from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.methods.prompts import ContextPrompts
 
 ENSEMBLE_TEMPLATES = (
@@ -41,19 +42,29 @@ class ZeroShotCLIP:
 
 
 class LinearProbe:
-    """Logistic regression on image features, its strength chosen by cross-validation on the support set."""
+    """Logistic regression on image features, its strength chosen by cross-validated log-loss on the support set.
 
-    def __init__(self, features: Tensor, labels: Tensor, seed: int = 0) -> None:
-        """Fit on unit features (image, feature) with class ids (image,)."""
-        x, y = features.numpy(), labels.numpy()
-        shots = int(np.bincount(y).min())
-        grid = {"C": [0.1, 1.0, 10.0, 100.0]}
-        model = LogisticRegression(max_iter=2000)
+    It learns from every view of a photograph; all views of one are held out together.
+    """
+
+    STRENGTHS = (0.1, 1.0, 10.0, 100.0)
+
+    def __init__(self, views: Tensor, labels: Tensor, seed: int = 0) -> None:
+        """Fit on unit features (view, image, feature), as of photographs and mirror images, and class ids (image,)."""
+        num_views, num_images = views.shape[:2]
+        x, y = views.flatten(0, 1).numpy(), labels.repeat(num_views).numpy()
+        model = LogisticRegression(max_iter=2000, C=10.0)
+        shots = int(np.unique(labels.numpy(), return_counts=True)[1].min())
         if shots >= 2:
-            folds = StratifiedKFold(min(4, shots), shuffle=True, random_state=seed)
-            self._model = GridSearchCV(model, grid, cv=folds).fit(x, y).best_estimator_
+            start = np.arange(num_views)[:, None] * num_images
+            folds = [
+                tuple((start + part).ravel() for part in fold)
+                for fold in cross_validation_folds(labels.numpy(), min(4, shots), seed)
+            ]
+            search = GridSearchCV(model, {"C": list(self.STRENGTHS)}, scoring="neg_log_loss", cv=folds)
+            self._model = search.fit(x, y).best_estimator_
         else:
-            self._model = model.set_params(C=10.0).fit(x, y)
+            self._model = model.fit(x, y)
 
     def scores(self, features: Tensor) -> Tensor:
         """Logits (image, class)."""

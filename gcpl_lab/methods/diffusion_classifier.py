@@ -20,6 +20,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.errors import TrainingError
 
 
@@ -108,15 +109,11 @@ def fit_offsets(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[
     smallest = int(np.bincount(labels, minlength=scores.shape[1]).min())
     penalty = OFFSET_PENALTIES[-1]
     if smallest >= 2:
-        folds = np.empty(len(labels), int)
-        for label in np.unique(labels):  # every class is spread over the folds
-            members = np.random.default_rng([seed, 23, int(label)]).permutation(np.flatnonzero(labels == label))
-            folds[members] = np.arange(len(members)) % min(4, smallest)
+        folds = cross_validation_folds(labels, min(4, smallest), seed)
         losses = []
         for candidate in OFFSET_PENALTIES:
             held = np.empty(len(labels))
-            for fold in np.unique(folds):
-                inside, outside = folds != fold, folds == fold
+            for inside, outside in folds:
                 found = _minimise_log_loss(scores[inside], labels[inside], start, candidate)
                 held[outside] = _negative_log(scores[outside], labels[outside], found)
             losses.append(held.mean())
