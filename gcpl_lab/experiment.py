@@ -44,7 +44,8 @@ from gcpl_lab.training.runtime import default_device
 GENERATIVE_METHODS = ("gcpl", "comple", "discriminative")
 METHODS = (
     "zero_shot_clip", "zero_shot_clip_ensemble", "nearest_class_mean", "linear_probe", "coop_unified",
-    "coop_class_specific", "tip_adapter", "tip_adapter_f", "zero_shot_diffusion", "diffusion_offsets", *GENERATIVE_METHODS,
+    "coop_class_specific", "tip_adapter", "tip_adapter_f", "zero_shot_diffusion", "diffusion_offsets",
+    *GENERATIVE_METHODS,
 )  # fmt: skip
 METHOD_TITLES = {
     "zero_shot_clip": "Zero-shot CLIP",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings
+from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings, pool_token_embeddings
 from gcpl_lab.backbones.presets import Preset
 from gcpl_lab.errors import ModelError
 
@@ -35,6 +35,29 @@ def test_cutting_positions_behind_the_end_changes_nothing(clip: object) -> None:
         cut, cut_features = encode_token_embeddings(tower, embeddings[:, :longest], ends)
     torch.testing.assert_close(cut, whole[:, :longest], atol=1e-12, rtol=0)
     torch.testing.assert_close(cut_features, features, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "layer scale", "custom block", "not causal"])
+def test_the_short_way_to_features_equals_the_long_one(kind: str) -> None:
+    """Values and gradients, in float64; towers of another build go the long way."""
+    import open_clip
+
+    torch.manual_seed(0)
+    tower = open_clip.transformer.TextTransformer(
+        context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6, no_causal_mask=kind == "not causal",
+        ls_init_value=0.5 if kind == "layer scale" else None,
+        block_type="custom" if kind == "custom block" else "default",
+    ).double()  # fmt: skip
+    embeddings = torch.randn(4, 7, 16, dtype=torch.float64)
+    ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)
+    found = []
+    for encode in (lambda *given: encode_token_embeddings(*given)[1], pool_token_embeddings):
+        leaf = embeddings.clone().requires_grad_()
+        features = encode(tower, leaf, ends)
+        (gradient,) = torch.autograd.grad((features * weights).sum(), leaf)
+        found.append((features.detach(), gradient))
+    for expected, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, expected, atol=1e-12, rtol=0)
 
 
 def test_both_copies_of_the_text_tower_agree(clip: object, diffusion: object) -> None:

@@ -44,6 +44,61 @@ def encode_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: 
     return hidden, pooled
 
 
+def pool_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Tensor) -> Tensor:
+    """The features of :func:`encode_token_embeddings` alone, with less work.
+
+    Nothing reads the last block's other positions, so it runs on the end tokens only; and the blocks are called
+    without ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of
+    another build than open_clip's plain causal one goes the long way.
+
+    Args:
+        text_tower: See :func:`encode_token_embeddings`.
+        embeddings: (batch, token, dim) before positions are added.
+        end_positions: int64 (batch,).
+
+    Returns:
+        (batch, feature), not normalised.
+    """
+    transformer = text_tower.transformer
+    if text_tower.attn_mask is None or transformer.grad_checkpointing or not _is_plain(transformer.resblocks):
+        return encode_token_embeddings(text_tower, embeddings, end_positions)[1]
+    num_tokens = embeddings.shape[1]
+    hidden = embeddings + text_tower.positional_embedding[:num_tokens].to(embeddings.dtype)
+    *blocks, last = transformer.resblocks
+    for block in blocks:
+        hidden = _run_block(block, hidden)
+    pooled = text_tower.ln_final(_run_block(last, hidden, end_positions).squeeze(1))
+    projection = text_tower.text_projection
+    if projection is not None:
+        pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
+    return pooled
+
+
+def _is_plain(blocks: Any) -> bool:
+    from open_clip.transformer import ResidualAttentionBlock
+
+    return all(type(block) is ResidualAttentionBlock and block.attn._qkv_same_embed_dim for block in blocks)
+
+
+def _run_block(block: Any, hidden: Tensor, ends: Tensor | None = None) -> Tensor:
+    """A causal residual block on (batch, token, dim), or on one position of each row: (batch, 1, dim)."""
+    batch, num_tokens, dim = hidden.shape
+    heads = block.attn.num_heads
+    projected = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    query, key, value = projected.view(batch, num_tokens, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
+    if ends is None:
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    else:
+        place = ends.view(-1, 1, 1)
+        hidden = hidden.take_along_dim(place, dim=1)
+        query = query.take_along_dim(place.unsqueeze(-1), dim=2)
+        seen = torch.arange(num_tokens, device=ends.device) <= place
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen.unsqueeze(1))
+    hidden = hidden + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).reshape(batch, -1, dim)))
+    result: Tensor = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
+    return result
+
+
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
     """open_clip logs its every step to the root logger; a notebook needs none of it."""
@@ -154,7 +209,7 @@ class FrozenCLIP:
         num_tokens = int(ends.max()) + 1
         if embeddings is None:
             embeddings = self.text_tower.token_embedding(ids[:, :num_tokens])
-        _, features = encode_token_embeddings(self.text_tower, embeddings[:, :num_tokens].to(self.device), ends)
+        features = pool_token_embeddings(self.text_tower, embeddings[:, :num_tokens].to(self.device), ends)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
