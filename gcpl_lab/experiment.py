@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import ImageSet, read_images
 from gcpl_lab.errors import DataError
@@ -123,6 +124,7 @@ class FewShotExperiment:
         self.settings = dict(settings or {})
         self._on_step = on_step or (lambda _method, _record, _total: None)
         self._gcpl: dict[tuple[int, int], Outcome] = {}
+        self._named: dict[int, tuple[Evidence, float]] = {}
 
     # ------------------------------------------------------------------------------- what is frozen
 
@@ -224,37 +226,41 @@ class FewShotExperiment:
 
     def _run_named_prompts(self, method: str, shots: int, seed: int) -> Outcome:
         """Class names as prompts; as a control, with the offsets and temperature that learned prompts get too."""
+        # Nothing is learned without a photograph, no temperature either: 1, as published.
+        temperature, offsets, learned = 1.0, np.zeros(len(self.test.class_names)), 0
+        evidence, seconds = self._named_evidence(seed)
+        extra: dict[str, Any] = {"train_seconds": 0.0}
+        if method == "diffusion_offsets":
+            learned, began = shots, time.perf_counter()
+            chosen = draw_episode(self.support, shots, seed)
+            classifier, config = self._named_classifier(seed)
+            latents = self.diffusion.scale_latents(self._exemplars.subset(chosen).means[0])
+            seen = classifier.exact(latents, config.num_evidence)
+            scores = class_scores(seen.errors, config.weighting)
+            temperature, offsets = fit_offsets(scores, self.support.labels[chosen], seed)
+            extra = {"train_evaluations": seen.num_evaluations, "train_seconds": time.perf_counter() - began}
+        extra |= {"denoiser_evaluations": evidence.num_evaluations, "predict_seconds": seconds}
+        scores = class_scores(evidence.errors, self._named_classifier(seed)[1].weighting) + offsets
+        return self._outcome(method, learned, seed, scores, probabilities(scores, temperature), extra,
+                             evidence=evidence)  # fmt: skip
+
+    def _named_classifier(self, seed: int) -> tuple[DiffusionClassifier, GCPLConfig]:
         config = GCPLClassifier(self.preset, seed=seed, **self.settings).config
         hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
         classifier = DiffusionClassifier(
             self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
             seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
         )  # fmt: skip
+        return classifier, config
 
-        def scores_of(latents: Tensor) -> tuple[Evidence, np.ndarray]:
+    def _named_evidence(self, seed: int) -> tuple[Evidence, float]:
+        """Errors of the test images under the class names, and the seconds they took; computed once a seed."""
+        if seed not in self._named:
+            latents, (classifier, config) = self.test_latents, self._named_classifier(seed)
+            began = time.perf_counter()
             evidence = classifier.exact(latents, config.num_evidence)
-            return evidence, class_scores(evidence.errors, config.weighting)
-
-        latents, began = self.test_latents, time.perf_counter()
-        # Nothing is learned without a photograph, no temperature either: 1, as published.
-        temperature, offsets = 1.0, np.zeros(len(hidden))
-        extra: dict[str, Any] = {}
-        if method == "diffusion_offsets":
-            chosen = draw_episode(self.support, shots, seed)
-            support = self.diffusion.scale_latents(self._exemplars.subset(chosen).means[0])
-            seen, scores = scores_of(support)
-            temperature, offsets = fit_offsets(scores, self.support.labels[chosen], seed)
-            extra["train_evaluations"] = seen.num_evaluations
-        trained = time.perf_counter()
-        evidence, scores = scores_of(latents)
-        extra |= {
-            "denoiser_evaluations": evidence.num_evaluations, "train_seconds": trained - began,
-            "predict_seconds": time.perf_counter() - trained,
-        }  # fmt: skip
-        scores = scores + offsets
-        learned = shots if method == "diffusion_offsets" else 0
-        return self._outcome(method, learned, seed, scores, probabilities(scores, temperature), extra,
-                             evidence=evidence)  # fmt: skip
+            self._named[seed] = evidence, time.perf_counter() - began
+        return self._named[seed]
 
     def _run_clip_method(self, method: str, shots: int, seed: int) -> Outcome:
         views, test = self._support_views, self._test_features
