@@ -1,7 +1,10 @@
 # make demo   trains class prompts on the bundled photographs and writes runs/demo/report.html
 # make test   ruff, mypy and the fast tests: what continuous integration runs
+# make test-notebooks  runs every notebook with its solutions, and fails on one that is slower than it says
+# make test-browser    drives JupyterLab, the report and the hover map in Chromium, where that is installed
 # make lab    opens JupyterLab on the notebooks
 # make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
+# make bench  every benchmark, about a quarter of an hour on quiet cores; see benchmarks/README.md
 # make clean  removes the virtual environment and caches; runs/ stays
 
 PYTHON ?= python3
@@ -11,7 +14,7 @@ STAMP := $(VENV)/.installed
 CHECK_VERSION := import sys; (3, 11) <= sys.version_info < (3, 14) or \
 	sys.exit("Python %d.%d found, 3.11 to 3.13 expected: make PYTHON=python3.11" % sys.version_info[:2])
 
-.PHONY: demo test lab notebooks clean
+.PHONY: demo test test-notebooks test-browser lab notebooks bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -23,13 +26,18 @@ test: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+test-notebooks: $(STAMP)
+	$(BIN)/pytest -m slow tests/test_notebooks.py
+
+test-browser: $(STAMP)
+	$(BIN)/pytest -m slow tests/browser
+
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-# The .py files are the sources. What says when a cell ran, and what widgets held, is taken out again.
+# The .py files are the sources, solutions included; the .ipynb files are what students get.
 notebooks: $(STAMP)
-	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
-	$(BIN)/nbstripout --keep-output --keep-count notebooks/*.ipynb
+	$(BIN)/gcpl-lab course
 
 # The target .venv makes the environment; the stamp inside it is younger than both files that define it.
 .PHONY: .venv
@@ -39,6 +47,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || { $(PYTHON) -c '$(CHECK_VERSION)' && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

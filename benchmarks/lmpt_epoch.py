@@ -5,22 +5,30 @@
 Published, as in the authors' train.py: every step reads and transforms its pictures, runs the image tower on them,
 and runs the text tower on prompts of the full context length. Ours: image features are cached, the text tower sees
 as many positions as the longest prompt needs. Captions are encoded once in both, as the authors do. Both use batches
-of 64, AdamW and the same order of pictures; augmentation is off, so that their losses can be compared step by step.
+of 64, AdamW and the same order of pictures; augmentation is off, so that their losses can be compared
+step by step. Updates are timed from the second on; what is done once is the same in both. How an epoch grows with
+images, classes and context length is measured by scaling.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from measuring import (
+    alternate,
+    benchmark_options,
+    check_aim,
+    make_result,
+    make_rows,
+    paired_ratio,
+    publish,
+    time_call,
+    time_updates,
+)
 from torch import Tensor
 
 from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings
@@ -30,11 +38,11 @@ from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.methods.lmpt import LMPT, Batch, CachedBatches, encode_captions
 from gcpl_lab.methods.prompts import ContextPrompts
 from gcpl_lab.multilabel import encode_views
-from gcpl_lab.storage import write_json
-from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import describe_machine
+from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
 
-MOST_APART = 1e-4
+MOST_APART, CHECKED_STEPS = 1e-4, 10
+PUBLISHED, OURS, FLOOR = "published procedure", "cached features", "text encoder alone (floor)"
+LEAST_SPEED_UP = 30.0
 
 
 class PublishedObjective(LMPT):
@@ -68,38 +76,32 @@ def make(kind: type[LMPT], clip: FrozenCLIP, config: LMPTConfig) -> LMPT:
     )  # fmt: skip
 
 
-def run_steps(
-    objective: LMPT, batch_at: Callable[[int], Any], num_steps: int, rate: float
-) -> tuple[list[float], float]:
-    """Losses of some steps, and the seconds they took."""
-    config = TrainingConfig(num_steps=num_steps, learning_rate=rate, schedule="constant")
-    began = time.perf_counter()
-    losses = [record.loss for record in train(objective, batch_at, config)]
-    return losses, time.perf_counter() - began
+def updates_of(
+    objective: LMPT, batch_at: Callable[[int], Any], num_steps: int, config: LMPTConfig
+) -> Iterator[StepRecord]:
+    """A record an update, at a constant rate."""
+    training = TrainingConfig(num_steps=num_steps, learning_rate=config.learning_rate, schedule="constant")
+    return train(objective, batch_at, training)
 
 
-def text_tower_alone(objective: LMPT, num_steps: int) -> float:
-    """Seconds of the text tower's forward and backward passes: what no caching can save."""
-    began = time.perf_counter()
+def text_tower_alone(objective: LMPT, num_steps: int) -> None:
+    """The text tower's forward and backward passes: what no caching can save."""
     for _ in range(num_steps):
         objective.text_features().sum().backward()
         objective.prompts.context.grad = None
-    return time.perf_counter() - began
 
 
-def measure(preset: str, repeats: int, num_context: int) -> dict[str, Any]:
-    """Time both procedures, alternating, after a check that they compute the same."""
-    clip, data, config = (
-        FrozenCLIP.load(preset),
-        load_wardrobe("train"),
-        LMPTConfig(preset=preset, num_context=num_context),
-    )
+def measure(
+    preset: str, *, num_context: int, num_steps: int | None, repeats: int, clock: str = "wall"
+) -> dict[str, Any]:
+    """Check that both procedures compute the same, then time an epoch of each in turn."""
+    clip, data = FrozenCLIP.load(preset), load_wardrobe("train")
+    config = LMPTConfig(preset=preset, num_context=num_context)
     targets = torch.from_numpy(data.targets).float()
     captions, has_caption = encode_captions(clip, data.captions, config.reading)
-    began = time.perf_counter()
-    views = encode_views(clip, data.images, flip=False)
-    caching = time.perf_counter() - began
-    batches = CachedBatches(views, targets, captions, has_caption, config.batch_size, seed=0)
+    encoded: list[Tensor] = []
+    caching = time_call(lambda: encoded.append(encode_views(clip, data.images, flip=False)), clock)
+    batches = CachedBatches(encoded[0], targets, captions, has_caption, config.batch_size, seed=0)
     # The same order of pictures: their numbers go through the same batches.
     numbers = CachedBatches(torch.arange(float(len(data)))[None, :, None], targets, captions, has_caption,
                             config.batch_size, seed=0)  # fmt: skip
@@ -109,56 +111,51 @@ def measure(preset: str, repeats: int, num_context: int) -> dict[str, Any]:
         pictures = read_images([data.images[int(i)] for i in chosen.features[:, 0]])
         return torch.stack([clip.transform(picture) for picture in pictures]), *chosen[1:]
 
-    rate, steps = config.learning_rate, batches.steps_an_epoch
-    ours, _ = run_steps(make(LMPT, clip, config), batches, 10, rate)
-    published, _ = run_steps(make(PublishedObjective, clip, config), published_batch, 10, rate)
-    apart = float(np.abs(np.array(ours) - np.array(published)).max())
-    if apart > MOST_APART:
-        raise SystemExit(f"the losses of the first ten steps differ by {apart:.2e}; expected at most {MOST_APART}")
-    seconds: dict[str, list[float]] = {"published procedure": [], "cached features": [], "text tower alone": []}
-    for _ in range(repeats):
-        seconds["published procedure"].append(
-            run_steps(make(PublishedObjective, clip, config), published_batch, steps, rate)[1]
+    def records(kind: type[LMPT], num_steps: int) -> Iterator[StepRecord]:
+        batch_at = published_batch if kind is PublishedObjective else batches
+        return updates_of(make(kind, clip, config), batch_at, num_steps, config)
+
+    losses = {name: [record.loss for record in records(kind, CHECKED_STEPS)]
+              for name, kind in (("ours", LMPT), ("published", PublishedObjective))}  # fmt: skip
+    apart = float(np.abs(np.subtract(losses["ours"], losses["published"])).max())
+    if not apart <= MOST_APART:
+        raise SystemExit(
+            f"the losses of the first {CHECKED_STEPS} steps differ by {apart:.2e}; expected at most {MOST_APART}"
         )
-        seconds["cached features"].append(run_steps(make(LMPT, clip, config), batches, steps, rate)[1])
-        seconds["text tower alone"].append(text_tower_alone(make(LMPT, clip, config), steps))
-    median = {what: float(np.median(values)) for what, values in seconds.items()}
-    rows = [
-        {"what": what, "seconds": median[what], "spread": float(max(values) - min(values)),
-         "ratio_to_published": median["published procedure"] / median[what],
-         "ratio_to_floor": median[what] / median["text tower alone"]}
-        for what, values in seconds.items()
+    steps = num_steps or batches.steps_an_epoch
+    variants = {
+        PUBLISHED: lambda: time_updates(records(PublishedObjective, steps + 1), clock),
+        OURS: lambda: time_updates(records(LMPT, steps + 1), clock),
+        FLOOR: lambda: text_tower_alone(make(LMPT, clip, config), steps),
+    }
+    seconds = alternate(variants, repeats, clock=clock)
+    share = caching * steps / (config.num_epochs * batches.steps_an_epoch)
+    aims = [
+        check_aim("times faster than the published procedure", paired_ratio(seconds[PUBLISHED], seconds[OURS]),
+                  least=LEAST_SPEED_UP),
+        check_aim("the same with the caching of features counted",
+                  paired_ratio(seconds[PUBLISHED], np.array(seconds[OURS]) + share), least=LEAST_SPEED_UP),
     ]  # fmt: skip
-    return {
-        "name": "lmpt_epoch", "machine": describe_machine(), "preset": preset, "images": len(data), "steps": steps,
-        "batch_size": config.batch_size, "num_context": num_context, "repeats": repeats, "caching_seconds": caching,
-        "largest_loss_difference": apart, "losses": {"published": published, "ours": ours}, "rows": rows,
-    }  # fmt: skip
+    return make_result(
+        "lmpt_epoch", make_rows(seconds, published=PUBLISHED, floor=FLOOR), repeats, clock=clock, preset=preset,
+        images=len(data), steps=steps, batch_size=config.batch_size, num_context=num_context,
+        once={"caching": caching}, check={"apart": apart, "most": MOST_APART, "losses": losses}, aims=aims,
+    )  # fmt: skip
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny", help="name of the frozen models, or a folder")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each procedure")
+    parser = benchmark_options(__doc__, "lmpt_epoch")
     parser.add_argument("--num-context", type=int, default=4, help="context vectors a class")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "lmpt_epoch.json")
+    parser.add_argument("--steps", type=int, help="updates that are timed instead of a whole epoch")
     options = parser.parse_args()
-    result = measure(options.preset, options.repeats, options.num_context)
-    write_json(options.output, result)
-    table = Table(
-        title=f"An epoch of LMPT, {result['images']} scenes in batches of {result['batch_size']}, "
-        f"{result['num_context']} context vectors"
+    result = measure(options.preset, num_context=options.num_context, num_steps=options.steps,
+                     repeats=options.repeats, clock=options.clock)  # fmt: skip
+    title = (
+        f"{result['steps']} updates of LMPT, {result['images']} scenes in batches of {result['batch_size']}, "
+        f"{result['num_context']} context vectors a class"
     )
-    for heading in ("what", "seconds (median)", "spread", "published / this", "this / text tower"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
-    for row in result["rows"]:
-        table.add_row(row["what"], f"{row['seconds']:.3f}", f"{row['spread']:.3f}",
-                      f"{row['ratio_to_published']:.1f}", f"{row['ratio_to_floor']:.1f}")  # fmt: skip
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"Losses of the first ten steps differ by at most {result['largest_loss_difference']:.1e}; caching "
-                  f"took {result['caching_seconds']:.2f} s once. {result['machine']}")  # fmt: skip
+    publish(result, title, options.output)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gcpl_lab.cli_course import register as register_course
 from gcpl_lab.cli_multilabel import register
+from gcpl_lab.cli_project import register as register_project
+from gcpl_lab.cli_views import register as register_views
 from gcpl_lab.errors import LabError
+from gcpl_lab.training.runtime import processes
 
 app = typer.Typer(
     add_completion=False,
@@ -36,9 +42,15 @@ ShotsOption = Annotated[int, typer.Option(min=1, help="Photographs a class to le
 
 def main() -> None:
     """Run the program; errors that a user can act on are one message without a traceback."""
+    here = processes()
+    if here.count == 1:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a spot machine is an interruption
+    elif here.index > 0:  # of accelerate launch: one process speaks, and the others when something goes wrong
+        console.quiet, sys.stdout = True, io.StringIO()
     try:
         app()
     except LabError as error:
+        console.quiet = False
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as end:
@@ -86,43 +98,6 @@ SetOption = Annotated[
 ]
 
 
-# ------------------------------------------------------------------------------------------------ doctor
-
-
-@app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Show the machine, the versions, the bundled data and which models can be used now."""
-    from gcpl_lab.backbones.presets import PRESETS
-    from gcpl_lab.data.samples import load_fashion
-    from gcpl_lab.training.runtime import describe_machine, describe_versions
-
-    report: dict[str, Any] = {"machine": describe_machine(), "versions": describe_versions(), "samples": {}}
-    for split in ("support", "test"):
-        try:
-            found = load_fashion(split)
-            report["samples"][f"fashion/{split}"] = f"{len(found)} pictures, checksums right"
-        except LabError as error:
-            report["samples"][f"fashion/{split}"] = f"not usable: {error}"
-    report["presets"] = {name: _where(preset) for name, preset in PRESETS.items()}
-    _answer(report, as_json)
-    if not as_json:
-        for title, rows in report.items():
-            table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-            for key, value in rows.items():
-                table.add_row(str(key), str(value))
-            Console().print(table)
-
-
-def _where(preset: Any) -> str:
-    if Path(preset.diffusion_source).is_dir():
-        return "ready (in a local folder)"
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(preset.diffusion_source, "model_index.json"), str):
-        return "ready (in the Hugging Face cache)"
-    return f"not here; fetch with: hf download {preset.diffusion_source} ({preset.download_bytes / 1e9:.1f} GB)"
-
-
 # -------------------------------------------------------------------------------------------------- demo
 
 
@@ -168,6 +143,7 @@ def demo(
     test_total: Annotated[int, typer.Option("--test", min=10, help="Test photographs.")] = 300,
     settings: SetOption = [],  # noqa: B006  (typer reads the default, nothing changes it)
     multilabel: Annotated[bool, typer.Option(help="Show LMPT on the bundled scenes too.")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Learn everything anew, whatever is kept.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell look-alike photographs apart, compare with simple baselines, and write a report."""
@@ -178,7 +154,7 @@ def demo(
     with progress.bars:
         result = run_demo(
             folder, preset=preset, shots=shots, seed=seed, test_total=test_total, settings=chosen,
-            multilabel=multilabel,
+            multilabel=multilabel, fresh=fresh,
             on_method=progress.method, on_step=progress.step, command=_command(),
         )  # fmt: skip
         progress.finish()
@@ -415,3 +391,6 @@ def lab(
 
 
 register(app, train_app)
+register_project(app)
+register_course(app)
+register_views(app)

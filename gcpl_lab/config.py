@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 from gcpl_lab.methods.lmpt import CLASSIFICATIONS, Classification, ContrastReduction, Reading, Scale
+from gcpl_lab.training.runtime import PRECISIONS, Precision
 
 ObjectiveName = Literal["gcpl", "comple", "discriminative"]
 
@@ -80,6 +81,14 @@ class GCPLConfig(_Settings):
         num_folds: Folds of ``"cross_validation"``.
         validate_every: Updates between validations.
         patience: Validations without improvement after which ``"validation"`` stops; 0 goes on to the end.
+        checkpoint_every: Updates between checkpoints, where a folder for them is given.
+        precision: ``"float32"``; ``"tf32"``, faster products of float32 on a GPU; ``"bfloat16"`` or ``"float16"``,
+            in which the frozen weights are loaded. ``"auto"``: float32 on a CPU, on a GPU bfloat16 where it can,
+            else float16. What is learned is float32 in any case.
+        micro_batch_size: Most (photograph, t, ε) in one training pass; gradients of a batch's passes are added up,
+            so the update is the same. None: the whole batch, or as much of it as memory allows.
+        gradient_checkpointing: Keep few activations and compute the others anew: slower, with far less memory.
+        compile_denoiser: ``torch.compile`` for training; worth its minutes in long runs on a GPU.
         num_evidence: (t, ε) pairs a test photograph is judged by.
         weighting: How a photograph's errors are averaged: ``"absolute"`` is the published mean, in which the noise
             levels with large errors count most; ``"relative"`` divides each by its mean over the classes. On
@@ -120,6 +129,11 @@ class GCPLConfig(_Settings):
     evidence_batch_size: int = 512
     evidence_bfloat16: bool = True
     flip: bool = True
+    checkpoint_every: int = 50
+    precision: Precision = "auto"
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    compile_denoiser: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -133,18 +147,29 @@ class GCPLConfig(_Settings):
         _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "a share between 0 and 1")
         _require(self.num_folds >= 2, "num_folds", self.num_folds, "2 or more")
         for name in ("num_vectors", "batch_size", "discriminative_batch_size", "num_samples", "num_evidence",
-                     "evidence_batch_size", "validate_every"):  # fmt: skip
+                     "evidence_batch_size", "validate_every", "checkpoint_every"):  # fmt: skip
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("num_steps", "discriminative_steps", "contrast_weight", "gcpl_share", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "discriminative_rate", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
-        _require(self.num_rivals is None or self.num_rivals >= 1, "num_rivals", self.num_rivals, "1 or more, or None")
+        for name in ("num_rivals", "micro_batch_size"):
+            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name),
+                     "1 or more, or None")  # fmt: skip
+        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         _require(len(self.templates) > 0 and not isinstance(self.templates, str), "templates", self.templates,
                  "at least one text with {}, in a tuple")  # fmt: skip
         if self.timestep_range is not None:
             low, high = self.timestep_range
             _require(0 <= low < high <= 1, "timestep_range", self.timestep_range, "two fractions 0 ≤ low < high ≤ 1")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that two parts of one run must have in common, so that it can be resumed.
+
+        Not among them is what only decides how the work is cut up: a run that memory ran out in goes on with others.
+        """
+        free = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing", "compile_denoiser")
+        return {name: value for name, value in self.as_dict().items() if name not in free}
 
 
 @dataclass(frozen=True)
@@ -182,7 +207,10 @@ class LMPTConfig(_Settings):
             best validated prompts are kept in any case).
         validation_share: Part of the given images that is kept from training, for stopping, the scale of
             probabilities and the thresholds.
+        refit: When the best epoch is known, learn again from the validation pictures as well, up to that epoch: rare
+            classes have none to spare. Thresholds and the scale of probabilities stay those of the first time.
         flip: Learn from mirror images too.
+        checkpoint_every: Updates between checkpoints, where a folder for them is given; None: once an epoch.
         seed: Of everything random.
     """
 
@@ -212,7 +240,9 @@ class LMPTConfig(_Settings):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     patience: int = 0
     validation_share: float = 0.2
+    refit: bool = True
     flip: bool = True
+    checkpoint_every: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -230,6 +260,8 @@ class LMPTConfig(_Settings):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("margin", "negative_scale", "learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        _require(self.checkpoint_every is None or self.checkpoint_every >= 1, "checkpoint_every",
+                 self.checkpoint_every, "1 or more, or None")  # fmt: skip
         _require(0 <= self.mix <= 1, "mix", self.mix, "0 (captions alone) to 1 (labels alone)")
         _require(0 < self.validation_share < 1, "validation_share", self.validation_share,
                  "a share above 0 and below 1")  # fmt: skip

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gcpl_lab.caching import OutcomeCache
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
 from gcpl_lab.multilabel_reporting import run_lmpt_demo
 from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
+from gcpl_lab.run_views import keep_states
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.loop import StepRecord
 
@@ -52,6 +55,7 @@ def run_demo(
     test_total: int = 300,
     settings: Mapping[str, Any] | None = None,
     multilabel: bool = True,
+    fresh: bool = False,
     on_method: Callable[[str], None] | None = None,
     on_step: Callable[[str, StepRecord, int], None] | None = None,
     command: str = "gcpl-lab demo",
@@ -59,13 +63,15 @@ def run_demo(
     """Learn from a few bundled photographs, classify others, compare, and write the report.
 
     Args:
-        folder: Receives ``report.html``, ``results.json``, ``figures/`` and ``prompts/``.
+        folder: Receives ``report.html``, ``results.json``, ``states.safetensors``, ``figures/``, ``prompts/`` and
+            ``cache/``, from which a second run takes what depends on nothing that has changed.
         preset: The frozen pair.
         shots: Photographs a class to learn from.
         seed: Of the draw and of every method.
         test_total: Test photographs.
         settings: Fields of :class:`~gcpl_lab.config.GCPLConfig`.
         multilabel: Show LMPT on the bundled scenes too.
+        fresh: Learn everything anew, whatever the cache holds.
         on_method: Called with a method's name before it runs.
         on_step: Called after every update with (method, record, number of steps).
         command: What is written down as having made the results.
@@ -76,20 +82,25 @@ def run_demo(
     support, test = load_fashion("support"), load_fashion("test")
     test = test.subset(draw_test(test, total=test_total, seed=0))
     experiment = FewShotExperiment(support, test, preset=preset, settings=settings, on_step=on_step)
-    outcomes = []
+    if fresh:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+    outcomes, cache = [], OutcomeCache(folder / "cache")
     for method in METHODS:
         if on_method:
             on_method(method)
-        outcomes.append(experiment.run(method, shots, seed))
+        outcomes.append(cache.run(experiment, method, shots, seed))
     for outcome in outcomes:
         if outcome.model is not None:
             outcome.model.save(folder / "prompts" / outcome.method)
     scenes = None
     if multilabel:
-        scenes = run_lmpt_demo(folder / "multilabel", seed=seed, preset=preset, on_method=on_method, on_step=on_step)
+        scenes = run_lmpt_demo(
+            folder / "multilabel", seed=seed, preset=preset, cache=cache, on_method=on_method, on_step=on_step
+        )
     if on_method:
         on_method("report")
     results = collect_results(experiment, outcomes, shots, command)
+    keep_states(experiment, outcomes, folder)
     figures = draw_figures(experiment, outcomes, folder / "figures")
     models = [outcome.model for outcome in outcomes if outcome.model is not None]
     answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,10 +35,35 @@ from gcpl_lab.methods.gcpl import (
     hardest_rivals,
 )
 from gcpl_lab.methods.prompts import ClassPrompts
-from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.storage import read_json, tensor_checksum, write_json
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
-from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
-from gcpl_lab.training.runtime import default_device, describe_versions
+from gcpl_lab.training.loop import Journal, Objective, StepRecord, TrainingConfig, end_early, train
+from gcpl_lab.training.runtime import (
+    MemoryFit,
+    add_up,
+    default_device,
+    describe_versions,
+    from_main,
+    gather_rows,
+    is_main_process,
+    leave_device,
+    make_accelerator,
+    mixed_precision,
+    prepare_for_device,
+    processes,
+    training_form,
+    wait_for_everyone,
+    weights_dtype,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+VAE_BATCH_SIZE = 64
+"""Pictures in one pass of the VAE, where memory allows."""
+
+MAX_STATES = 100
+"""Kept states of a long run; a checkpoint holds them all."""
 
 MAX_TEMPERATURE_IMAGES = 160
 """Temperature and offsets have few degrees of freedom; more support photographs change them little."""
@@ -57,10 +83,11 @@ class GCPLClassifier:
         prompts_: The learned :class:`~gcpl_lab.methods.prompts.ClassPrompts`.
         temperature_: Fitted on the support photographs.
         offsets_: Added to the classes' scores, (class,), fitted with the temperature.
-        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update.
-        states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step.
-        best_step_: Where cross-validation stopped, else None.
-        train_evaluations_: Denoiser evaluations spent on training (each with a backward pass).
+        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update, those before a resumption included.
+        states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step; of very
+            long runs about ``MAX_STATES``.
+        best_step_: Where cross-validation stopped (0: no update is best), else None.
+        train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
     """
 
     def __init__(
@@ -95,8 +122,13 @@ class GCPLClassifier:
     def diffusion(self) -> FrozenDiffusion:
         """The frozen model, loaded when first asked for."""
         if self._diffusion is None:
-            self._diffusion = FrozenDiffusion.load(self.config.preset, device=default_device())
+            self._diffusion = self._load(default_device(), weights_dtype(self.config.precision, default_device()))
         return self._diffusion
+
+    def _load(self, device: str, dtype: torch.dtype) -> FrozenDiffusion:
+        diffusion = FrozenDiffusion.load(self.config.preset, device=device, dtype=dtype)
+        prepare_for_device(diffusion.denoiser, device, self.config.precision)
+        return diffusion
 
     @property
     def timestep_range(self) -> tuple[float, float]:
@@ -141,14 +173,16 @@ class GCPLClassifier:
         *,
         coarse_words: Sequence[str] | None = None,
         checkpoint_folder: str | Path | None = None,
-    ) -> Iterator[StepRecord]:
+    ) -> Generator[StepRecord, bool | None, None]:
         """:meth:`fit`, one record an update, for plotting or stopping on the way."""
         classes, ids = _check_labels(images, labels)
         names = [str(label) for label in classes] if class_names is None else list(class_names)
         if len(names) != len(classes):
             raise DataError(f"class_names has {len(names)} names for {len(classes)} classes ({classes.tolist()[:10]})")
         check_class_names(names)
-        exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read_images(images)), ids)
+        pixels = self.diffusion.preprocess(read_images(images))
+        exemplars = Exemplars.encode(self.diffusion, pixels, ids, self._encode_moments)
+        leave_device(self.diffusion.vae, self.diffusion.device)
         yield from self.learn(
             exemplars, names, classes=classes, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder
         )
@@ -162,7 +196,7 @@ class GCPLClassifier:
         coarse_words: Sequence[str] | None = None,
         warm_start: Tensor | None = None,
         checkpoint_folder: str | Path | None = None,
-    ) -> Iterator[StepRecord]:
+    ) -> Generator[StepRecord, bool | None, None]:
         """Learn from photographs whose latents are cached already.
 
         Args:
@@ -175,35 +209,40 @@ class GCPLClassifier:
         """
         config, diffusion = self.config, self.diffusion
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
-        self.class_names_ = tuple(class_names)
-        self.prompts_ = ClassPrompts(
-            diffusion, class_names, num_vectors=config.num_vectors, templates=config.templates,
-            initial=config.initial, coarse_words=coarse_words, seed=config.seed,
-        ).to(diffusion.device)  # fmt: skip
-        self.history_: list[StepRecord] = []
-        self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
-        vars(self).pop("temperature_", None)  # of an earlier fit
-        self.offsets_ = np.zeros(len(self.class_names_))
-        self._warm_started = config.objective == "discriminative" and warm_start is not None
+        self._begin(class_names, coarse_words, warm_start)
         before = diffusion.num_denoiser_evaluations
-        if warm_start is not None:
-            with torch.no_grad():
-                self.prompts_.vectors.copy_(warm_start)
-            self.states_[0] = warm_start.detach().cpu().clone()
         folder = Path(checkpoint_folder) if checkpoint_folder else None
         everything, held_out = exemplars, None
         self.best_step_: int | None = None
         if config.early_stopping == "validation":
             exemplars, held_out = self._hold_out(exemplars)
         elif config.early_stopping == "cross_validation":
-            self.best_step_ = self._cross_validated_step(exemplars, coarse_words, warm_start)
-        if not self._warm_started:
-            yield from self._run(self._denoising_objective(), exemplars, folder, held_out)
-        if config.objective == "discriminative":
-            yield from self._run(self._discriminative_objective(exemplars), exemplars, folder, held_out)
-        exemplars = everything
-        self.train_evaluations_ = diffusion.num_denoiser_evaluations - before
-        self._fit_temperature(exemplars)
+            self.best_step_ = self._cross_validated_step(exemplars, coarse_words, warm_start, folder)
+        ended = False
+        with training_form(diffusion.denoiser, config.gradient_checkpointing, config.compile_denoiser):
+            if not self._warm_started:
+                ended = yield from self._run(self._denoising_objective(), exemplars, folder, held_out)
+            if config.objective == "discriminative" and not ended:
+                yield from self._run(self._discriminative_objective(exemplars), exemplars, folder, held_out)
+        self.train_evaluations_ = int(add_up(torch.tensor(diffusion.num_denoiser_evaluations - before)))
+        self._fit_temperature(everything)
+
+    def _begin(self, class_names: Sequence[str], coarse_words: Sequence[str] | None, warm_start: Tensor | None) -> None:
+        """The prompts before the first update; nothing of an earlier fit is left."""
+        config, diffusion = self.config, self.diffusion
+        self.class_names_ = tuple(class_names)
+        self.prompts_ = ClassPrompts(
+            diffusion, class_names, num_vectors=config.num_vectors, templates=config.templates,
+            initial=config.initial, coarse_words=coarse_words, seed=config.seed,
+        ).to(diffusion.device)  # fmt: skip
+        if warm_start is not None:
+            with torch.no_grad():
+                self.prompts_.vectors.copy_(warm_start)
+        self.history_: list[StepRecord] = []
+        self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
+        vars(self).pop("temperature_", None)
+        self.offsets_ = np.zeros(len(self.class_names_))
+        self._warm_started = config.objective == "discriminative" and warm_start is not None
 
     def _denoising_objective(self) -> GCPL:
         if self.config.objective == "comple":
@@ -215,7 +254,7 @@ class GCPLClassifier:
         num_classes = len(self.class_names_)
         if config.num_rivals is not None and config.num_rivals < num_classes - 1:
             latents = self.diffusion.scale_latents(exemplars.means[0])
-            errors = self._classifier(seed=config.seed + 1).exact(latents, config.num_samples).errors
+            errors = self._evidence(latents, config.num_samples, config.seed + 1).errors
             rivals = hardest_rivals(errors, exemplars.labels.numpy(), config.num_rivals)
         return Discriminative(
             self.diffusion, self.prompts_, temperature=config.temperature, gcpl_share=config.gcpl_share, rivals=rivals
@@ -234,26 +273,69 @@ class GCPLClassifier:
         return exemplars.subset(folds[0][0]), exemplars.subset(folds[0][1])
 
     def _cross_validated_step(
-        self, exemplars: Exemplars, coarse_words: Sequence[str] | None, warm_start: Tensor | None
+        self,
+        exemplars: Exemplars,
+        coarse_words: Sequence[str] | None,
+        warm_start: Tensor | None,
+        folder: Path | None,
     ) -> int:
-        """The number of updates, of those validated, with the best accuracy on held-out folds."""
-        labels = exemplars.labels.numpy()
-        correct: dict[int, float] = {}
-        discriminative = self.config.discriminative_steps if self.config.objective == "discriminative" else 0
-        total = discriminative + (0 if self._warm_started else self.config.num_steps)
-        for train_ids, held_ids in cross_validation_folds(labels, self.config.num_folds, self.config.seed):
-            fold = GCPLClassifier(diffusion=self.diffusion, **{**self.config.as_dict(), "early_stopping": "none"})
-            latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(held_ids)])
-            records = fold.learn(
-                exemplars.subset(train_ids), self.class_names_, coarse_words=coarse_words, warm_start=warm_start
+        """The number of updates, of those validated and none at all, with the best accuracy on held-out folds.
+
+        With ``folder``, finished folds are kept there and not learned again after an interruption.
+        """
+        path = folder / "cross_validation.json" if folder else None
+        identity = self._identity(exemplars) if path else ""
+        found: dict[str, Any] = {"identity": identity, "folds": []}
+        if path and path.is_file():
+            found = read_json(path)
+        if found.get("identity") != identity:
+            raise ArtifactError(
+                f"{path}: belongs to a run with other settings, data or model than this one; "
+                "give this run another folder, or delete the file to start anew"
             )
-            for record in records:
-                if record.step % self.config.validate_every == 0 or record.step == total:
-                    scores = class_scores(fold.evidence(latents).errors, self.config.weighting)
-                    right = float((scores.argmax(1) == labels[held_ids]).sum())
-                    correct[record.step] = correct.get(record.step, 0.0) + right
+        if int(from_main(len(found["folds"]))) != len(found["folds"]):  # asked of all before the main process writes
+            raise ArtifactError(f"{path}: processes find it in different states; expected a folder all machines share")
+        folds = cross_validation_folds(exemplars.labels.numpy(), self.config.num_folds, self.config.seed)
+        for train_ids, held_ids in folds[len(found["folds"]) :]:
+            fold = self._right_in_fold(exemplars, train_ids, held_ids, coarse_words, warm_start)
+            found["folds"].append([[step, right] for step, right in fold.items()])
+            if path and is_main_process():
+                write_json(path, found)
+        correct: dict[int, int] = {}
+        for step, right in (pair for fold in found["folds"] for pair in fold):
+            correct[step] = correct.get(step, 0) + right
         # Of equally good numbers the smallest: it costs least and has moved least from the words.
-        return max(sorted(correct), key=lambda step: correct[step]) if correct else 0
+        return max(sorted(correct), key=lambda step: correct[step])
+
+    def _right_in_fold(
+        self,
+        exemplars: Exemplars,
+        train_ids: np.ndarray,
+        held_ids: np.ndarray,
+        coarse_words: Sequence[str] | None,
+        warm_start: Tensor | None,
+    ) -> dict[int, int]:
+        """How many held-out photographs are told right after each validated number of updates, from 0."""
+        config = self.config
+        fold = GCPLClassifier(diffusion=self.diffusion, **{**config.as_dict(), "early_stopping": "none"})
+        latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(held_ids)])
+        labels = exemplars.labels.numpy()[held_ids]
+
+        def num_right() -> int:
+            scores = class_scores(fold.evidence(latents).errors, config.weighting)
+            return int((scores.argmax(1) == labels).sum())
+
+        fold._begin(self.class_names_, coarse_words, warm_start)
+        right = {0: num_right()}
+        total = (config.discriminative_steps if config.objective == "discriminative" else 0) + (
+            0 if self._warm_started else config.num_steps
+        )
+        for record in fold.learn(
+            exemplars.subset(train_ids), self.class_names_, coarse_words=coarse_words, warm_start=warm_start
+        ):
+            if record.step % config.validate_every == 0 or record.step == total:
+                right[record.step] = num_right()
+        return right
 
     def _validation(self, objective: Objective, held_out: Exemplars) -> Callable[[], float]:
         """What early stopping lowers: the denoising loss, or the discriminative ranking's log-loss."""
@@ -266,14 +348,15 @@ class GCPLClassifier:
         latents, labels = self.diffusion.scale_latents(held_out.means[0]), held_out.labels.numpy()
 
         def ranking_loss() -> float:
-            scores = class_scores(self._classifier(seed=config.seed + 3).exact(latents, config.num_evidence).errors)
+            scores = class_scores(self._evidence(latents, config.num_evidence, config.seed + 3).errors)
             return log_loss(probabilities(scores, config.temperature), labels)
 
         return ranking_loss
 
     def _run(
         self, objective: Objective, exemplars: Exemplars, folder: Path | None, held_out: Exemplars | None
-    ) -> Iterator[StepRecord]:
+    ) -> Generator[StepRecord, bool | None, bool]:
+        """One objective's updates; returns whether the caller ended them early."""
         config = self.config
         discriminative = isinstance(objective, Discriminative)
         sampler = ExemplarSampler(
@@ -288,26 +371,47 @@ class GCPLClassifier:
             learning_rate=config.discriminative_rate if discriminative else config.learning_rate,
             validate_every=config.validate_every,
             patience=config.patience,
+            checkpoint_every=config.checkpoint_every,
+            micro_batch_size=config.micro_batch_size,
         )
         done = config.num_steps if discriminative and not self._warm_started else 0
         checkpoint = folder / f"{type(objective).__name__.lower()}.checkpoint.safetensors" if folder else None
-        fingerprint = ""
-        if checkpoint:
-            tensors = {"means": exemplars.means, "labels": exemplars.labels, "start": self.states_[0]}
-            data, model = tensor_checksum(tensors.items()), self.diffusion.checksum()
-            fingerprint = repr((config, self.timestep_range, self.class_names_, data, model))
-        validate = self._validation(objective, held_out) if held_out is not None else None
-        stop_after = None if self.best_step_ is None else self.best_step_ - done
+        journal = Journal(every=max(self.journey_every, training.num_steps // MAX_STATES))
         records = train(
-            objective, sampler, training, validate=validate, checkpoint=checkpoint, fingerprint=fingerprint,
-            stop_after=stop_after,
+            objective, sampler, training,
+            validate=self._validation(objective, held_out) if held_out is not None else None,
+            checkpoint=checkpoint, fingerprint=self._identity(exemplars) if checkpoint else "",
+            stop_after=None if self.best_step_ is None else self.best_step_ - done,
+            accelerator=self._accelerator(), journal=journal,
         )  # fmt: skip
-        for record in records:
-            shifted = StepRecord(**{**vars(record), "step": done + record.step})
-            self.history_.append(shifted)
-            if record.step % self.journey_every == 0 or record.step in (training.num_steps, stop_after):
-                self.states_[shifted.step] = self.prompts_.vectors.detach().cpu().clone()
-            yield shifted
+        known = len(self.history_)
+        for _ in records:
+            self._follow(journal, done, known)
+            if (yield self.history_[-1]):
+                end_early(records)
+                self.states_[self.history_[-1].step] = self.prompts_.vectors.detach().cpu().clone()
+                return True
+        self._follow(journal, done, known)
+        return False
+
+    def _follow(self, journal: Journal, done: int, known: int) -> None:
+        """Take over what is new in the journal of a stage, which began after ``done`` updates and ``known`` records."""
+        new = journal.records[len(self.history_) - known :]
+        self.history_ += [replace(record, step=done + record.step) for record in new]
+        for step, (vectors,) in journal.states.items():
+            self.states_.setdefault(done + step, vectors)
+
+    def _accelerator(self) -> Accelerator:
+        diffusion = self.diffusion
+        return make_accelerator(
+            cpu=diffusion.device.type == "cpu", mixed_precision=mixed_precision(self.config.precision, diffusion.dtype)
+        )
+
+    def _identity(self, exemplars: Exemplars) -> str:
+        """Settings, data, start and model of a run: what a checkpoint must share with the run that goes on from it."""
+        tensors = {"means": exemplars.means, "labels": exemplars.labels, "start": self.states_[0]}
+        data, model = tensor_checksum(tensors.items()), self.diffusion.checksum()
+        return repr((self.config.identity(), self.timestep_range, self.class_names_, data, model))
 
     def _fit_temperature(self, exemplars: Exemplars) -> None:
         chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
@@ -334,12 +438,28 @@ class GCPLClassifier:
     def encode(self, images: Sequence[Any]) -> Tensor:
         """Scaled latents (image, channel, height, width) of pictures."""
         pixels = self.diffusion.preprocess(read_images(images))
-        return self.diffusion.scale_latents(self.diffusion.encode_moments(pixels)[0])
+        return self.diffusion.scale_latents(self._encode_moments(pixels)[0])
+
+    def _encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The VAE's moments of pictures: every process encodes its share, in passes that fit into memory."""
+        own = pixels[processes().share(len(pixels))]
+        if len(own):
+            moments = MemoryFit(VAE_BATCH_SIZE)(lambda size: self.diffusion.encode_moments(own, size))
+        else:
+            moments = (torch.empty(0, *self.diffusion.latent_shape),) * 2
+        means, log_variances = (gather_rows(values, len(pixels)) for values in moments)
+        return means, log_variances
 
     def evidence(self, latents: Tensor) -> Evidence:
         """Errors (image, class, timestep) of scaled latents under the learned prompts."""
         self._check_fitted()
-        return self._classifier(seed=self.config.seed).exact(latents, self.config.num_evidence)
+        return self._evidence(latents, self.config.num_evidence, self.config.seed)
+
+    def _evidence(self, latents: Tensor, num_samples: int, seed: int) -> Evidence:
+        """Every process judges its share of the pictures; all get the whole."""
+        own = self._classifier(seed).exact(latents[processes().share(len(latents))], num_samples)
+        errors = gather_rows(torch.from_numpy(own.errors), len(latents)).numpy()
+        return Evidence(errors, own.timesteps, int(errors.size))
 
     def decision_function(self, images: Sequence[Any]) -> np.ndarray:
         """Scores (image, class): minus the mean error plus the class's offset; larger is better."""
@@ -397,10 +517,17 @@ class GCPLClassifier:
             "classes": self.classes_.tolist(),
             "temperature": self.temperature_,
             "offsets": self.offsets_.tolist(),
-            "diffusion": {"name": self.diffusion.name, "checksum": self.diffusion.checksum()},
+            "diffusion": {
+                "name": self.diffusion.name,
+                "checksum": self.diffusion.checksum(),
+                "weights": str(self.diffusion.dtype).removeprefix("torch."),
+            },
             "versions": describe_versions(),
         }
-        return save_class_prompts(folder, self.prompts_.vectors.detach(), metadata)
+        if is_main_process():
+            save_class_prompts(folder, self.prompts_.vectors.detach(), metadata)
+        wait_for_everyone()
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, diffusion: FrozenDiffusion | None = None) -> GCPLClassifier:
@@ -418,12 +545,15 @@ class GCPLClassifier:
             config = GCPLConfig.from_dict(metadata["config"])
             names, classes, temperature = metadata["class_names"], metadata["classes"], float(metadata["temperature"])
             offsets = np.asarray(metadata["offsets"], float).reshape(len(names))
-            learned_on = metadata["diffusion"]["checksum"]
+            learned_on, weights = metadata["diffusion"]["checksum"], metadata["diffusion"].get("weights", "float32")
+            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[weights]
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{Path(folder) / 'prompts.json'}: is incomplete or was changed ({error}); restore it or train again"
             ) from error
         model = cls(diffusion=diffusion, **config.as_dict())
+        if diffusion is None:  # in the precision they were learned with, whatever this machine prefers
+            model._diffusion = model._load(default_device(), dtype)
         if model.diffusion.checksum() != learned_on:
             raise ArtifactError(
                 f"{folder}: its prompts were learned on other frozen weights than those of {model.diffusion.name!r}; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,16 @@ from gcpl_lab.methods.lmpt import LMPT, CachedBatches, encode_captions
 from gcpl_lab.methods.prompts import ContextPrompts
 from gcpl_lab.storage import tensor_checksum
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
-from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
-from gcpl_lab.training.runtime import default_device, describe_versions
+from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, end_early, train
+from gcpl_lab.training.runtime import (
+    default_device,
+    describe_versions,
+    gather_rows,
+    is_main_process,
+    leave_device,
+    processes,
+    wait_for_everyone,
+)
 
 METHOD = "lmpt"
 """Tells saved contexts from the class tokens of GCPLClassifier, which share the file format."""
@@ -46,8 +56,9 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> 
         DataError: Pictures that cannot be used, all of them named.
     """
     pictures = read_images(images)
-    views = [clip.encode_images(pictures), *([clip.encode_images(pictures, flip=True)] if flip else [])]
-    return torch.stack(views)
+    own = pictures[processes().share(len(pictures))]
+    views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
+    return torch.stack([gather_rows(view, len(pictures)) for view in views])
 
 
 class LMPTClassifier:
@@ -137,11 +148,12 @@ class LMPTClassifier:
         captions: Sequence[str | None] | None = None,
         *,
         checkpoint_folder: str | Path | None = None,
-    ) -> Iterator[StepRecord]:
+    ) -> Generator[StepRecord, bool | None, None]:
         """:meth:`fit`, one record an update, for plotting or stopping on the way."""
         targets = check_training(len(images), targets, class_names, captions)
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         views = encode_views(self.clip, images, self.config.flip)
+        leave_device(self.clip.model.visual, self.clip.device)
         yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder)
 
     def learn(
@@ -152,7 +164,7 @@ class LMPTClassifier:
         captions: Sequence[str | None] | None = None,
         *,
         checkpoint_folder: str | Path | None = None,
-    ) -> Iterator[StepRecord]:
+    ) -> Generator[StepRecord, bool | None, None]:
         """Learn from pictures whose features are cached already.
 
         Args:
@@ -167,17 +179,14 @@ class LMPTClassifier:
         training, validation = split_validation(targets, self.config.validation_share, self.config.seed)
         self._forget()
         self.classes_ = np.asarray(list(class_names))
-        self.class_counts_ = targets[training].sum(axis=0, dtype=np.int64)
         self.given_counts_ = targets.sum(axis=0, dtype=np.int64)
-        self.num_train_ = len(training)
-        self.objective_ = self._new_objective()
         encoded, has_caption = encode_captions(
             self.clip, captions if captions is not None else [None] * len(targets), self.config.reading
         )
-        answers, chosen = torch.from_numpy(targets).float(), torch.from_numpy(training)
-        batches = CachedBatches(views[:, chosen], answers[chosen], encoded[chosen], has_caption[chosen],
-                                self.config.batch_size, self.config.seed)  # fmt: skip
-        self.objective_.start_scale(batches.views[0], batches.targets)
+        everything = CachedBatches(views, torch.from_numpy(targets).float(), encoded, has_caption,
+                                   self.config.batch_size, self.config.seed)  # fmt: skip
+        batches = everything.subset(training)
+        self._begin(batches)
         with torch.no_grad():
             self.start_features_ = self.objective_.text_features().cpu()
         held_out, wanted = views[0][torch.from_numpy(validation)], targets[validation]
@@ -185,14 +194,55 @@ class LMPTClassifier:
         def validate() -> float:
             return 1 - mean_average_precision(self._logits(held_out), wanted)
 
-        checkpoint = Path(checkpoint_folder) / "lmpt.checkpoint.safetensors" if checkpoint_folder else None
-        self.history_, self.num_steps_ = [], self.config.num_epochs * batches.steps_an_epoch
-        for record in train(self.objective_, batches, self._training_config(batches.steps_an_epoch),
-                            validate=validate, checkpoint=checkpoint,
-                            fingerprint=self._fingerprint(batches) if checkpoint else ""):  # fmt: skip
-            self.history_.append(record)
-            yield record
-        self._finish(held_out, wanted)
+        folder = Path(checkpoint_folder) if checkpoint_folder else None
+        self.history_: list[StepRecord] = []
+        self.num_steps_ = self.config.num_epochs * batches.steps_an_epoch
+        ended = yield from self._run(batches, folder and folder / "lmpt.checkpoint.safetensors", validate=validate)
+        logits = self._logits(held_out)
+        if self.config.refit and not ended:
+            measured = {r.step: r.validation for r in self.history_ if r.validation is not None}
+            num_epochs = math.ceil(min(measured, key=lambda step: measured[step]) / batches.steps_an_epoch)
+            self._begin(everything)
+            yield from self._run(
+                everything, folder and folder / "lmpt_refit.checkpoint.safetensors",
+                stop_after=num_epochs * everything.steps_an_epoch,
+            )  # fmt: skip
+        self.sigmoid_ = fit_sigmoid(logits, wanted)
+        self.thresholds_ = choose_thresholds(sigmoid(logits, self.sigmoid_), wanted)
+
+    def _begin(self, batches: CachedBatches) -> None:
+        """A fresh objective for the pictures of ``batches``."""
+        self.class_counts_ = batches.targets.sum(dim=0).numpy().astype(np.int64)
+        self.num_train_ = len(batches.targets)
+        self.objective_ = self._new_objective()
+        self.objective_.start_scale(batches.views[0], batches.targets)
+
+    def _run(
+        self, batches: CachedBatches, checkpoint: Path | None, validate: Callable[[], float] | None = None,
+        stop_after: int | None = None,
+    ) -> Generator[StepRecord, bool | None, bool]:  # fmt: skip
+        """The updates of one objective, counted on from those before; returns whether the caller ended them early."""
+        journal, before = Journal(), len(self.history_)
+        done = self.history_[-1].step if before else 0
+        if stop_after is not None:
+            self.num_steps_ = done + stop_after
+        records = train(
+            self.objective_, batches, self._training_config(batches.steps_an_epoch), validate=validate,
+            checkpoint=checkpoint, fingerprint=self._fingerprint(batches) if checkpoint else "", stop_after=stop_after,
+            journal=journal,
+        )  # fmt: skip
+
+        def keep() -> None:  # what a resumed run had done before comes out of its checkpoint
+            for record in journal.records[len(self.history_) - before :]:
+                self.history_.append(replace(record, step=done + record.step))
+
+        for _ in records:
+            keep()
+            if (yield self.history_[-1]):
+                end_early(records)
+                return True
+        keep()
+        return False
 
     def _forget(self) -> None:
         """Nothing of an earlier fit may answer for this one."""
@@ -220,19 +270,14 @@ class LMPTClassifier:
         return TrainingConfig(
             num_steps=config.num_epochs * steps_an_epoch, learning_rate=config.learning_rate,
             optimizer=config.optimizer, schedule=config.schedule, validate_every=steps_an_epoch,
-            patience=config.patience, checkpoint_every=steps_an_epoch,
+            patience=config.patience, checkpoint_every=config.checkpoint_every or steps_an_epoch,
         )  # fmt: skip
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         data = {"views": batches.views, "targets": batches.targets, "captions": batches.captions,
                 "has_caption": batches.has_caption}  # fmt: skip
-        return repr((self.config, self.classes_.tolist(), tensor_checksum(data.items()), self.clip.checksum()))
-
-    def _finish(self, features: Tensor, targets: np.ndarray) -> None:
-        """Scale of probabilities and thresholds, from the validation part."""
-        logits = self._logits(features)
-        self.sigmoid_ = fit_sigmoid(logits, targets)
-        self.thresholds_ = choose_thresholds(sigmoid(logits, self.sigmoid_), targets)
+        settings = {name: value for name, value in self.config.as_dict().items() if name != "checkpoint_every"}
+        return repr((settings, self.classes_.tolist(), tensor_checksum(data.items()), self.clip.checksum()))
 
     def _logits(self, features: Tensor) -> np.ndarray:
         values: np.ndarray = self.objective_.scores(features).numpy().astype(np.float64)
@@ -328,7 +373,10 @@ class LMPTClassifier:
             "sigmoid": list(self.sigmoid_), "thresholds": self.thresholds_.tolist(),
             "clip": {"name": self.clip.name, "checksum": self.clip.checksum()}, "versions": describe_versions(),
         }  # fmt: skip
-        return save_class_prompts(folder, context.expand(len(self.classes_), -1, -1), metadata)
+        if is_main_process():
+            save_class_prompts(folder, context.expand(len(self.classes_), -1, -1), metadata)
+        wait_for_everyone()
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, *, clip: FrozenCLIP | None = None) -> LMPTClassifier:

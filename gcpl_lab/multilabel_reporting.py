@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gcpl_lab.caching import OutcomeCache
 from gcpl_lab.data.readers import read_image, read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.evaluation.explaining import compare_prompts, explain_mistake, find_mistakes, read_contexts
@@ -24,7 +25,7 @@ from gcpl_lab.views.report import ReportFigure
 DEMO_METHODS = ("zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db", "lmpt")
 
 DEMO_CONTEXT = 4
-"""Context vectors in the demonstration: on validation as good as 16, in half the time."""
+"""Context vectors in the demonstration: on validation better than 16 with so few pictures, in half the time."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run_lmpt_demo(
     seed: int = 0,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
+    cache: OutcomeCache | None = None,
     on_method: Callable[[str], None] | None = None,
     on_step: Callable[[str, StepRecord, int], None] | None = None,
 ) -> LMPTDemo:
@@ -62,6 +64,7 @@ def run_lmpt_demo(
         seed: Of the validation split and of every method.
         preset: The frozen pair.
         settings: Fields of :class:`~gcpl_lab.config.LMPTConfig`.
+        cache: Where outcomes are kept and found again; by default nowhere.
         on_method: Called with a method's name before it runs.
         on_step: Called after every update with (method, record, number of steps).
     """
@@ -73,7 +76,7 @@ def run_lmpt_demo(
     for method in DEMO_METHODS:
         if on_method:
             on_method(method)
-        outcomes[method] = experiment.run(method, seed)
+        outcomes[method] = cache.run_multilabel(experiment, method, seed) if cache else experiment.run(method, seed)
     learned = outcomes["lmpt"]
     assert learned.model is not None
     learned.model.save(folder / "prompts" / "lmpt")

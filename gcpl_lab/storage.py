@@ -6,10 +6,12 @@ killed process or a full disk leaves the earlier file as it was.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,16 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Delete what killed processes left of unfinished attempts to write ``path``.
+
+    Only for a file that no other process is writing meanwhile.
+    """
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -89,11 +101,18 @@ def write_tensors(
         path: Target file.
         tensors: Any shapes and dtypes; views are made contiguous.
         metadata: Strings kept in the file's header.
+
+    Raises:
+        OSError: The file cannot be written, for instance because the disk is full; an earlier one is untouched.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return write_atomically(path, lambda target: save_file(whole, target, metadata=dict(metadata or {})))
+    try:
+        return write_atomically(path, lambda target: save_file(whole, target, metadata=dict(metadata or {})))
+    except SafetensorError as error:  # its only way to say what the operating system said
+        raise OSError(f"{path}: {error}") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -133,6 +152,33 @@ def folder_checksum(entries: Iterable[tuple[str, str]]) -> str:
     for name, checksum in sorted(entries):
         digest.update(f"{name}\0{checksum}\n".encode())
     return digest.hexdigest()
+
+
+class CachedChecksum:
+    """:func:`tensor_checksum` of frozen weights, computed anew only after one was written to or exchanged.
+
+    A write is seen by the counter that autograd keeps for every tensor (``Tensor.data`` goes past it, and past
+    autograd).
+    """
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, weakref.ref[torch.Tensor], int, int]] = []
+        self._checksum = ""
+
+    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        """The checksum of named tensors, as they are in the model (``state_dict(keep_vars=True)``)."""
+        known = len(self._marks) == len(tensors) and all(
+            name in tensors
+            and reference() is tensors[name]
+            and (place, version) == (tensors[name].data_ptr(), tensors[name]._version)
+            for name, reference, place, version in self._marks
+        )
+        if not known or not self._checksum:
+            self._checksum = tensor_checksum(tensors.items())
+            self._marks = [
+                (name, weakref.ref(value), value.data_ptr(), value._version) for name, value in tensors.items()
+            ]
+        return self._checksum
 
 
 def tensor_checksum(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

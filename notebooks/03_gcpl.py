@@ -26,10 +26,11 @@
 import numpy as np
 import torch
 
-import gcpl_lab
-from gcpl_lab import FrozenDiffusion, GCPLClassifier, load_fashion
+from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, draw_episode, load_fashion
+from gcpl_lab.data.readers import read_image, read_images
+from gcpl_lab.training.runtime import default_device
 
-gcpl_lab.__version__
+preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
 # %% [markdown]
 # ## The idea
@@ -46,34 +47,34 @@ gcpl_lab.__version__
 # (Chattopadhyay et al. 2024, [arXiv 2409.01835](https://arxiv.org/abs/2409.01835).)
 
 # %%
-diffusion = FrozenDiffusion.load("tiny")
-tops = load_fashion("support")
-tops = tops.subset(np.flatnonzero(np.isin(tops.labels, [0, 2, 3, 4, 6])))  # the five kinds of tops
-sorted({tops.class_names[label] for label in tops.labels})
+diffusion = FrozenDiffusion.load(preset, device=default_device())
+support = load_fashion("support")
+tops = support.only(support.families["tops"])  # five garments that look alike
+episode = tops.subset(draw_episode(tops, shots=16, seed=0))
+names = list(tops.class_names)
+names, len(episode)
 
 # %% [markdown]
 # ## One tensor
 #
-# A photograph becomes a latent of 4 × 8 × 8 numbers; noise is mixed in; the denoiser says which noise it was.
+# A photograph becomes a latent; noise is mixed in; the denoiser says which noise it was.
 
 # %%
-from gcpl_lab.data.readers import read_image
-
-shirt = read_image(tops.images[np.flatnonzero(tops.labels == 6)[0]])
+shirt = read_image(episode.images[np.flatnonzero(episode.labels == names.index("shirt"))[0]])
 mean, log_variance = diffusion.encode_moments(diffusion.preprocess([shirt]))
 latent = diffusion.scale_latents(mean)
 noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
-t = torch.tensor([600])
+t = torch.tensor([int(0.6 * diffusion.num_timesteps)])
 noisy = diffusion.add_noise(latent, noise, t)
-latent.shape, float(noisy.std())
+tuple(latent.shape), round(float(noisy.std()), 2)
 
 # %%
 for prompt in ["a photo of a shirt", "a photo of a bag"]:
-    predicted = diffusion.predict_noise(noisy, t, diffusion.encode_texts([prompt])).detach()
+    predicted = diffusion.predict_noise(noisy, t, diffusion.encode_texts([prompt])).detach().cpu()
     print(f"{prompt:20s} error {float((predicted - noise).square().mean()):.4f}")
 
 # %% [markdown]
-# The right word makes a small difference on one noise. Averaged over many it is evidence.
+# The choice of words makes a small difference on one noise. Averaged over many it is evidence.
 #
 # ## The loop, in plain sight
 #
@@ -83,16 +84,16 @@ for prompt in ["a photo of a shirt", "a photo of a bag"]:
 from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.prompts import ClassPrompts
 
-shirts = [read_image(path) for path in tops.images[tops.labels.tolist().index(6) :][:16]]
+shirts = read_images(episode.images[i] for i in np.flatnonzero(episode.labels == names.index("shirt")))
 exemplars = Exemplars.encode(diffusion, diffusion.preprocess(shirts), [0] * len(shirts))
-prompts = ClassPrompts(diffusion, ["shirt"], num_vectors=4)
+prompts = ClassPrompts(diffusion, ["shirt"], num_vectors=4).to(diffusion.device)
 batches = ExemplarSampler(diffusion, exemplars, batch_size=32, timestep_range=diffusion.evidence_range)
 objective = GCPL(diffusion, prompts)
 
 # %%
 optimizer = torch.optim.AdamW([prompts.vectors], lr=0.01, weight_decay=0.0)
 start, losses = prompts.vectors.detach().clone(), []
-for step in range(60):
+for step in range(30):
     loss = objective(batches(step))["loss"]
     optimizer.zero_grad()
     loss.backward()
@@ -102,28 +103,73 @@ f"first ten steps {np.mean(losses[:10]):.4f}, last ten {np.mean(losses[-10:]):.4
 
 # %% [markdown]
 # That is all of GCPL. Most of the loss is noise that no prompt can explain, so it falls by little; what counts is
-# the difference between classes. Which words lie near the learned vectors?
+# the difference between classes.
+#
+# The library's loop is the same one: it yields a record each step, so that the caller may plot, log or stop. Given
+# the same start, the same batches and the same settings, it makes the same losses and the same vectors.
 
 # %%
-from gcpl_lab.evaluation.reading import nearest_words
+from gcpl_lab.training.loop import TrainingConfig, train
 
-for found in nearest_words(diffusion, prompts.vectors[0], num_words=4):
-    words = ", ".join(f"{word} {value:.2f}" for word, value in zip(found.words, found.similarities, strict=True))
-    print(f"{words}   (a random vector reaches {found.random_similarity:.2f})")
+again = ClassPrompts(diffusion, ["shirt"], num_vectors=4).to(diffusion.device)
+settings = TrainingConfig(num_steps=30, learning_rate=0.01, schedule="constant", gradient_clip=0.0)
+records = list(train(GCPL(diffusion, again), batches, settings))
+torch.testing.assert_close(again.vectors, prompts.vectors)
+np.testing.assert_allclose([record.loss for record in records], losses, rtol=1e-4)
+f"largest difference of a loss: {max(abs(r.loss - own) for r, own in zip(records, losses, strict=True)):.1e}"
 
 # %% [markdown]
 # ## All five look-alikes, with the library
 #
-# `GCPLClassifier` is the same loop for all classes together, with cached latents, checkpoints and a temperature.
-# `steps` yields a record an update, so that you can watch or stop; `fit` runs it through.
+# `GCPLClassifier` is this loop for all classes together, with cached latents, checkpoints, a falling learning rate and
+# a temperature. `steps` yields a record an update; the monitor draws them while they come, and its button stops the
+# training early (what was learned until then is kept); `wait` returns when it has ended.
 
 # %%
-episode = tops.subset([i for c in (0, 2, 3, 4, 6) for i in np.flatnonzero(tops.labels == c)[:16]])
-names = [tops.class_names[label] for label in (0, 2, 3, 4, 6)]
-model = GCPLClassifier("tiny", "gcpl", num_steps=120, seed=0, diffusion=diffusion)
-for record in model.steps(episode.images, episode.labels, names):
-    if record.step % 50 == 0:
-        print(f"step {record.step:3d}  loss {record.loss:.3f}  after {record.seconds:.0f} s")
+from gcpl_lab.views.widgets import TrainingMonitor
+
+model = GCPLClassifier(preset, "gcpl", num_steps=120, seed=0, diffusion=diffusion)
+monitor = TrainingMonitor(model.steps(episode.images, episode.labels, names), num_steps=120, title="GCPL")
+monitor
+
+# %%
+monitor.wait()
+f"{len(monitor.history)} updates, loss {np.mean([record.loss for record in monitor.history[-10:]]):.4f} at the end"
+
+# %% [markdown]
+# ## What the prompts draw, and which words lie near
+#
+# A learned prompt is still a prompt: the model can draw from it, and its vectors have nearest words. The last number
+# is what a random vector reaches: a word that is no nearer means nothing.
+
+# %%
+from gcpl_lab.views.evidence import plot_sample_grid
+
+with torch.no_grad():
+    learned = diffusion.encode_prompts(*model.prompts_())
+by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
+drawn = [[np.asarray(p) for p in diffusion.generate(hidden.repeat_interleave(3, 0), num_steps=20, seed=0)]
+         for hidden in (by_name, learned)]  # fmt: skip
+
+# %%
+rows = []
+for label, name in enumerate(names):
+    real = read_images(episode.images[i] for i in np.flatnonzero(episode.labels == label)[:3])
+    real = [np.asarray(picture.resize((diffusion.image_size,) * 2)) for picture in real]
+    rows.append((name, [*real, *drawn[0][3 * label : 3 * label + 3], *drawn[1][3 * label : 3 * label + 3]]))
+grid = plot_sample_grid(rows)
+for column, title in enumerate(["real", "from the name", "from the learned prompt"]):
+    grid.axes[3 * column].set_title(title, loc="left")
+grid
+
+# %%
+from gcpl_lab.evaluation.reading import nearest_words
+
+for name, vectors in zip(names, model.prompts_.vectors.detach(), strict=True):
+    found = nearest_words(diffusion, vectors, num_words=3)
+    pairs = sorted((s, word) for near in found for word, s in zip(near.words, near.similarities, strict=True))
+    best = sorted({word: s for s, word in pairs}.items(), key=lambda pair: -pair[1])[:4]
+    print(f"{name:9s}", *(f"{word} {s:.2f}," for word, s in best), f"random {found[0].random_similarity:.2f}")
 
 # %% [markdown]
 # ## The picture, and the number beside it
@@ -132,25 +178,24 @@ for record in model.steps(episode.images, episode.labels, names):
 # share one map. A map can flatter, so the separation is measured in the original space and printed under it.
 
 # %%
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+from gcpl_lab.data.episodes import draw_test
+from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
 
-test = load_fashion("test")
-test = test.subset([i for c in (0, 2, 3, 4, 6) for i in np.flatnonzero(test.labels == c)[:30]])
-labels = np.repeat(np.arange(5), 30)
+test = load_fashion("test").only(names)
+test = test.subset(draw_test(test, per_class=30))
 latents = model.encode(test.images)
-by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
-before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range)
+before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range, bfloat16=True)
 before = before.exact(latents, model.config.num_evidence)
 after = model.evidence(latents)
 
 # %%
-from gcpl_lab.methods.diffusion_classifier import class_scores
+from gcpl_lab.evaluation.metrics import accuracy
 
-accuracy = {
-    "class names": (class_scores(before.errors, model.config.weighting).argmax(1) == labels).mean(),
-    "learned tokens": (model.scores(after).argmax(1) == labels).mean(),
+right = {
+    "class names": accuracy(class_scores(before.errors, model.config.weighting), test.labels),
+    "learned prompts": accuracy(model.scores(after), test.labels),
 }
-{name: f"{value:.0%}" for name, value in accuracy.items()}
+{name: f"{value:.0%}" for name, value in right.items()}
 
 # %%
 from gcpl_lab.evaluation.separation import measure_separation, profile_points
@@ -158,22 +203,95 @@ from gcpl_lab.views.plots import plot_before_after
 from gcpl_lab.views.projection import project
 
 states = {"Before: names": profile_points(before.errors), "After: learned": profile_points(after.errors)}
-measured = {name: measure_separation(points, labels) for name, points in states.items()}
-plot_before_after(project(states, method="pca"), labels, names, separations=measured)
+measured = {name: measure_separation(points, test.labels) for name, points in states.items()}
+plot_before_after(project(states, method="pca"), test.labels, names, separations=measured)
+
+# %% [markdown]
+# The right map is larger, because learned prompts disagree more about every photograph. Larger is not better separated:
+# compare the figures under the maps, and their intervals, before you say so.
+#
+# What was learned is kept for notebook 04, with its way through the steps and the norms of the predictions.
 
 # %%
-gain = accuracy["learned tokens"] - accuracy["class names"]
-assert accuracy["learned tokens"] > 2 / len(names), "hardly better than guessing: look at the loss above"
-f"learning changed the accuracy by {100 * gain:+.0f} points on {len(labels)} photographs"
+steps = torch.tensor(sorted(model.states_))
+norms = torch.tensor([record.values["prediction_norm"] for record in model.history_])
+journey = torch.stack([model.states_[int(step)] for step in steps])
+facts = {"class_names": names, "accuracy": right}
+tensors = {"steps": steps, "journey": journey, "prediction_norm": norms}
+saved = course.save_state("03", diffusion, models={"gcpl": model}, tensors=tensors, facts=facts)
+sorted(path.name for path in saved.iterdir())
+
+# %% [markdown]
+# Two things must hold whatever the pictures look like: prompts denoise *their own* photographs better than the names
+# did, photographs that they never saw, and the classifier is far from guessing.
+
+# %% tags=["sanity"]
+own = [evidence.errors[np.arange(len(test)), test.labels].mean() for evidence in (before, after)]
+print(f"own-class error: names {own[0]:.4f}, learned {own[1]:.4f}")
+assert own[1] < own[0], "the learned prompts denoise their own class worse: look at the loss curve above"
+assert right["learned prompts"] > 2 / len(names), "hardly better than guessing: look at the loss curve above"
 
 # %% [markdown]
 # ## Exercises
+
+# %% [markdown]
+# ### Exercise 1
 #
-# 1. Learn from 4 photographs a class instead of 16. How much accuracy is lost?
-# 2. Start from `initial="random"` instead of the class names. Are more steps needed?
-# 3. Train and classify in the lower half of the noise schedule, `timestep_range=(0.0, 0.5)`. Why is it worse?
+# Learn from 4 photographs a class instead of 16, with 60 steps. How much accuracy is lost?
+
+# %% tags=["solution"]
+few = tops.subset(draw_episode(tops, shots=4, seed=0))
+small = GCPLClassifier(preset, "gcpl", num_steps=60, seed=0, diffusion=diffusion)
+small.fit(few.images, few.labels, names)
+f"4 photographs: {accuracy(small.scores(small.evidence(latents)), test.labels):.0%}, 16: {right['learned prompts']:.0%}"
+
+# %% [markdown] tags=["solution"]
+# One number from one draw of photographs says little: repeat it with `seed=1, 2, …` before you believe a difference
+# of a few points (notebook 08 does it properly).
+
+# %% [markdown]
+# ### Exercise 2
 #
+# Start the shirt's vectors from `initial="random"` instead of the class name. Are more steps needed?
+
+# %% tags=["solution"]
+random = ClassPrompts(diffusion, ["shirt"], num_vectors=4, initial="random").to(diffusion.device)
+from_random = [record.loss for record in train(GCPL(diffusion, random), batches, settings)]
+for part in (slice(0, 5), slice(10, 15), slice(25, 30)):
+    by_word, by_chance = np.mean(losses[part]), np.mean(from_random[part])
+    print(f"steps {part.start:2d} to {part.stop}: name {by_word:.4f}, random {by_chance:.4f}")
+
+# %% [markdown] tags=["solution"]
+# The batches of both runs are the same, so the columns may be compared line by line. A random start begins higher,
+# because it names nothing, and has to come from farther; the name is a good guess, even where it is a wrong one.
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Classify with the class names in the lower half of the noise schedule, `timestep_range=(0.0, 0.5)`. Is it better or
+# worse than in the preset's range, and why?
+
+# %% tags=["solution"]
+lower = DiffusionClassifier(diffusion, by_name, timestep_range=(0.0, 0.5), bfloat16=True).exact(latents, 8)
+share = {"lower half": lower, f"preset's {model.timestep_range}": before}
+{name: f"{accuracy(class_scores(e.errors, model.config.weighting), test.labels):.0%}" for name, e in share.items()}
+
+# %% [markdown] tags=["solution"]
+# With little noise the picture itself still shows what is under it, and the text is hardly asked; what the errors
+# differ by is texture. With much noise the outline is gone, and the denoiser has to believe the prompt.
+
+# %% [markdown]
 # ## Check yourself
 #
-# - What changes during training: the denoiser, the text encoder, or the vectors in the prompt?
-# - Why is every class shown the same noise when a photograph is classified?
+# **1.** What changes during training?
+#
+# <details><summary>the denoiser</summary>No: it stays frozen, as its checksum shows.</details>
+# <details><summary>the text encoder</summary>No: gradients pass through it and leave it as it is.</details>
+# <details><summary>the vectors in the prompt</summary>Right: nothing else gets an update.</details>
+#
+# **2.** Why is every class shown the same noise when a photograph is classified?
+#
+# <details><summary>most of an error comes from the noise; what all classes share cancels</summary>Right: the
+# difference between two classes is a small part of an error, and noises of their own would drown it.</details>
+# <details><summary>it saves memory</summary>No: noise is the cheapest tensor here.</details>
+# <details><summary>the denoiser was trained on this one noise</summary>No: it saw ever new ones.</details>

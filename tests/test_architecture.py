@@ -14,8 +14,9 @@ ROOMS = ("ground", "data", "backbones", "methods", "training", "evaluation", "vi
 
 GROUND = ("errors", "storage")
 TOP = (
-    "", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "cli", "model_card",
-    "multilabel", "multilabel_experiment", "multilabel_reporting", "cli_multilabel",
+    "", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "caching", "model_card",
+    "multilabel", "multilabel_experiment", "multilabel_reporting", "run_views", "course", "editions", "planning",
+    "project", "recipes", "cli", "cli_multilabel", "cli_views", "cli_course", "cli_project",
 )  # fmt: skip
 
 

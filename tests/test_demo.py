@@ -55,7 +55,9 @@ def check_whole(run: Run) -> None:
     """What holds for every demonstration."""
     assert sorted(os.listdir(run.place)) == ["runs"]
     assert os.listdir(run.place / "runs") == ["demo"]
-    assert sorted(os.listdir(run.folder)) == ["figures", "prompts", "report.html", "results.json"]
+    assert sorted(os.listdir(run.folder)) == [
+        "cache", "figures", "prompts", "report.html", "results.json", "states.safetensors",
+    ]  # fmt: skip
     assert {file.stem for file in (run.folder / "figures").iterdir()} == run.figures
     for name in run.figures:
         with Image.open(run.folder / "figures" / f"{name}.png") as picture:

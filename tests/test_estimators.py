@@ -4,6 +4,7 @@ The models have random weights, so nothing is asked here about how well it recog
 """
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gcpl_lab import GCPLClassifier
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
-from gcpl_lab.storage import read_json, write_json
+from gcpl_lab.storage import read_json, read_tensors, write_json
 
 SMALL: dict[str, Any] = {
     "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
@@ -184,8 +185,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "weighting": ("gcpl", {"weighting": "relative"}),
     "class_offsets": ("gcpl", {"class_offsets": False}),
     "flip": ("gcpl", {"flip": False}),
+    "precision": ("gcpl", {"precision": "bfloat16"}),
+    "micro_batch_size": ("gcpl", {"micro_batch_size": 3}),
+    "gradient_checkpointing": ("gcpl", {"gradient_checkpointing": True}),
     "seed": ("gcpl", {"seed": 1}),
 }
+TESTED_BELOW = {"preset", "checkpoint_every", "compile_denoiser"}
 
 
 @pytest.fixture(scope="module")
@@ -197,19 +202,24 @@ def outcome(random_pair: object, pictures: Any) -> Any:
         images, ids = pictures
         model = GCPLClassifier(diffusion=random_pair.diffusion, **config.as_dict())
         passes = []
-        hook = random_pair.diffusion.denoiser.register_forward_hook(lambda *_: passes.append(1))
+        denoiser = random_pair.diffusion.denoiser
+        hooks = [
+            part.register_forward_pre_hook(lambda *_: passes.append(1))
+            for part in (denoiser, denoiser.mid_block.resnets[1])
+        ]
         try:
             model.fit(images, ids, ["coat", "bag", "shoe"], coarse_words=COARSE)
             scores = model.decision_function(images[:3])
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         return tuple(record.loss for record in model.history_), scores.round(7).tobytes(), len(passes)
 
     return run
 
 
 def test_every_setting_is_tested() -> None:
-    assert CHANGES.keys() | {"preset"} == GCPLConfig().as_dict().keys()
+    assert CHANGES.keys() | TESTED_BELOW == GCPLConfig().as_dict().keys()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -223,6 +233,53 @@ def test_coarse_words_are_another_start(outcome: Any) -> None:
     config = GCPLConfig(**SMALL)
     found = {start: outcome(replace(config, initial=start))[0] for start in ("name", "coarse", "random")}
     assert len(set(found.values())) == 3
+
+
+@pytest.mark.parametrize("change", [{"micro_batch_size": 3}, {"gradient_checkpointing": True}])
+def test_how_the_work_is_cut_up_changes_no_result(outcome: Any, change: dict[str, Any]) -> None:
+    # In bfloat16 a last digit of the prompts may become the third digit of an error.
+    config = GCPLConfig(**SMALL, evidence_bfloat16=False)
+    plain, cut = outcome(config), outcome(replace(config, **change))
+    assert cut[0] == pytest.approx(plain[0], rel=1e-5)
+    scores = [np.frombuffer(values, np.float32) for values in (cut[1], plain[1])]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    assert cut[2] > plain[2]
+
+
+def test_the_denoiser_is_compiled_for_training_alone(
+    random_pair: object, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    small(random_pair.diffusion, num_steps=1).fit(*pictures)
+    assert compiled == []
+    small(random_pair.diffusion, num_steps=1, compile_denoiser=True).fit(*pictures)
+    assert compiled == [random_pair.diffusion.denoiser]
+    assert random_pair.diffusion.denoiser._compiled_call_impl is None
+
+
+def test_checkpoints_are_as_frequent_as_asked(diffusion: object, pictures: Any, tmp_path: Path) -> None:
+    for every, expected in ((1, [1, 2, 3]), (2, [2, 2, 3])):
+        seen = []
+        model = small(diffusion, num_steps=3, checkpoint_every=every)
+        for _ in model.steps(*pictures, checkpoint_folder=tmp_path / str(every)):
+            file = tmp_path / str(every) / "gcpl.checkpoint.safetensors"
+            seen.append(json.loads(read_tensors(file)[1]["progress"])["step"] if file.is_file() else 2)
+        assert seen == expected
+
+
+def test_weights_are_loaded_in_the_precision_and_again_from_the_file(
+    random_pair: object, pictures: Any, tmp_path: Path
+) -> None:
+    """The prompts stay float32; whoever reads them gets the weights they were learned on, whatever is preferred."""
+    model = GCPLClassifier(preset=str(random_pair.folder), precision="bfloat16", **(SMALL | {"num_steps": 1}))
+    model.fit(*pictures)
+    assert model.diffusion.dtype is torch.bfloat16
+    assert model.prompts_.vectors.dtype is torch.float32
+    assert model.prompts_.vectors.grad.dtype is torch.float32
+    again = GCPLClassifier.load(model.save(tmp_path))
+    assert again.diffusion.dtype is torch.bfloat16
+    assert np.array_equal(again.decision_function(pictures[0][:2]), model.decision_function(pictures[0][:2]))
 
 
 def test_the_pass_size_changes_passes_and_no_answer(outcome: Any) -> None:
@@ -243,13 +300,65 @@ def test_cross_validation_stops_at_a_validated_step_of_the_whole_schedule(diffus
     images, ids = pictures
     settings = {"num_steps": 5, "validate_every": 2, "num_folds": 2}
     model = small(diffusion, early_stopping="cross_validation", **settings).fit(images, ids)
-    assert model.best_step_ in (2, 4, 5)
+    assert model.best_step_ in (0, 2, 4, 5)
     assert [record.step for record in model.history_] == list(range(1, model.best_step_ + 1))
     whole = small(diffusion, **settings)
     for record in whole.steps(images, ids):
         if record.step == model.best_step_:
             break
     assert torch.equal(model.prompts_.vectors, whole.prompts_.vectors)
+
+
+def test_no_update_at_all_can_be_best(diffusion: object, pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, ids = pictures
+    monkeypatch.setattr(GCPLClassifier, "_right_in_fold", lambda *_: {0: 4, 2: 4, 4: 3})
+    model = small(diffusion, early_stopping="cross_validation", num_steps=4).fit(images, ids)
+    assert (model.best_step_, model.history_, list(model.states_)) == (0, [], [0])
+    assert torch.equal(model.prompts_.vectors.detach(), model.states_[0])
+
+
+def test_a_fold_counts_what_is_told_right_from_the_start_on(diffusion: object, pictures: Any) -> None:
+    images, ids = pictures
+    model = small(diffusion, num_steps=3, validate_every=2)
+    exemplars = estimators.Exemplars.encode(diffusion, diffusion.preprocess(estimators.read_images(images)), ids)
+    model._begin(["0", "1", "2"], None, None)
+    held = np.array([0, 4, 8])
+    right = model._right_in_fold(exemplars, np.setdiff1d(np.arange(12), held), held, None, None)
+    assert list(right) == [0, 2, 3]
+    latents = diffusion.scale_latents(exemplars.means[0][torch.from_numpy(held)])
+    scores = estimators.class_scores(model.evidence(latents).errors, "absolute")
+    assert right[0] == int((scores.argmax(1) == ids[held]).sum())
+
+
+def test_folds_that_are_done_are_not_learned_again(
+    diffusion: object, pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images, ids = pictures
+    settings = {"early_stopping": "cross_validation", "num_folds": 3, "num_steps": 2, "validate_every": 1}
+    learned: list[int] = []
+    original = GCPLClassifier._right_in_fold
+
+    def interrupted(*arguments: Any) -> dict[int, int]:
+        if len(learned) == 2:
+            raise KeyboardInterrupt
+        learned.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(GCPLClassifier, "_right_in_fold", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small(diffusion, **settings).fit(images, ids, checkpoint_folder=tmp_path)
+    monkeypatch.setattr(GCPLClassifier, "_right_in_fold", original)
+    whole = small(diffusion, **settings).fit(images, ids)
+    spent = diffusion.num_denoiser_evaluations
+    resumed = small(diffusion, **settings).fit(images, ids, checkpoint_folder=tmp_path)
+    first = diffusion.num_denoiser_evaluations - spent
+    assert resumed.best_step_ == whole.best_step_
+    assert torch.equal(resumed.prompts_.vectors, whole.prompts_.vectors)
+    small(diffusion, **settings).fit(images, ids, checkpoint_folder=tmp_path)
+    again = diffusion.num_denoiser_evaluations - spent - first
+    assert again < first < whole.train_evaluations_
+    with pytest.raises(ArtifactError, match=r"cross_validation\.json: belongs to a run with other settings"):
+        small(diffusion, seed=1, **settings).fit(images, ids, checkpoint_folder=tmp_path)
 
 
 @pytest.mark.parametrize("best", [2, 3])
@@ -297,25 +406,29 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     pictures: Any,
     whole: GCPLClassifier,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     stop: int,
 ) -> None:
     """Stopped in GCPL's updates (1, 3), between the two stages (4), and in the discriminative ones (5, 7)."""
     images, ids = pictures
-    frequent = functools.partial(estimators.TrainingConfig, checkpoint_every=2)
-    monkeypatch.setattr(estimators, "TrainingConfig", frequent)
-    broken = small(diffusion, "discriminative", **TWO_STAGES)
+    broken = small(diffusion, "discriminative", checkpoint_every=2, **TWO_STAGES)
+    broken.journey_every = 1
     steps = broken.steps(images, ids, checkpoint_folder=tmp_path)
     for record in steps:
         if record.step == stop:
             break
     steps.close()
-    resumed = small(diffusion, "discriminative", **TWO_STAGES)
+    resumed = small(diffusion, "discriminative", checkpoint_every=3, **TWO_STAGES)  # how often may change
+    resumed.journey_every = 1
     records = list(resumed.steps(images, ids, checkpoint_folder=tmp_path))
     assert torch.equal(resumed.prompts_.vectors, whole.prompts_.vectors)
     assert resumed.temperature_ == whole.temperature_
     assert [record.step for record in records] == list(range(2 * (stop // 2) + 1, 9))
     assert [record.loss for record in records] == [record.loss for record in whole.history_[2 * (stop // 2) :]]
+    for key in ("step", "loss", "values", "learning_rate"):
+        assert [getattr(r, key) for r in resumed.history_] == [getattr(r, key) for r in whole.history_]
+    assert sorted(resumed.states_) == list(range(9))
+    assert torch.equal(resumed.states_[8], whole.states_[8])
+    assert torch.equal(resumed.states_[4], whole.states_[4])
 
 
 def test_a_checkpoint_of_other_settings_data_names_or_model_is_refused(

@@ -217,6 +217,47 @@ def test_comple_contrasts_inside_groups_of_different_classes(
     assert not any(value.requires_grad for name, value in values.items() if name != "loss")
 
 
+def test_a_sample_left_over_counts_with_its_own_term_alone(diffusion: object, prompts: ClassPrompts) -> None:
+    """Groups of 3, 3 and 1: the last one has no rival, but its photograph is learned from as the others are."""
+    exemplars = Exemplars(randn(2, 12, 4, 8, 8), torch.full((2, 12, 4, 8, 8), -6.0), make_exemplars().labels)
+    batch = ExemplarSampler(diffusion, exemplars, batch_size=7)(0)
+    predicted = predictions(diffusion, prompts, batch, batch.labels)
+    values = CoMPLe(diffusion, prompts, contrast_weight=0.3)(batch)
+    own = (predicted - batch.noise).square().mean((1, 2, 3))
+    groups = [comple_loss(predicted[part], batch.noise[part], 0.3) for part in (slice(0, 3), slice(3, 6))]
+    expected = (3 * groups[0] + 3 * groups[1] + own[6]) / 7
+    torch.testing.assert_close(values["loss"].detach(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(values["own"], own.mean(), atol=1e-5, rtol=1e-5)
+    rest = values["own"] - 0.3 * values["contrast"]
+    torch.testing.assert_close(rest, values["loss"].detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gcpl", "comple", "discriminative"])
+def test_parts_of_a_batch_average_to_the_whole(diffusion: object, prompts: ClassPrompts, name: str) -> None:
+    """What processes and passes rely on: every scalar is the mean over samples, cut between units."""
+    exemplars = Exemplars(randn(2, 12, 4, 8, 8), torch.full((2, 12, 4, 8, 8), -6.0), make_exemplars().labels)
+    objective = OBJECTIVES[name](diffusion, prompts)
+    draws = ExemplarSampler(diffusion, exemplars, batch_size=4, num_samples=1 + (name == "discriminative"))
+    batch = draws(2)
+    unit = objective.unit(batch)
+    assert unit == {"gcpl": 1, "comple": 3, "discriminative": 2}[name]
+    parts = [batch[:unit], batch[unit:]]
+    assert [len(part) for part in parts] == {"gcpl": [1, 3], "comple": [3, 1], "discriminative": [2, 6]}[name]
+    whole, found = objective(batch), [objective(part) for part in parts]
+    for key in whole:
+        mean = sum(values[key].detach() * len(part) / len(batch) for values, part in zip(found, parts, strict=True))
+        torch.testing.assert_close(mean, whole[key].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_classes_of_a_batch_are_encoded(diffusion: object, prompts: ClassPrompts, batch: NoisyBatch) -> None:
+    sizes: list[int] = []
+    table = diffusion.text_encoder.get_input_embeddings()
+    hook = table.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    GCPL(diffusion, prompts)(batch[:1]), GCPL(diffusion, prompts)(batch)
+    hook.remove()
+    assert sizes == [1, 3]
+
+
 def test_comple_costs_no_more_evaluations_than_gcpl(
     diffusion: object, prompts: ClassPrompts, batch: NoisyBatch
 ) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gcpl_lab.errors import ArtifactError, TrainingError
 from gcpl_lab.storage import read_tensors, write_tensors
-from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
-from gcpl_lab.training.runtime import make_accelerator
+from gcpl_lab.training import loop
+from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, train
+from gcpl_lab.training.runtime import Processes, make_accelerator
 
 START = torch.tensor([[0.5, -1.0], [2.0, 0.3]])
 
@@ -291,3 +292,210 @@ def test_an_accelerator_can_be_given() -> None:
     list(train(first, batch_at, CONFIG, accelerator=accelerator))
     list(train(second, batch_at, CONFIG))
     assert same(first.state(), second.state())
+
+
+# ---------------------------------------------------------------------------------------- journal of a run
+
+
+def what(records: list[StepRecord]) -> list[Any]:
+    return [(record.step, record.loss, record.values, record.learning_rate, record.validation) for record in records]
+
+
+@pytest.mark.parametrize("stop", [5, 12])
+def test_a_resumed_journal_is_that_of_the_whole_run(tmp_path: Path, stop: int) -> None:
+    path = tmp_path / "run.safetensors"
+    whole, broken, resumed = Quadratic(), Quadratic(), Quadratic()
+    expected, seen, journal = Journal(every=5), Journal(every=5), Journal(every=5)
+    list(train(whole, batch_at, CONFIG, validate=validation_of(whole), journal=expected))
+    steps = train(broken, batch_at, CONFIG, validate=validation_of(broken), checkpoint=path, journal=seen)
+    assert [record.step for record in itertools.islice(steps, stop)] == list(range(1, stop + 1))
+    steps.close()
+    list(train(resumed, batch_at, CONFIG, validate=validation_of(resumed), checkpoint=path, journal=journal))
+    assert what(journal.records) == what(expected.records)
+    assert [record.step for record in journal.records] == list(range(1, 13))
+    seconds = [record.seconds for record in journal.records]
+    assert seconds == sorted(seconds)
+    assert list(journal.states) == list(expected.states) == [5, 10, 12]
+    assert all(same(journal.states[step], expected.states[step]) for step in expected.states)
+    assert same(expected.states[12], list(journal.states[12]))
+
+
+def test_a_journal_keeps_no_states_unless_asked() -> None:
+    journal = Journal()
+    list(train(Quadratic(), batch_at, CONFIG, journal=journal))
+    assert (len(journal.records), journal.states) == (12, {})
+
+
+def test_how_often_is_saved_and_in_how_many_passes_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    list(train(Quadratic(), batch_at, TrainingConfig(6, 0.1, checkpoint_every=2), checkpoint=path, stop_after=3))
+    other = TrainingConfig(6, 0.1, checkpoint_every=1, micro_batch_size=1)
+    assert [record.step for record in train(Quadratic(), batch_at, other, checkpoint=path)] == [4, 5, 6]
+
+
+def test_what_killed_writers_left_is_swept_away(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    for name in (".run.safetensors.abc.part", ".other.safetensors.abc.part"):
+        (tmp_path / name).touch()
+    next(train(Quadratic(), batch_at, CONFIG, checkpoint=path))
+    assert [file.name for file in tmp_path.iterdir()] == [".other.safetensors.abc.part"]
+
+
+def test_only_float32_is_trained() -> None:
+    objective = Quadratic()
+    objective.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.bfloat16))
+    with pytest.raises(TrainingError, match="trainable parameter 1 is torch.bfloat16; expected float32"):
+        next(train(objective, batch_at, CONFIG))
+
+
+# ----------------------------------------------------------------------------- parts of a batch, and precision
+
+
+class Rows(Quadratic):
+    """The mean over rows of a batch, which may be parted between groups of ``together`` rows."""
+
+    def __init__(self, together: int = 1, memory: int = 1000) -> None:
+        super().__init__()
+        self.together, self.memory, self.sizes = together, memory, list[int]()
+
+    def unit(self, batch: Tensor) -> int:
+        return self.together
+
+    def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+        self.sizes.append(len(batch))
+        if len(batch) > self.memory:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        losses = (self.scale * self.vectors - batch[:, None]).square().mean((1, 2))
+        return {"loss": losses.mean(), "first": batch.detach()[:, 0].mean()}
+
+
+def rows_at(step: int) -> Tensor:
+    return torch.randn(7, 2, generator=torch.Generator().manual_seed(step))
+
+
+def run_rows(objective: Rows, **settings: Any) -> list[StepRecord]:
+    return list(train(objective, rows_at, TrainingConfig(5, 0.05, **settings)))
+
+
+@pytest.mark.parametrize(
+    ("together", "micro", "sizes"),
+    [(1, 3, [3, 3, 1]), (1, 1, [1] * 7), (3, 3, [3, 3, 1]), (3, 6, [6, 1]), (3, 2, [3, 3, 1]), (1, 50, [7])],
+)
+def test_passes_add_up_to_the_whole_batch(together: int, micro: int, sizes: list[int]) -> None:
+    whole, parted = Rows(), Rows(together)
+    expected, found = run_rows(whole), run_rows(parted, micro_batch_size=micro)
+    assert whole.sizes == [7] * 5
+    assert parted.sizes == sizes * 5
+    for one, other in zip(parted.state(), whole.state(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+    assert [record.loss for record in found] == pytest.approx([record.loss for record in expected], rel=1e-6)
+    assert found[2].values == pytest.approx(expected[2].values, rel=1e-5)
+    assert [record.learning_rate for record in found] == [record.learning_rate for record in expected]
+
+
+def test_memory_that_runs_out_means_more_passes_and_the_same_update() -> None:
+    whole, small = Rows(), Rows(memory=2)
+    run_rows(whole), run_rows(small)
+    assert small.sizes == [7, 3] + [1] * 7 * 5  # 7 rows, 3 rows, then one at a time
+    for one, other in zip(small.state(), whole.state(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_memory_that_never_suffices_ends_the_run_before_the_update() -> None:
+    objective = Rows(memory=0)
+    with pytest.raises(TrainingError, match="memory ran out with a single piece"):
+        run_rows(objective)
+    assert same(objective.state(), [START, torch.tensor(1.0)])
+
+
+@pytest.mark.parametrize("together", [1, 3, 7])
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_the_gradients_of_all_processes_add_up(monkeypatch: pytest.MonkeyPatch, together: int, count: int) -> None:
+    """Without connections: what each of ``count`` processes would bring, added by hand."""
+    whole, total, losses = Rows(together), [torch.zeros(2, 2), torch.tensor(0.0)], 0.0
+    run = loop._Gradients(whole, whole.trainable_parameters(), make_accelerator(cpu=True), None)
+    expected = run(rows_at(0))
+    monkeypatch.setattr(loop, "add_up", lambda values: values)
+    for index in range(count):
+        objective = Rows(together)
+        monkeypatch.setattr(loop, "processes", lambda index=index: Processes(index, count))
+        run = loop._Gradients(objective, objective.trainable_parameters(), make_accelerator(cpu=True), None)
+        losses += run(rows_at(0))["loss"]
+        total = [one + p.grad for one, p in zip(total, objective.trainable_parameters(), strict=True)]
+    assert losses == pytest.approx(expected["loss"], rel=1e-6)
+    for one, parameter in zip(total, whole.trainable_parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad)
+
+
+def test_what_cannot_be_parted_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of three processes computes the whole batch, and a third of it counts."""
+    alone, shared = Quadratic(), Quadratic()
+    monkeypatch.setattr(loop, "add_up", lambda values: 3 * values)
+    expected = loop._Gradients(alone, alone.trainable_parameters(), make_accelerator(cpu=True), None)(batch_at(0))
+    monkeypatch.setattr(loop, "processes", lambda: Processes(1, 3))
+    found = loop._Gradients(shared, shared.trainable_parameters(), make_accelerator(cpu=True), None)(batch_at(0))
+    assert found == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(shared.vectors.grad, alone.vectors.grad)
+
+
+def test_machines_without_a_common_folder_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loop, "from_main", lambda value: value + 4)
+    with pytest.raises(ArtifactError, match="at step 0, the main one at 4; expected a folder that all machines share"):
+        next(train(Quadratic(), batch_at, CONFIG, checkpoint=tmp_path / "run.safetensors"))
+
+
+class ScalingAccelerator:
+    """fp16 on a GPU, as far as the loop sees it: gradients scaled by a real scaler, here on the CPU."""
+
+    is_main_process = True
+
+    def __init__(self, scale: float) -> None:
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
+        self.autocast = torch.enable_grad  # nothing: that half precision works is torch's to prove
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def unscale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        self.scaler.unscale_(optimizer)
+
+
+def test_scaled_gradients_give_the_same_updates() -> None:
+    plain, scaled = Quadratic(), Quadratic()
+    list(train(plain, batch_at, CONFIG))
+    list(train(scaled, batch_at, CONFIG, accelerator=ScalingAccelerator(1024.0)))  # type: ignore[arg-type]
+    for one, other in zip(scaled.state(), plain.state(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_overflow_of_scaled_gradients_is_left_out_and_lowers_the_scale() -> None:
+    objective, accelerator, states = Quadratic(), ScalingAccelerator(1e38), []
+    for _ in train(objective, batch_at, TrainingConfig(6, 0.1), accelerator=accelerator):  # type: ignore[arg-type]
+        states.append(objective.state())
+    assert same(states[0], [START, torch.tensor(1.0)])  # the first update was left out
+    assert not same(states[5], states[0])
+    assert accelerator.scaler.get_scale() < 1e38
+
+
+def test_a_gradient_that_overflows_at_any_scale_is_an_error() -> None:
+    class Root(Quadratic):
+        def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+            return {"loss": (self.vectors - self.vectors.detach()).abs().sqrt().sum() + self.scale}
+
+    objective = Root()
+    with pytest.raises(TrainingError, match="step 4: the gradient is not finite"):
+        list(train(objective, batch_at, CONFIG, accelerator=ScalingAccelerator(8.0)))  # type: ignore[arg-type]
+    assert same(objective.state(), [START, torch.tensor(1.0)])
+
+
+def test_the_scale_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    whole, first, second = (ScalingAccelerator(16.0) for _ in range(3))
+    objectives = [Quadratic() for _ in range(3)]
+    list(train(objectives[0], batch_at, CONFIG, accelerator=whole))  # type: ignore[arg-type]
+    steps = train(objectives[1], batch_at, CONFIG, checkpoint=path, accelerator=first)  # type: ignore[arg-type]
+    list(itertools.islice(steps, 5))
+    list(train(objectives[2], batch_at, CONFIG, checkpoint=path, accelerator=second))  # type: ignore[arg-type]
+    assert second.scaler.state_dict() == whole.scaler.state_dict()
+    assert whole.scaler.get_scale() == 16.0 * 2**4  # doubled every three updates
+    assert same(objectives[2].state(), objectives[0].state())

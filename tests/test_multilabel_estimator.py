@@ -1,6 +1,7 @@
 """LMPTClassifier: manners, files, resuming, bad input; and that it learns on the shipped model."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,24 @@ def test_the_best_validated_prompts_are_kept(clip: Any) -> None:
     measured = [record.validation for record in model.history_ if record.validation is not None]
     assert len(measured) == 6
     assert all(0 <= value <= 1 for value in measured)
-    short = learned(clip, num_epochs=30, patience=1)
+    short = learned(clip, num_epochs=30, patience=1, refit=False)
     assert len(short.history_) < short.num_steps_
+
+
+def test_the_last_learning_has_every_picture_and_the_best_number_of_epochs(clip: Any) -> None:
+    views, targets, _ = cached()
+    first, whole = learned(clip, num_epochs=4, refit=False), learned(clip, num_epochs=4)
+    assert first.num_train_ < whole.num_train_ == len(targets)
+    np.testing.assert_array_equal(whole.class_counts_, targets.sum(0))
+    done = len(first.history_)
+    assert [vars(record) | {"seconds": 0} for record in whole.history_[:done]] == [
+        vars(record) | {"seconds": 0} for record in first.history_
+    ]
+    best = min((r for r in first.history_ if r.validation is not None), key=lambda record: record.validation)
+    num_epochs = best.step // (done // 4)
+    assert len(whole.history_) == whole.num_steps_ == done + num_epochs * math.ceil(len(targets) / 16)
+    np.testing.assert_array_equal(first.thresholds_, whole.thresholds_)
+    assert not np.array_equal(first.scores_of(views[0]), whole.scores_of(views[0]))
 
 
 def test_it_learns_what_the_features_show(clip: Any) -> None:
@@ -136,7 +153,7 @@ CHANGES: dict[str, Any] = {
     "reweight_gamma": 0.3, "reweight": False, "contrast_reduction": "weighted", "negative_scale": 3.0, "mu": 0.1,
     "rebalance": False, "negative_tolerant": False, "focal": False, "scale": "clip", "num_epochs": 2, "batch_size": 9,
     "optimizer": "sgd", "learning_rate": 0.003, "schedule": "constant", "patience": 1, "validation_share": 0.4,
-    "flip": False, "seed": 1,
+    "flip": False, "refit": False, "seed": 1,
 }  # fmt: skip
 BASE: dict[str, Any] = {
     "classification": "distribution_balanced", "mix": 0.5, "margin": 1.2, "contrast_reduction": "mean",
@@ -151,7 +168,7 @@ def usual(random_pair: Any) -> LMPTClassifier:
 
 
 def test_every_setting_is_tried() -> None:
-    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset"}
+    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every"}
 
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
@@ -197,12 +214,24 @@ def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: st
         stopped.save(tmp_path / "early")
     assert not (tmp_path / "early").exists()
     resumed = learned(clip, tmp_path, optimizer=optimizer)
-    assert resumed.history_[0].step == 3  # two steps an epoch
+    assert [record.step for record in resumed.history_] == list(range(1, resumed.num_steps_ + 1))
     for first, second in zip(
         whole.objective_.trainable_parameters(), resumed.objective_.trainable_parameters(), strict=True
     ):
         assert torch.equal(first, second)
     np.testing.assert_array_equal(whole.thresholds_, resumed.thresholds_)
+
+
+def test_checkpoints_are_as_frequent_as_asked(clip: Any, tmp_path: Path) -> None:
+    views, targets, captions = cached()
+    for every, first in ((None, 2), (1, 1), (5, 5)):  # two steps an epoch
+        steps = classifier(clip, checkpoint_every=every).learn(
+            views, targets, NAMES, captions, checkpoint_folder=tmp_path / str(every)
+        )
+        seen = [record.step for record in steps if any((tmp_path / str(every)).glob("*.safetensors"))]
+        assert seen[0] == first
+    with pytest.raises(ValueError, match="checkpoint_every is 0"):
+        LMPTClassifier(checkpoint_every=0)
 
 
 def test_a_checkpoint_of_other_captions_is_refused(clip: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Notebooks run, show their pictures, and say what their text sources say."""
+"""Notebooks keep the common form, run, show their pictures, and say what their text sources say."""
 
 from pathlib import Path
 from typing import Any
@@ -6,52 +6,85 @@ from typing import Any
 import nbformat
 import pytest
 
+from gcpl_lab import course, editions
+from gcpl_lab.data.samples import find_samples
+
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
-MOST_LINES = 15
+SOURCES = editions.list_sources(ROOT / "notebooks")
+MOST_MINUTES_TOGETHER = 15
+
+each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
 def read(source: Path) -> Any:
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
-def read_source(source: Path) -> Any:
-    import jupytext
-
-    return jupytext.read(source)
-
-
 def outputs_of(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def test_there_is_a_notebook() -> None:
-    assert SOURCES
+# ------------------------------------------------------------------------------------------- the sources
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_notebook_and_source_have_the_same_cells(source: Path) -> None:
-    ours, theirs = read_source(source), read(source)
-    assert [(cell.cell_type, cell.source) for cell in ours.cells] == [
-        (cell.cell_type, cell.source) for cell in theirs.cells
-    ], f"{source.name} and its ipynb differ; make notebooks writes them anew"
+def test_the_notebooks_are_numbered_without_a_gap() -> None:
+    assert [source.stem[:2] for source in SOURCES] == [f"{number:02d}" for number in range(11)]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@each_source
+def test_a_source_has_the_common_form(source: Path) -> None:
+    """Header with stated minutes, short cells, a preset, a sanity cell, three exercises, two questions."""
+    notebook = editions.read_source(source)
+    assert editions.check_form(notebook) == []
+    assert notebook.cells[0].source.startswith(f"# {source.stem[:2]} · ")
+
+
+@each_source
+def test_a_source_starts_a_kernel_of_the_running_python(source: Path) -> None:
+    assert editions.read_source(source).metadata.kernelspec.name == "python3"
+
+
+def test_all_together_fit_a_quarter_of_an_hour() -> None:
+    stated = [editions.stated_minutes(editions.read_source(source)) for source in SOURCES]
+    assert sum(stated) <= MOST_MINUTES_TOGETHER, dict(zip((s.stem for s in SOURCES), stated, strict=True))
+
+
+# ------------------------------------------------------------------------------- the committed notebooks
+
+
+@each_source
+def test_the_committed_notebook_is_the_student_edition_of_its_source(source: Path) -> None:
+    expected, committed = editions.make_edition(editions.read_source(source), "student"), read(source)
+    assert [(cell.cell_type, cell.source) for cell in committed.cells] == [
+        (cell.cell_type, cell.source) for cell in expected.cells
+    ], f"{source.name} and its ipynb differ; write it anew with: gcpl-lab course {source.stem}"
+    assert not any(editions.SOLUTION in cell.metadata.get("tags", []) for cell in committed.cells)
+    # With the pairing in it, saving in JupyterLab would overwrite the source, solutions and all.
+    assert "formats" not in committed.metadata.get("jupytext", {})
+
+
+@each_source
 def test_the_committed_notebook_was_run_from_top_to_bottom(source: Path) -> None:
     notebook = read(source)
     nbformat.validate(notebook)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
-    kinds = [output.output_type for output in outputs_of(notebook)]
-    assert "error" not in kinds
+    assert "error" not in [output.output_type for output in outputs_of(notebook)]
     assert any("image/png" in output.get("data", {}) for output in outputs_of(notebook))
     assert notebook.metadata.kernelspec.name == "python3"
-    assert "widgets" not in notebook.metadata
     assert source.with_suffix(".ipynb").stat().st_size < 2e6
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@each_source
+def test_the_committed_notebook_carries_pictures_and_no_widget(source: Path) -> None:
+    notebook = read(source)
+    assert "widgets" not in notebook.metadata
+    assert not any("execution" in cell.metadata for cell in notebook.cells)
+    for output in outputs_of(notebook):
+        assert not [kind for kind in output.get("data", {}) if "widget" in kind]
+
+
+@each_source
 def test_no_warning_and_no_path_of_a_machine_is_shown(source: Path) -> None:
     for output in outputs_of(read(source)):
         assert output.get("name") != "stderr", output.text
@@ -60,22 +93,39 @@ def test_no_warning_and_no_path_of_a_machine_is_shown(source: Path) -> None:
         assert str(ROOT) not in text
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_cells_hold_ideas_not_code(source: Path) -> None:
-    for cell in read_source(source).cells:
-        if cell.cell_type == "code":
-            assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
+# -------------------------------------------------------------------------------------------- the states
+
+
+def test_the_shipped_states_fit_the_bundled_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every state is restored, which checks all files and the frozen weights they were made with."""
+    monkeypatch.setenv(course.COURSE_VARIABLE, str(tmp_path))
+    restored = course.catch_up("99")
+    assert {"03", "04", "05"} <= set(restored)
+    assert set(restored.values()) == {"restored"}
+    assert sum(file.stat().st_size for file in find_samples("course").rglob("*")) < 5e6
+
+
+# ------------------------------------------------------------------------------------------- running them
+
+
+@pytest.fixture(scope="module")
+def left_by_earlier_ones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("course")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_the_notebook_runs(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from nbclient import NotebookClient
-
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = read_source(source)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    assert any("image/png" in output.get("data", {}) for output in outputs_of(notebook))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.timeout(900)
+@each_source
+def test_the_notebook_runs_in_its_stated_time(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left_by_earlier_ones: Path
+) -> None:
+    """With its solutions, on what the notebooks before it left; solutions do not count as a student's time."""
+    monkeypatch.setenv(course.COURSE_VARIABLE, str(left_by_earlier_ones))
+    if source != SOURCES[0]:
+        course.catch_up(f"{int(source.stem[:2]) - 1:02d}")
+    notebook = editions.make_edition(editions.read_source(source), "instructor")
+    executed = editions.execute(notebook, tmp_path)
+    assert any("image/png" in output.get("data", {}) for output in outputs_of(executed))
+    assert list(tmp_path.iterdir()) == [], "a notebook writes below runs/ only"
+    seconds, stated = editions.seconds_of(executed), 60 * editions.stated_minutes(notebook)
+    assert seconds <= 2 * stated, f"took {seconds:.0f} s, more than twice the stated {stated:.0f} s"

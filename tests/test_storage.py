@@ -8,6 +8,7 @@ import torch
 
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.storage import (
+    CachedChecksum,
     file_checksum,
     folder_checksum,
     read_json,
@@ -134,3 +135,29 @@ def test_tensor_checksum_sees_every_bit() -> None:
         ("b", torch.ones(2, 2).nextafter(torch.tensor(2.0))),
     ):
         assert tensor_checksum((first | {name: changed}).items()) != tensor_checksum(first.items())
+
+
+def test_a_checksum_is_computed_once_until_a_weight_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cached, computed = torch.nn.Linear(3, 2), CachedChecksum(), []
+    original = tensor_checksum
+    monkeypatch.setattr("gcpl_lab.storage.tensor_checksum", lambda tensors: computed.append(1) or original(tensors))
+
+    def check(num_computed: int) -> str:
+        found = cached(model.state_dict(keep_vars=True))
+        assert found == original(model.state_dict().items())
+        assert len(computed) == num_computed
+        return found
+
+    first = check(1)
+    assert check(1) == first
+    with torch.no_grad():
+        model.weight.view(-1)[0] += 1
+    assert check(2) != first
+    model.load_state_dict(model.state_dict())
+    check(3)
+    model.bias = torch.nn.Parameter(torch.zeros(2))
+    check(4)
+    model.to(torch.float64)
+    check(5)
+    model.register_buffer("extra", torch.ones(1))
+    assert check(6) == check(6)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gcpl_lab.backbones.presets import Preset, find_preset
+from gcpl_lab.backbones.presets import Preset, find_preset, resolve
 from gcpl_lab.errors import ModelError
 from gcpl_lab.storage import tensor_checksum
 
@@ -133,24 +133,39 @@ class FrozenCLIP:
 
     @classmethod
     def load(cls, preset: str | Preset = "tiny", device: torch.device | str = "cpu") -> FrozenCLIP:
-        """Load a preset's CLIP with open_clip's own loader.
+        """Load a preset's CLIP with open_clip's own loader, from safetensors only.
+
+        Args:
+            preset: Name in ``PRESETS``, or a folder that holds ``clip/`` or is an open_clip model itself.
+            device: Where the weights go.
 
         Raises:
-            ModelError: The weights are not in the folder or cache and cannot be fetched.
+            ModelError: The weights are not in the folder or cache and cannot be fetched; found out before
+                open_clip loads.
         """
+        found = find_preset(preset) if isinstance(preset, str) else preset
+        path = resolve(found, "clip")
+
         import open_clip
 
-        found = find_preset(preset) if isinstance(preset, str) else preset
+        if path.is_dir():
+            source, options = f"local-dir:{path}", {}
+        else:
+            # A file of weights says nothing about pictures: what they were trained with stands in open_clip's table.
+            trained = open_clip.get_pretrained_cfg(found.clip_source, found.clip_weights)
+            source = found.clip_source
+            options = {
+                "pretrained": str(path),
+                **{f"image_{name}": trained[name] for name in ("mean", "std", "interpolation", "resize_mode")},
+            }
         try:
             with _quiet_open_clip():
-                model, _, transform = open_clip.create_model_and_transforms(
-                    found.clip_source, pretrained=found.clip_weights or None, device=device
-                )
-                tokenizer = open_clip.get_tokenizer(found.clip_source)
+                model, _, transform = open_clip.create_model_and_transforms(source, device=device, **options)
+                tokenizer = open_clip.get_tokenizer(source)
         except (RuntimeError, OSError, ValueError) as error:
             raise ModelError(
-                f"preset {found.name!r}: CLIP {found.clip_source!r} {found.clip_weights!r} cannot be loaded ({error}). "
-                "Fetch it once where there is a network, or use preset 'tiny'."
+                f"preset {found.name!r}: CLIP {source!r} in {path} cannot be loaded ({error}); "
+                "it is damaged or of another architecture: fetch or save it anew"
             ) from error
         return cls(model=model, tokenizer=tokenizer, transform=transform, name=found.name)
 
@@ -226,6 +241,7 @@ class FrozenCLIP:
             batch_size: Pictures a pass.
             flip: Encode the mirror images.
         """
+        self.model.visual.to(self.device)  # training sends it away when it has cached
         features = []
         for start in range(0, len(images), batch_size):
             pixels = torch.stack([self.transform(image.convert("RGB")) for image in images[start : start + batch_size]])

@@ -6,11 +6,10 @@ the weights never change, and a learned prompt enters as token embeddings.
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gcpl_lab.backbones.presets import Preset, find_preset
+from gcpl_lab.backbones.presets import Preset, find_preset, resolve
 from gcpl_lab.errors import ModelError
-from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.storage import CachedChecksum
 
 
 @contextmanager
@@ -77,6 +76,9 @@ class FrozenDiffusion:
                 f"{name}: its scheduler predicts {scheduler.config.prediction_type!r}; "
                 "expected 'epsilon' or 'v_prediction'"
             )
+        # The hook that puts embeddings in place is seen by every thread that encodes meanwhile.
+        self._one_encoding = threading.Lock()
+        self._checksum = CachedChecksum()
         self.num_denoiser_evaluations = 0
         """How many (image, timestep, prompt) triples the denoiser has seen; what classification costs."""
 
@@ -87,34 +89,36 @@ class FrozenDiffusion:
         """Load a preset or a local folder with the libraries' own loaders, from safetensors only.
 
         Args:
-            preset: Name in ``PRESETS``, or a folder that holds ``diffusion/`` and ``clip/``.
+            preset: Name in ``PRESETS``, or a folder that holds ``diffusion/`` or is a pipeline itself.
             device: Where the weights go.
             dtype: Of the frozen weights.
 
         Raises:
-            ModelError: The weights are neither in a folder nor in the hub's cache and cannot be fetched.
+            ModelError: The weights are neither in a folder nor in the hub's cache and cannot be fetched; found out
+                before the libraries load.
         """
+        found = find_preset(preset) if isinstance(preset, str) else preset
+        source = resolve(found, "diffusion")
+
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        found = find_preset(preset) if isinstance(preset, str) else preset
-        source = found.diffusion_source
-        options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype}
+        options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
         try:
             with quiet_libraries():
                 model = cls(
                     vae=AutoencoderKL.from_pretrained(source, subfolder="vae", **options),
                     denoiser=UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options),
                     text_encoder=CLIPTextModel.from_pretrained(
-                        source, subfolder="text_encoder", use_safetensors=True, dtype=dtype
+                        source, subfolder="text_encoder", use_safetensors=True, dtype=dtype, local_files_only=True
                     ),
-                    tokenizer=CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
-                    scheduler=DDPMScheduler.from_pretrained(source, subfolder="scheduler"),
+                    tokenizer=CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=True),
+                    scheduler=DDPMScheduler.from_pretrained(source, subfolder="scheduler", local_files_only=True),
                     name=found.name,
                     evidence_range=found.evidence_range,
                 )
-        except OSError as error:
-            raise ModelError(_missing_weights(found, error)) from error
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{source}: is no complete diffusers pipeline folder ({error})") from error
         return model.to(device)
 
     def to(self, device: torch.device | str) -> FrozenDiffusion:
@@ -160,8 +164,12 @@ class FrozenDiffusion:
     def checksum(self) -> str:
         """SHA-256 over every frozen weight; equal before and after any training."""
         parts = {"vae": self.vae, "denoiser": self.denoiser, "text_encoder": self.text_encoder}
-        return tensor_checksum(
-            (f"{name}.{key}", value) for name, part in parts.items() for key, value in part.state_dict().items()
+        return self._checksum(
+            {
+                f"{name}.{key}": value
+                for name, part in parts.items()
+                for key, value in part.state_dict(keep_vars=True).items()
+            }
         )
 
     # ------------------------------------------------------------------------------------------ text
@@ -216,18 +224,20 @@ class FrozenDiffusion:
         """
         ids = ids.to(self.device)
         if embeddings is None:
-            hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
+            with self._one_encoding:
+                hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
             return hidden
         if embeddings.shape[:2] != ids.shape:
             raise ValueError(
                 f"embeddings has shape {tuple(embeddings.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}, dim)"
             )
         table: nn.Module = self.text_encoder.get_input_embeddings()
-        handle = table.register_forward_hook(lambda _module, _inputs, output: embeddings.to(output))
-        try:
-            hidden = self.text_encoder(input_ids=ids).last_hidden_state
-        finally:
-            handle.remove()
+        with self._one_encoding:
+            handle = table.register_forward_hook(lambda _module, _inputs, output: embeddings.to(output))
+            try:
+                hidden = self.text_encoder(input_ids=ids).last_hidden_state
+            finally:
+                handle.remove()
         return hidden
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -255,6 +265,7 @@ class FrozenDiffusion:
         Returns:
             Two float32 (count, channel, height, width) on the CPU, not yet scaled.
         """
+        self.vae.to(self.device)  # training sends it away when it has cached
         means, log_variances = [], []
         for chunk in pixels.split(batch_size):
             posterior = self.vae.encode(chunk.to(self.device, self.dtype)).latent_dist
@@ -269,6 +280,7 @@ class FrozenDiffusion:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Scaled latents (batch, channel, height, width) to RGB pictures."""
+        self.vae.to(self.device)
         scaled = (latents / float(self.vae.config.scaling_factor)).to(self.device, self.dtype)
         pixels = self.vae.decode(scaled).sample.float().clamp(-1, 1)
         values = ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -331,6 +343,7 @@ class FrozenDiffusion:
         """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+        self.vae.to(self.device)
         with quiet_libraries():
             pipeline = StableDiffusionPipeline(
                 vae=self.vae, unet=self.denoiser, text_encoder=self.text_encoder, tokenizer=self.tokenizer,
@@ -358,15 +371,3 @@ def _square(image: Image.Image, size: int) -> Tensor:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     pixels = np.asarray(image.convert("RGB").crop((left, top, left + size, top + size)), np.float32)
     return torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)
-
-
-def _missing_weights(preset: Preset, error: Exception) -> str:
-    source = preset.diffusion_source
-    if Path(source).is_dir():
-        return f"{source}: is no complete diffusers pipeline folder ({error})"
-    offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    return (
-        f"preset {preset.name!r}: its weights are not in the Hugging Face cache and cannot be fetched{offline}. "
-        f"Fetch them where there is a network with: hf download {source} "
-        f"(about {preset.download_bytes / 1e9:.1f} GB with CLIP), or use preset 'tiny'."
-    )

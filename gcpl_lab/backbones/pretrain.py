@@ -65,8 +65,7 @@ class PretrainConfig:
     seed: int = 0
     vae: StageConfig = field(default_factory=lambda: StageConfig(1800, 64, 2e-3))
     clip: StageConfig = field(default_factory=lambda: StageConfig(1400, 256, 1e-3, 0.6, 0.1, bfloat16=True))
-    clip_image: StageConfig = field(default_factory=lambda: StageConfig(300, 256, 4e-4, 0.8, 0.1, bfloat16=True))
-    denoiser: StageConfig = field(default_factory=lambda: StageConfig(4800, 128, 1e-3, 0.3, 0.01, ema=0.999))
+    denoiser: StageConfig = field(default_factory=lambda: StageConfig(4200, 128, 1e-3, 0.3, 0.01, ema=0.999))
     checkpoint_seconds: float = 60.0
 
 
@@ -340,25 +339,6 @@ def train_clip(
     yield from train_stage("clip", clip, loss_at, config.clip, folder, config.checkpoint_seconds)
 
 
-def tune_image_tower(
-    data: PretrainData, clip: Any, tokenizer: Any, config: PretrainConfig, folder: Path
-) -> Iterator[dict[str, Any]]:
-    """The same loss with the text tower frozen: it conditions the denoiser and must not move any more.
-
-    The image tower, the text projection behind the tower (which the denoiser never sees) and the scale move.
-    """
-    clip.requires_grad_(False)
-    clip.visual.requires_grad_(True)
-    clip.text_projection.requires_grad_(True)
-    clip.logit_scale.requires_grad_(True)
-
-    def loss_at(step: int) -> Tensor:
-        rng, _ = _generators(config.seed, 4, step)
-        return _contrastive_loss(clip, tokenizer, *data.clip_batch(config.clip_image.batch_size, rng))
-
-    yield from train_stage("clip_image", clip, loss_at, config.clip_image, folder, config.checkpoint_seconds)
-
-
 def _contrastive_loss(clip: Any, tokenizer: Any, pictures: np.ndarray, captions: list[str]) -> Tensor:
     values = torch.from_numpy(np.ascontiguousarray(pictures)).unsqueeze(1).float().div_(255)
     values = ((values - IMAGE_MEAN) / IMAGE_STD).expand(-1, 3, -1, -1)
@@ -536,10 +516,9 @@ def run_pretraining(
     yield from train_vae(data, vae, config, work)
     set_latent_scale(data, vae)
     yield from train_clip(data, clip, tokenizer, config, work)
-    yield from tune_image_tower(data, clip, tokenizer, config, work)
     yield from train_denoiser(data, denoiser, vae, clip, tokenizer, config, work)
     export_pair(target, vae=vae, clip=clip, denoiser=denoiser, tokenizer=tokenizer)
-    curves = {name: _read_log(work / f"{name}.log.jsonl") for name in ("vae", "clip", "clip_image", "denoiser")}
+    curves = {name: _read_log(work / f"{name}.log.jsonl") for name in ("vae", "clip", "denoiser")}
     write_json(target / "pretraining.json", {"config": settings, "curves": curves})
 
 

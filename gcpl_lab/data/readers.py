@@ -115,6 +115,31 @@ class ImageSet:
             checksum=folder_checksum([(self.checksum, listed)]),
         )
 
+    def only(self, class_names: Sequence[str]) -> ImageSet:
+        """The pictures of these classes alone, with labels and families that fit them.
+
+        Args:
+            class_names: Some of the set's; labels count in this order.
+
+        Raises:
+            DataError: A name is none of the set's.
+        """
+        unknown = [name for name in class_names if name not in self.class_names]
+        if unknown:
+            raise DataError(f"{self.name}: no class {unknown[0]!r}; expected some of {', '.join(self.class_names)}")
+        ids = [self.class_names.index(name) for name in class_names]
+        part = self.subset(np.flatnonzero(np.isin(self.labels, ids)))
+        families = {
+            family: left
+            for family, members in self.families.items()
+            if (left := tuple(name for name in members if name in class_names))
+        }
+        return replace(
+            part, labels=np.array([ids.index(label) for label in part.labels], np.int64),
+            class_names=tuple(class_names), families=families,
+            checksum=folder_checksum([(part.checksum, ",".join(class_names))]),
+        )  # fmt: skip
+
 
 def check_class_names(names: Sequence[str]) -> None:
     """Refuse names that cannot stand in a prompt or cannot be told apart.

@@ -180,9 +180,20 @@ class DiffusionClassifier:
         """How many prompts compete."""
         return len(self.hidden)
 
+    def _timesteps(self, num_samples: int) -> Tensor:
+        return spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+
     def _noises(self, num_samples: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn((num_samples, *self.diffusion.latent_shape), generator=generator)
+
+    def _predict(
+        self, latents: Tensor, noises: Tensor, timesteps: Tensor, image: Tensor, label: Tensor, sample: Tensor
+    ) -> Tensor:
+        """Predicted noises of triples, one by one."""
+        device = self.diffusion.device
+        noisy = self.diffusion.add_noise(latents[image].to(device), noises[sample].to(device), timesteps[sample])
+        return self.diffusion.predict_noise(noisy, timesteps[sample], self.hidden[label.to(device)])
 
     @torch.no_grad()
     def _errors(self, triples: Tensor, latents: Tensor, timesteps: Tensor, noises: Tensor) -> Tensor:
@@ -190,10 +201,9 @@ class DiffusionClassifier:
         device, results = self.diffusion.device, []
         for image, label, sample in (chunk.unbind(1) for chunk in triples.split(self.batch_size)):
             noise = noises[sample].to(device)
-            noisy = self.diffusion.add_noise(latents[image].to(device), noise, timesteps[sample])
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-                    predicted = self.diffusion.predict_noise(noisy, timesteps[sample], self.hidden[label.to(device)])
+                    predicted = self._predict(latents, noises, timesteps, image, label, sample)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
                     f"memory ran out with {len(image)} denoiser evaluations in one pass; lower batch_size "
@@ -222,7 +232,7 @@ class DiffusionClassifier:
             num_samples: (t, ε) pairs; timesteps evenly spaced over the range.
             progress: Called with the number of images that are done.
         """
-        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+        timesteps = self._timesteps(num_samples)
         noises = self._noises(num_samples)
         images_a_pass = max(1, 4 * self.batch_size // (self.num_classes * num_samples))
         parts = []
@@ -252,7 +262,7 @@ class DiffusionClassifier:
             float32 (height, width) of the latent: mean squared error under b minus that under a; positive
             speaks for a.
         """
-        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+        timesteps = self._timesteps(num_samples)
         noises = self._noises(num_samples).to(self.diffusion.device)
         noisy = self.diffusion.add_noise(latent.to(self.diffusion.device).expand_as(noises), noises, timesteps)
         squares = []
@@ -286,7 +296,7 @@ class DiffusionClassifier:
         """
         _check_stages(to_keep, n_samples)
         total = n_samples[-1]
-        timesteps = spaced_timesteps(self.diffusion.num_timesteps, total, self.timestep_range)
+        timesteps = self._timesteps(total)
         noises = self._noises(total)
         order = _nested_order(n_samples)
         errors = np.full((len(latents), self.num_classes, total), np.nan, np.float32)

@@ -6,8 +6,8 @@ objective turns a batch into scalars. The loop that joins them is ``gcpl_lab.tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,15 +44,23 @@ class Exemplars:
         return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen])
 
     @classmethod
-    def encode(cls, diffusion: FrozenDiffusion, pixels: Tensor, labels: Sequence[int] | np.ndarray) -> Exemplars:
+    def encode(
+        cls,
+        diffusion: FrozenDiffusion,
+        pixels: Tensor,
+        labels: Sequence[int] | np.ndarray,
+        encode_moments: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Exemplars:
         """Run the VAE once on every picture and its mirror image.
 
         Args:
             diffusion: The frozen model.
             pixels: (image, 3, size, size) in [-1, 1].
             labels: One class id a picture.
+            encode_moments: Takes the place of the model's own, for instance to share the work among processes.
         """
-        plain, mirrored = diffusion.encode_moments(pixels), diffusion.encode_moments(pixels.flip(-1))
+        encode_moments = encode_moments or diffusion.encode_moments
+        plain, mirrored = encode_moments(pixels), encode_moments(pixels.flip(-1))
         return cls(
             torch.stack([plain[0], mirrored[0]]),
             torch.stack([plain[1], mirrored[1]]),
@@ -81,6 +89,17 @@ class NoisyBatch:
     template: int = 0
     group_size: int = 1
     num_samples: int = 1
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.labels)
+
+    def __getitem__(self, part: slice) -> NoisyBatch:
+        """Some consecutive samples, for a process or a pass of its own."""
+        return replace(
+            self, latents=self.latents[part], noise=self.noise[part], timesteps=self.timesteps[part],
+            labels=self.labels[part],
+        )  # fmt: skip
 
 
 class ExemplarSampler:
@@ -219,6 +238,10 @@ class GCPL:
         """The class vectors alone."""
         return [self.prompts.vectors]
 
+    def unit(self, batch: NoisyBatch) -> int:
+        """How many consecutive samples belong together: each stands for itself."""
+        return 1
+
     def _predict(self, batch: NoisyBatch) -> Tensor:
         classes, index = batch.labels.unique(return_inverse=True)  # only the classes in the batch are encoded
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
@@ -244,16 +267,27 @@ class CoMPLe(GCPL):
         super().__init__(diffusion, prompts)
         self.contrast_weight = contrast_weight
 
+    def unit(self, batch: NoisyBatch) -> int:
+        """A group of different classes: the contrast is among its samples."""
+        return batch.group_size
+
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
-        """``loss`` and the recorded terms, averaged over the groups of different classes."""
+        """``loss`` and the recorded terms, averaged over the samples, each contrasted within its group.
+
+        Where the batch leaves one sample over, it has nobody to be contrasted with: its contrast is 0, and its own
+        term counts as everybody's does.
+        """
+        if batch.group_size < 2:
+            raise ValueError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
         predicted = self._predict(batch)
+        with torch.autocast(predicted.device.type, enabled=False):  # inner products of latents need float32
+            return self._terms(predicted, batch)
+
+    def _terms(self, predicted: Tensor, batch: NoisyBatch) -> dict[str, Tensor]:
         own = denoising_loss(predicted, batch.noise)
         pairs = list(zip(predicted.split(batch.group_size), batch.noise.split(batch.group_size), strict=True))
-        pairs = [pair for pair in pairs if len(pair[0]) > 1]
-        if not pairs:
-            raise ValueError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
         weights = torch.tensor([len(pair[0]) for pair in pairs], dtype=torch.float32, device=predicted.device)
-        losses = torch.stack([comple_loss(*pair, self.contrast_weight) for pair in pairs])
+        losses = torch.stack([_group_loss(*pair, self.contrast_weight) for pair in pairs])
         contrasts = torch.stack([_contrast(*pair) for pair in pairs]).detach()
         shares = weights / weights.sum()
         norm = predicted.detach().square().mean()
@@ -266,8 +300,14 @@ class CoMPLe(GCPL):
         }
 
 
+def _group_loss(predicted: Tensor, noise: Tensor, contrast_weight: float) -> Tensor:
+    if len(predicted) == 1:
+        return denoising_loss(predicted, noise)
+    return comple_loss(predicted, noise, contrast_weight)
+
+
 def _contrast(predicted: Tensor, noise: Tensor) -> Tensor:
-    return denoising_loss(predicted, noise) - comple_loss(predicted, noise, 1.0)
+    return denoising_loss(predicted, noise) - _group_loss(predicted, noise, 1.0)
 
 
 class Discriminative:
@@ -309,6 +349,10 @@ class Discriminative:
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The class vectors alone."""
         return [self.prompts.vectors]
+
+    def unit(self, batch: NoisyBatch) -> int:
+        """All samples of a photograph: its errors are averaged before the softmax."""
+        return batch.num_samples
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
         """``loss``, its two terms ``cross_entropy`` and ``own``, and the batch's ``accuracy``."""

@@ -120,6 +120,12 @@ class CachedBatches:
         self.views, self.targets, self.captions, self.has_caption = views, targets, captions, has_caption
         self.batch_size, self.seed = batch_size, seed
 
+    def subset(self, indices: np.ndarray) -> CachedBatches:
+        """Batches of some of the images, int64 (image,), alone."""
+        chosen = torch.from_numpy(indices)
+        return CachedBatches(self.views[:, chosen], self.targets[chosen], self.captions[chosen],
+                             self.has_caption[chosen], self.batch_size, self.seed)  # fmt: skip
+
     @property
     def steps_an_epoch(self) -> int:
         """Batches in which every image is seen once."""

@@ -1,47 +1,315 @@
-"""Device, precision and seeds: the only room that knows what machine it runs on."""
+"""Device, precision, processes and seeds: the only room that knows what machine it runs on."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gcpl_lab.errors import TrainingError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
+    from torch import Tensor, nn
 
+Result = TypeVar("Result")
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+"""``"tf32"``: float32 weights, matrix products of a GPU with ten bits of mantissa. ``"auto"``: float32 on a CPU;
+on a GPU bfloat16 where it can, else float16."""
+
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float16")
 REPORTED_PACKAGES = ("gcpl-lab", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
+# ---------------------------------------------------------------------------------------------- processes
 
-def make_accelerator(cpu: bool = False) -> Accelerator:
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of the processes of ``accelerate launch`` this one is.
+
+    Attributes:
+        index: From 0; process 0 is the one that prints and writes.
+        count: 1 where the program was started without a launcher.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def share(self, total: int) -> slice:
+        """The part of ``total`` things in a row that is this process's: shares differ by one at most."""
+        return slice(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+
+def processes() -> Processes:
+    """Place and number of this program's processes; they are connected when this is first asked."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    state = _process_state()
+    return Processes(int(state.process_index), int(state.num_processes))
+
+
+def _process_state() -> Any:
+    import torch
+    from accelerate import PartialState
+
+    # Without GPU and without being told so, accelerate would leave the processes unconnected.
+    told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return PartialState(cpu=told or not torch.cuda.is_available())
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes; connects nothing."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_everyone() -> None:
+    """Go on when every process has come here."""
+    if processes().count > 1:
+        _process_state().wait_for_everyone()
+
+
+def gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Put together what the processes found for their shares.
+
+    Args:
+        rows: (own share of ``total``, ...), see :meth:`Processes.share`.
+        total: Rows of all processes.
+
+    Returns:
+        (total, ...) on the CPU, the same in every process.
+    """
+    here = processes()
+    if here.count == 1 or total == 0:
+        return rows
+    import torch
+    from accelerate.utils import gather
+
+    longest = -(-total // here.count)
+    padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    parts = gather(padded.to(_process_state().device)).cpu().reshape(here.count, longest, *rows.shape[1:])
+    shares = [Processes(index, here.count).share(total) for index in range(here.count)]
+    return torch.cat([part[: share.stop - share.start] for part, share in zip(parts, shares, strict=True)])
+
+
+def add_up(values: Tensor) -> Tensor:
+    """The sum over all processes, elementwise, the same in every process."""
+    if processes().count == 1:
+        return values
+    from accelerate.utils import reduce
+
+    total: Tensor = reduce(values.to(_process_state().device), "sum")
+    return total.to(values.device)
+
+
+def from_main(value: float) -> float:
+    """The main process's number, so that all take the same decision whatever their last digit is."""
+    if processes().count == 1:
+        return value
+    import torch
+    from accelerate.utils import broadcast
+
+    return float(broadcast(torch.tensor([value], dtype=torch.float64, device=_process_state().device))[0])
+
+
+# ----------------------------------------------------------------------------------- device and precision
+
+
+def default_device() -> str:
+    """``"cuda"`` where there is one, then ``"mps"``, else ``"cpu"``; with several processes, this one's own."""
+    import torch
+
+    if processes().count > 1:
+        return str(_process_state().device).replace("cpu:0", "cpu")
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def weights_dtype(precision: Precision, device: torch.device | str) -> torch.dtype:
+    """The type that frozen weights are loaded in; what is learned is float32 in any case.
+
+    Args:
+        precision: A setting, see :data:`Precision`.
+        device: Where the weights will be.
+    """
+    import torch
+
+    if precision == "auto":
+        if torch.device(device).type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
+
+
+def mixed_precision(precision: Precision, weights: torch.dtype) -> str | None:
+    """What accelerate calls a precision: ``"no"``, ``"bf16"`` or ``"fp16"``; None leaves it to the launcher.
+
+    Args:
+        precision: A setting; ``"auto"`` follows the loaded weights.
+        weights: Their type.
+    """
+    import torch
+
+    if precision == "auto":
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(weights)
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(precision, "no")
+
+
+def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> Accelerator:
     """An ``accelerate.Accelerator`` for this machine.
 
     Args:
         cpu: Stay on the CPU although there is a GPU.
+        mixed_precision: ``"no"``, ``"bf16"``, ``"fp16"``; None takes what the launcher or its environment
+            variable says. With ``"fp16"`` the accelerator has a scaler, which the training loop uses.
 
     Raises:
-        TrainingError: float16 is asked for (by the launcher or its environment variable).
+        TrainingError: float16 is asked for on a CPU.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-    accelerator = Accelerator(cpu=cpu)
-    if accelerator.mixed_precision == "fp16":
+    wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if wanted == "fp16" and cpu:
         raise TrainingError(
-            "mixed precision is 'fp16'; learned prompts overflow in it. Take 'bf16' or 'no' "
-            "(accelerate launch --mixed_precision, or the variable ACCELERATE_MIXED_PRECISION)"
+            "mixed precision is 'fp16', which a CPU cannot train in. Take precision 'bfloat16' or 'float32' "
+            "(accelerate launch --mixed_precision, or the variable ACCELERATE_MIXED_PRECISION, where it was set there)"
         )
+    if AcceleratorState._shared_state != {}:
+        before = AcceleratorState()
+        if before.mixed_precision != wanted or (cpu and before.device.type != "cpu"):
+            # accelerate knows one setting a program; in a notebook the next model may ask for another.
+            AcceleratorState._reset_state(reset_partial_state=before.num_processes == 1)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=wanted)
+    accelerator.gradient_accumulation_steps = 1  # the loop parts batches itself and weighs the parts
     return accelerator
 
 
-def default_device() -> str:
-    """``"cuda"`` where there is one, then ``"mps"``, else ``"cpu"``."""
+def apply_update(accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimiser step; with scaled gradients (fp16) through the scaler, which leaves out an overflow."""
+    if accelerator.scaler is None:
+        optimizer.step()
+    else:
+        accelerator.scaler.step(optimizer)
+        accelerator.scaler.update()
+
+
+def may_overflow(accelerator: Accelerator) -> bool:
+    """Whether a gradient that is not finite only says that the fp16 scale is still too large."""
+    return accelerator.scaler is not None and float(accelerator.scaler.get_scale()) > 1.0
+
+
+def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precision: Precision) -> None:
+    """What makes a frozen denoiser faster on a GPU without changing what it computes; nothing on a CPU.
+
+    Attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself.
+
+    Args:
+        denoiser: Its convolutions get their channels last in memory.
+        device: Where it is.
+        precision: ``"tf32"`` lets matrix products and convolutions of float32 use the tensor cores.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if torch.device(device).type != "cuda":
+        return
+    denoiser.to(memory_format=torch.channels_last)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+
+
+@contextmanager
+def training_form(denoiser: Any, gradient_checkpointing: bool, compiled: bool) -> Iterator[None]:
+    """Train with activations computed anew in the backward pass, or with a compiled denoiser, and undo it after.
+
+    Args:
+        denoiser: A model of diffusers.
+        gradient_checkpointing: Costs about a third more time and spares most of the memory.
+        compiled: ``torch.compile`` in place: minutes at first, faster from then on.
+    """
+    if gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if compiled:
+        denoiser.compile()
+    try:
+        yield
+    finally:
+        if gradient_checkpointing:
+            denoiser.disable_gradient_checkpointing()
+        if compiled:
+            denoiser._compiled_call_impl = None  # what Module.compile sets; torch offers no way back
+
+
+def leave_device(part: nn.Module, device: torch.device | str) -> None:
+    """Move a frozen part that has done its work to the CPU and give its memory back; nothing on a CPU.
+
+    The encoders that cache (``encode_moments``, ``encode_images``) fetch it again where they need it.
+    """
+    import torch
+
+    if torch.device(device).type == "cpu":
+        return
+    from accelerate.utils.memory import clear_device_cache
+
+    part.to("cpu")
+    clear_device_cache(garbage_collection=True)
+
+
+class MemoryFit:
+    """Call a function with as large a size as memory allows, found anew whenever memory runs out.
+
+    Attributes:
+        size: The largest size that is still believed to fit.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, function: Callable[[int], Result]) -> Result:
+        """``function(size)``, with half of it after each time that memory ran out.
+
+        Args:
+            function: Must do the same work with any size, and may be called several times.
+
+        Raises:
+            TrainingError: Memory runs out with a size of one, too.
+        """
+        from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+
+        # accelerate's helper collects garbage at each call, which would cost more than many a step.
+        try:
+            return function(self.size)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        fitting = find_executable_batch_size(
+            lambda size: function(size), starting_batch_size=self._halve(), reduce_batch_size_fn=self._halve
+        )
+        try:
+            found: Result = fitting()
+        except RuntimeError as error:
+            if self.size > 0:
+                raise
+            self.size = 1
+            raise TrainingError(
+                "memory ran out with a single piece of a batch in a pass. Set gradient_checkpointing, take precision "
+                "'bfloat16', or free the device of other programs and models"
+            ) from error
+        return found
+
+    def _halve(self) -> int:
+        self.size //= 2
+        return self.size
+
+
+# ------------------------------------------------------------------------------------------- descriptions
 
 
 def describe_machine() -> dict[str, Any]:

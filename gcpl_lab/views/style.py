@@ -6,6 +6,7 @@ Nothing here chooses a matplotlib backend or changes a setting for good: ``figur
 from __future__ import annotations
 
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,10 @@ def class_style(
     return {name: style[name] for name in class_names}
 
 
+# matplotlib's settings are the whole process's: a widget that draws beside a cell must wait its turn.
+_settings_in_use = threading.RLock()
+
+
 @contextmanager
 def figure_style(context: str = "figure") -> Iterator[None]:
     """The package's matplotlib settings, for the length of a ``with`` block.
@@ -105,7 +110,7 @@ def figure_style(context: str = "figure") -> Iterator[None]:
     if context not in FONT_SIZES:
         raise DataError(f"style context {context!r} is unknown; expected one of {', '.join(FONT_SIZES)}")
     size = FONT_SIZES[context]
-    with matplotlib.rc_context(_settings(size)):
+    with _settings_in_use, matplotlib.rc_context(_settings(size)):
         yield
 
 

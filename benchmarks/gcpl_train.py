@@ -1,0 +1,324 @@
+"""Training class prompts: the published procedure beside ours, with equal pictures, noises and updates.
+
+    python benchmarks/gcpl_train.py                # prints a table, writes benchmarks/results/gcpl_train.json
+
+Published, as in the paper's recipe: one class after another, one picture a pass and four passes an update, the VAE's
+encoder and the text encoder in every pass, and an optimiser over the whole vocabulary, all of whose rows but the
+learned ones are put back after each update. Ours: every class in every batch, the encoder's moments cached, one
+encoding of each class in the batch, the class vectors alone in the optimiser. Every picture, mirror image, posterior
+sample, noise and timestep is the same in both; so are optimiser and rate. AdamW does not mind that our gradients are
+smaller by the number of classes, so both must end in the same place: their losses on held-out photographs and fixed
+noises are compared before anything is timed. The published procedure gets its random numbers ready made.
+
+The floor is the bare denoiser on the same batches: forward, and backward to its conditioning. Our updates are timed
+from the second on; what is done once (moments, accelerator, optimiser) is reported beside them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from measuring import (
+    alternate,
+    benchmark_options,
+    check_aim,
+    make_result,
+    make_rows,
+    paired_ratio,
+    publish,
+    time_call,
+    time_updates,
+)
+from torch import Tensor, nn
+
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.config import GCPLConfig
+from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler, ValidationLoss
+from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.training.loop import TrainingConfig, train
+
+PASSES_AN_UPDATE = 4
+"""Pictures a class and update; the published procedure accumulates their gradients one by one."""
+
+PUBLISHED, OURS, FLOOR = "published procedure", "all classes together", "bare denoiser (floor)"
+DRAWING, TEXT = "of which drawing batches", "of which text encoder"
+LEAST_SPEED_UP, MOST_ABOVE_FLOOR = 4.0, 1.10
+
+
+@dataclass(frozen=True)
+class Material:
+    """What both procedures learn from.
+
+    Attributes:
+        diffusion: The frozen model.
+        class_names: One a class.
+        pixels: (flip, image, 3, size, size): the photographs and their mirror images.
+        exemplars: The same as cached moments.
+        held_out: Photographs that neither learns from.
+        caching_seconds: What the moments took, once.
+        config: Defaults of the package: vectors, rate, range of timesteps.
+        seed: Of every draw.
+    """
+
+    diffusion: FrozenDiffusion
+    class_names: tuple[str, ...]
+    pixels: Tensor
+    exemplars: Exemplars
+    held_out: Exemplars
+    caching_seconds: float
+    config: GCPLConfig
+    seed: int = 0
+
+    @classmethod
+    def load(cls, preset: str, shots: int, num_held_out: int) -> Material:
+        """Read ``shots`` bundled photographs a class, and as many others as asked for."""
+        diffusion, data = FrozenDiffusion.load(preset), load_fashion("support")
+        chosen = draw_episode(data, shots + num_held_out, seed=0)
+        place = np.tile(np.arange(shots + num_held_out), len(data.class_names))  # an episode goes class by class
+        parts = [chosen[place < shots], chosen[place >= shots]]
+        pixels = [diffusion.preprocess(read_images([data.images[i] for i in part])) for part in parts]
+        began: list[Exemplars] = []
+        caching = time_call(lambda: began.append(Exemplars.encode(diffusion, pixels[0], data.labels[parts[0]])))
+        held_out = Exemplars.encode(diffusion, pixels[1], data.labels[parts[1]])
+        return cls(diffusion, tuple(data.class_names), torch.stack([pixels[0], pixels[0].flip(-1)]), began[0],
+                   held_out, caching, GCPLConfig(preset=preset))  # fmt: skip
+
+    @property
+    def timestep_range(self) -> tuple[float, float]:
+        """Where prompts are trained."""
+        return self.config.timestep_range or self.diffusion.evidence_range
+
+    def prompts(self) -> ClassPrompts:
+        """Fresh class prompts."""
+        return ClassPrompts(self.diffusion, self.class_names, num_vectors=self.config.num_vectors,
+                            templates=self.config.templates)  # fmt: skip
+
+    def sampler(self, exemplars: Exemplars | None = None, seed: int | None = None) -> ExemplarSampler:
+        """Our batches, four pictures a class in each."""
+        return ExemplarSampler(
+            self.diffusion, exemplars or self.exemplars, batch_size=PASSES_AN_UPDATE * len(self.class_names),
+            timestep_range=self.timestep_range, seed=self.seed if seed is None else seed,
+        )  # fmt: skip
+
+    def training(self, num_steps: int) -> TrainingConfig:
+        """AdamW at a constant rate, as published; no clipping, which a norm over all classes would make unequal."""
+        return TrainingConfig(num_steps, self.config.learning_rate, schedule="constant", gradient_clip=0.0)
+
+    def held_out_loss(self, prompts: ClassPrompts) -> float:
+        """On photographs and noises that are the same for every procedure."""
+        return ValidationLoss(self.diffusion, prompts, self.held_out, timestep_range=self.timestep_range, seed=7)()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one update, (sample, ...), in the order of our batch.
+
+    Attributes:
+        pixels: (sample, 3, size, size).
+        posterior: Noise of the VAE's posterior.
+        noise: ε.
+        timesteps: int64.
+        labels: int64.
+    """
+
+    pixels: Tensor
+    posterior: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    labels: Tensor
+
+
+def draws_of(material: Material, num_steps: int) -> list[Draw]:
+    """What our sampler draws, taken apart with moments that give it away.
+
+    Moments without spread whose mean is the picture's number show which picture was drawn; moments of mean 0 and
+    spread 1 show the posterior noise.
+    """
+    flips, images = material.pixels.shape[:2]
+    shape = material.exemplars.means.shape
+    numbers = torch.arange(float(flips * images)).reshape(flips, images, 1, 1, 1).expand(shape)
+    labels = material.exemplars.labels
+    which = material.sampler(Exemplars(numbers, torch.full(shape, -torch.inf), labels))
+    noises = material.sampler(Exemplars(torch.zeros(shape), torch.zeros(shape), labels))
+    scale, found = material.diffusion.scale_latents(torch.ones(1)), []
+    for step in range(num_steps):
+        batch = which(step)
+        index = (batch.latents[:, 0, 0, 0] / scale).round().long()
+        found.append(Draw(material.pixels.flatten(0, 1)[index], noises(step).latents / scale, batch.noise,
+                          batch.timesteps, batch.labels))  # fmt: skip
+    return found
+
+
+def train_as_published(material: Material, draws: Sequence[Draw]) -> ClassPrompts:
+    """One class after another through the whole procedure; returns what was learned."""
+    diffusion, prompts = material.diffusion, material.prompts()
+    frozen: nn.Embedding = diffusion.text_encoder.get_input_embeddings()
+    for label in range(len(material.class_names)):
+        start = prompts.vectors[label].detach()
+        table = nn.Embedding.from_pretrained(torch.cat([frozen.weight.detach(), start]), freeze=False)
+        diffusion.text_encoder.set_input_embeddings(table)
+        try:
+            _train_one_class(material, table, _prompt_ids(material, len(frozen.weight)), draws, label)
+        finally:
+            diffusion.text_encoder.set_input_embeddings(frozen)
+        with torch.no_grad():
+            prompts.vectors[label] = table.weight[len(frozen.weight) :]
+    return prompts
+
+
+def _prompt_ids(material: Material, first_new_id: int) -> Tensor:
+    """The template with new words of the vocabulary in its gap, (1, token)."""
+    diffusion, (front, behind) = material.diffusion, material.config.templates[0].split("{}")
+    new = range(first_new_id, first_new_id + material.config.num_vectors)
+    ids = [diffusion.start_id, *diffusion.word_ids(front), *new, *diffusion.word_ids(behind), diffusion.end_id]
+    return torch.tensor([ids + [diffusion.pad_id] * (diffusion.context_length - len(ids))])
+
+
+def _train_one_class(material: Material, table: nn.Embedding, ids: Tensor, draws: Sequence[Draw], label: int) -> None:
+    diffusion, num_new = material.diffusion, material.config.num_vectors
+    optimizer = material.training(len(draws)).make_optimizer([table.weight])
+    for draw in draws:
+        optimizer.zero_grad()
+        for sample in torch.nonzero(draw.labels == label).flatten().tolist():
+            one = slice(sample, sample + 1)
+            with torch.no_grad():
+                posterior = diffusion.vae.encode(draw.pixels[one]).latent_dist
+                latents = diffusion.scale_latents(posterior.mean + posterior.std * draw.posterior[one])
+                noisy = diffusion.add_noise(latents, draw.noise[one], draw.timesteps[one])
+            hidden = diffusion.text_encoder(input_ids=ids).last_hidden_state
+            predicted = diffusion.predict_noise(noisy, draw.timesteps[one], hidden)
+            (F.mse_loss(predicted, draw.noise[one]) / PASSES_AN_UPDATE).backward()
+        before = table.weight[:-num_new].detach().clone()
+        optimizer.step()
+        with torch.no_grad():
+            table.weight[:-num_new] = before
+
+
+def updates_of(material: Material, prompts: ClassPrompts, num_steps: int, seed: int | None = None) -> Iterator[Any]:
+    """Our training, as the estimator runs it; a record an update."""
+    return train(GCPL(material.diffusion, prompts), material.sampler(seed=seed), material.training(num_steps))
+
+
+def train_together(material: Material, num_steps: int, seed: int | None = None) -> ClassPrompts:
+    """What our training learns."""
+    prompts = material.prompts()
+    deque(updates_of(material, prompts, num_steps, seed), maxlen=0)
+    return prompts
+
+
+def make_floor(material: Material, num_steps: int) -> Callable[[], None]:
+    """The bare denoiser on the batches of some updates: forward, and backward to the conditioning."""
+    diffusion, sampler = material.diffusion, material.sampler()
+    with torch.no_grad():
+        hidden = diffusion.encode_prompts(*material.prompts()())
+    batches = [sampler(step) for step in range(num_steps)]
+    noisy = [diffusion.add_noise(batch.latents, batch.noise, batch.timesteps) for batch in batches]
+
+    def run() -> None:
+        for batch, inputs in zip(batches, noisy, strict=True):
+            conditioning = hidden[batch.labels].requires_grad_()
+            answer = diffusion.denoiser(inputs, batch.timesteps, conditioning, return_dict=False)[0]
+            F.mse_loss(answer, batch.noise).backward()
+
+    return run
+
+
+def make_parts(material: Material, num_steps: int) -> dict[str, Callable[[], None]]:
+    """What our updates spend beside the denoiser."""
+    sampler, prompts, order = material.sampler(), material.prompts(), torch.arange(len(material.class_names))
+
+    def draw() -> None:
+        for step in range(num_steps):
+            sampler(step)
+
+    def encode() -> None:
+        for _ in range(num_steps):
+            material.diffusion.encode_prompts(*prompts(order)).sum().backward()
+            prompts.vectors.grad = None
+
+    return {DRAWING: draw, TEXT: encode}
+
+
+def check_equal(material: Material, num_steps: int, num_seeds: int) -> dict[str, Any]:
+    """Train both ways and compare losses on held-out photographs.
+
+    Raises:
+        SystemExit: They differ by more than our own losses do between seeds.
+    """
+    losses = {
+        "start": material.held_out_loss(material.prompts()),
+        "published": material.held_out_loss(train_as_published(material, draws_of(material, num_steps))),
+        "ours": material.held_out_loss(train_together(material, num_steps)),
+    }
+    others = [material.held_out_loss(train_together(material, num_steps, seed)) for seed in range(1, num_seeds)]
+    noise = float(np.std([losses["ours"], *others], ddof=1))
+    apart = abs(losses["ours"] - losses["published"])
+    if not apart <= noise:
+        raise SystemExit(
+            f"after {num_steps} updates the published procedure ends at a loss of {losses['published']:.6f} and ours "
+            f"at {losses['ours']:.6f}; expected a difference of at most {noise:.6f}, ours between seeds"
+        )
+    return {"updates": num_steps, "losses": losses, "other_seeds": others, "apart": apart, "noise_of_seeds": noise}
+
+
+def measure(
+    preset: str, *, shots: int, check_steps: int, num_steps: int, num_seeds: int, repeats: int, clock: str = "wall"
+) -> dict[str, Any]:
+    """Check that both procedures end alike, then time them in turn."""
+    material = Material.load(preset, shots, num_held_out=4)
+    check = check_equal(material, check_steps, num_seeds)
+    draws = draws_of(material, num_steps)
+    beginnings: list[float] = []
+    variants: dict[str, Callable[[], Any]] = {
+        PUBLISHED: lambda: train_as_published(material, draws),
+        OURS: lambda: time_updates(updates_of(material, material.prompts(), num_steps + 1), clock, beginnings),
+        FLOOR: make_floor(material, num_steps),
+        **make_parts(material, num_steps),
+    }
+    seconds = alternate(variants, repeats, clock=clock)
+    evaluations = num_steps * PASSES_AN_UPDATE * len(material.class_names)
+    counted = dict.fromkeys((PUBLISHED, OURS, FLOOR), evaluations)
+    rows = make_rows(seconds, published=PUBLISHED, floor=FLOOR, evaluations=counted, parts=(DRAWING, TEXT))
+    speed_up, above = paired_ratio(seconds[PUBLISHED], seconds[OURS]), paired_ratio(seconds[OURS], seconds[FLOOR])
+    # What caching and setting up cost is spread over as many updates as a training with default settings has.
+    once = {"caching": material.caching_seconds,
+            "setting_up": max(0.0, float(np.median(beginnings) - np.median(seconds[OURS]) / num_steps))}  # fmt: skip
+    share = sum(once.values()) * num_steps / material.config.num_steps
+    with_caching = paired_ratio(seconds[PUBLISHED], np.array(seconds[OURS]) + share)
+    aims = [
+        check_aim("times faster than the published procedure", speed_up, least=LEAST_SPEED_UP),
+        check_aim("the same with caching and setting up counted", with_caching, least=LEAST_SPEED_UP),
+        check_aim("time of the bare denoiser", above, most=MOST_ABOVE_FLOOR),
+    ]
+    return make_result(
+        "gcpl_train", rows, repeats, clock=clock, preset=preset, classes=len(material.class_names), shots=shots,
+        updates=num_steps, num_vectors=material.config.num_vectors, vocabulary=len(material.diffusion.embedding_table),
+        context_length=material.diffusion.context_length, once=once, check=check, aims=aims,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = benchmark_options(__doc__, "gcpl_train")
+    parser.add_argument("--shots", type=int, default=16, help="photographs a class")
+    parser.add_argument("--check-steps", type=int, default=12, help="updates before the losses are compared")
+    parser.add_argument("--steps", type=int, default=3, help="updates that are timed in one go")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds that say what noise in the final loss is")
+    options = parser.parse_args()
+    result = measure(options.preset, shots=options.shots, check_steps=options.check_steps, num_steps=options.steps,
+                     num_seeds=options.seeds, repeats=options.repeats, clock=options.clock)  # fmt: skip
+    title = f"{result['updates']} updates of {result['classes']} class prompts, {PASSES_AN_UPDATE} pictures a class"
+    publish(result, title, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""What all benchmarks have in common: alternating measurements, rows, a table, one JSON file.
+
+Variants that are compared run in turn within one program, so that whatever else the machine does meets all of them
+alike. A ratio is the median of the ratios within the rounds, not the ratio of the medians: a slow round slows both
+of its sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gcpl_lab.storage import write_json
+from gcpl_lab.training.runtime import describe_machine, describe_versions
+
+RESULTS = Path(__file__).parent / "results"
+LEAST_REPEATS = 5
+"""Fewer measurements are for trying a program out; a result that is kept has at least as many."""
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""``"cpu"`` counts this process alone: for a look on a busy machine, where waiting would be counted too."""
+
+Seconds = dict[str, list[float]]
+"""By variant, one number a round; round i of every variant was measured next to round i of the others."""
+
+
+def benchmark_options(description: str | None, name: str, preset: str | None = "tiny") -> argparse.ArgumentParser:
+    """The options that every benchmark has: ``--repeats``, ``--clock``, ``--output``; with a preset, ``--preset``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if preset is not None:
+        parser.add_argument("--preset", default=preset, help="name of the frozen models, or a folder")
+    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="measurements of each variant")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: for a look on a busy machine")
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="where the result is written")
+    return parser
+
+
+def time_call(function: Callable[[], Any], clock: str = "wall") -> float:
+    """Seconds of one call."""
+    began = CLOCKS[clock]()
+    function()
+    return CLOCKS[clock]() - began
+
+
+def alternate(
+    variants: Mapping[str, Callable[[], Any]], repeats: int, warm_ups: int = 1, clock: str = "wall"
+) -> Seconds:
+    """Measure variants in turn, each round beginning with another one.
+
+    Args:
+        variants: What is called, by its name in the table. One that returns a float has measured itself, for
+            instance to leave its preparations out; of the others the whole call counts.
+        repeats: Rounds that count, 1 or more.
+        warm_ups: Rounds before them that do not: first calls allocate and load.
+        clock: See :data:`CLOCKS`.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; expected 1 or more")
+    names = list(variants)
+    seconds: Seconds = {name: [] for name in names}
+    for turn in range(-warm_ups, repeats):
+        for place in range(len(names)):
+            name = names[(place + turn) % len(names)]
+            began = CLOCKS[clock]()
+            answer = variants[name]()
+            spent = answer if isinstance(answer, float) else CLOCKS[clock]() - began
+            if turn >= 0:
+                seconds[name].append(spent)
+    return seconds
+
+
+def time_updates(records: Iterator[Any], clock: str = "wall", beginnings: list[float] | None = None) -> float:
+    """Seconds of a training's updates after its first, which sets up what is set up once.
+
+    Args:
+        records: Of ``gcpl_lab.training.loop.train``; it is run to its end.
+        clock: See :data:`CLOCKS`.
+        beginnings: Gets the seconds up to the end of the first update.
+    """
+    first = time_call(lambda: next(records), clock)
+    if beginnings is not None:
+        beginnings.append(first)
+    return time_call(lambda: deque(records, maxlen=0), clock)
+
+
+def make_row(what: str, values: Sequence[float], evaluations: float | None = None, **more: Any) -> dict[str, Any]:
+    """One line of a table: median and spread (largest minus smallest) of measurements in seconds."""
+    row: dict[str, Any] = {"what": what, "seconds": float(np.median(values)),
+                           "spread": float(np.max(values) - np.min(values))}  # fmt: skip
+    if evaluations is not None:
+        row["evaluations"] = evaluations
+    return row | {"ratio_to_published": None, "ratio_to_floor": None} | more
+
+
+def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the rounds' ratios."""
+    return float(np.median(np.asarray(above) / np.asarray(below)))
+
+
+def make_rows(
+    seconds: Seconds,
+    *,
+    published: str | None = None,
+    floor: str | None = None,
+    evaluations: Mapping[str, float] | None = None,
+    parts: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """A row for each variant.
+
+    Args:
+        seconds: Of :func:`alternate`.
+        published: The variant that is the published procedure; ``ratio_to_published`` says how many times faster
+            than it a variant is. None where there is none: the ratio is then null.
+        floor: The variant that nothing can be faster than; ``ratio_to_floor`` says how many times longer a variant
+            takes.
+        evaluations: Denoiser evaluations of some of the variants.
+        parts: Variants that do a part of the work only, so that they are not faster than anything.
+    """
+    rows = []
+    for what, values in seconds.items():
+        row = make_row(what, values, (evaluations or {}).get(what))
+        if published is not None and what not in parts:
+            row["ratio_to_published"] = paired_ratio(seconds[published], values)
+        if floor is not None:
+            row["ratio_to_floor"] = paired_ratio(values, seconds[floor])
+        rows.append(row)
+    return rows
+
+
+def make_result(name: str, rows: list[dict[str, Any]], repeats: int, **facts: Any) -> dict[str, Any]:
+    """The content of ``results/<name>.json``.
+
+    Args:
+        name: Of the program.
+        rows: See :func:`make_rows`.
+        repeats: Measurements of each row.
+        **facts: Settings, checks, aims: whatever the numbers need to be understood.
+    """
+    machine = describe_machine() | {"load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None}
+    return {"name": name, "machine": machine, "versions": describe_versions(), "repeats": repeats, **facts,
+            "rows": rows}  # fmt: skip
+
+
+def check_aim(what: str, value: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """An aim beside what was measured, for ``aims`` of a result; a missed one is shown, never left out."""
+    met = (least is None or value >= least) and (most is None or value <= most)
+    return {"what": what, "value": value, "least": least, "most": most, "met": bool(met)}
+
+
+def publish(result: Mapping[str, Any], title: str, path: Path) -> None:
+    """Print a result's table, aims and machine, and write the whole as JSON.
+
+    Args:
+        result: Of :func:`make_result`; ``aims`` of :func:`check_aim` are printed where there are any.
+        title: Above the table.
+        path: Of the JSON file.
+    """
+    write_json(path, result)
+    console = Console(width=120, highlight=False)
+    table = Table(title=title)
+    for index, heading in enumerate(table_headings(result["rows"])):
+        table.add_column(heading, justify="right" if index else "left")
+    for row in result["rows"]:
+        table.add_row(*table_cells(row, result["rows"]))
+    console.print(table)
+    for line in aim_lines(result):
+        console.print(line)
+    console.print(machine_line(result))
+
+
+def table_headings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Headings of the columns that some row fills."""
+    return [heading for key, heading in _COLUMNS.items() if any(row.get(key) is not None for row in rows)]
+
+
+def table_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cells of one row under :func:`table_headings`."""
+    keys = [key for key in _COLUMNS if any(other.get(key) is not None for other in rows)]
+    return [_cell(key, row.get(key)) for key in keys]
+
+
+_COLUMNS = {
+    "what": "what", "seconds": "seconds (median)", "spread": "spread", "evaluations": "evaluations",
+    "ratio_to_published": "published / this", "ratio_to_floor": "this / floor",
+    "ratio_to_float32": "float32 / this",
+}  # fmt: skip
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key == "what":
+        return str(value)
+    if key == "evaluations":
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if key.startswith("ratio") else f"{value:#.3g}"
+
+
+def aim_lines(result: Mapping[str, Any]) -> list[str]:
+    """One sentence for each aim of a result."""
+    lines = []
+    for aim in result.get("aims", []):
+        bounds = [f"at least {aim['least']:g}"] if aim["least"] is not None else []
+        bounds += [f"at most {aim['most']:g}"] if aim["most"] is not None else []
+        state = "met" if aim["met"] else "missed"
+        lines.append(f"{aim['what']}: {aim['value']:.3g} ({' and '.join(bounds)} wanted: {state})")
+    return lines
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Where and how often a result was measured."""
+    machine = result["machine"]
+    load = machine.get("load_average")
+    busy = f", load {load[0]:.1f}" if load else ""
+    return (
+        f"{machine['processor']}, {machine['threads']} threads of {machine['cores']} cores, device "
+        f"{machine['device']}{busy}; medians of {result['repeats']}, spread is largest minus smallest"
+    )

@@ -1,0 +1,86 @@
+"""Run every benchmark with its default settings, one after another, and put their tables into README.md.
+
+python benchmarks/run_all.py                  # what `make bench` runs
+python benchmarks/run_all.py scaling startup  # only these
+python benchmarks/run_all.py --tables         # nothing is run: the tables are made from results/*.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from measuring import RESULTS, aim_lines, machine_line, table_cells, table_headings
+from rich.console import Console
+
+from gcpl_lab.storage import read_json, write_text
+
+HERE = Path(__file__).parent
+PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "lmpt_epoch", "precision", "scaling", "classifier_cost",
+            "joined_evidence")  # fmt: skip
+README = HERE / "README.md"
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+
+
+def run(names: Sequence[str], console: Console) -> list[str]:
+    """Run programs in processes of their own; returns those that failed."""
+    failed = []
+    for name in names:
+        began = time.perf_counter()
+        console.rule(name)
+        done = subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=False)
+        console.print(f"{name}: {time.perf_counter() - began:.0f} s")
+        if done.returncode:
+            failed.append(name)
+    return failed
+
+
+def table_of(path: Path) -> list[str]:
+    """One result as Markdown."""
+    result = read_json(path)
+    headings = table_headings(result["rows"])
+    lines = [f"### {result['name']}", "", "| " + " | ".join(headings) + " |",
+             "| --- |" + " ---: |" * (len(headings) - 1)]  # fmt: skip
+    lines += ["| " + " | ".join(table_cells(row, result["rows"])) + " |" for row in result["rows"]]
+    lines += ["", *(f"- {line}" for line in [*aim_lines(result), machine_line(result)]), ""]
+    return lines
+
+
+def write_tables(readme: Path, results: Path) -> None:
+    """Put the tables of all results between the marks of the page.
+
+    Raises:
+        SystemExit: The page has lost its marks.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"{readme}: expected one line {BEGIN} and one line {END}; put them back")
+    files = [results / f"{name}.json" for name in PROGRAMS]
+    lines = [line for path in files if path.is_file() for line in table_of(path)]
+    before, rest = text.split(BEGIN)
+    write_text(readme, "\n".join([before + BEGIN, "", *lines, END]) + rest.split(END)[1])
+
+
+def main() -> None:
+    """Run, then write the tables; fails where a program failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # An empty list is checked against the choices too, so they are checked here.
+    parser.add_argument("programs", nargs="*", help=f"some of {', '.join(PROGRAMS)}; all where none is named")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    if unknown := [name for name in options.programs if name not in PROGRAMS]:
+        parser.error(f"{', '.join(unknown)}: no benchmarks; expected some of {', '.join(PROGRAMS)}")
+    console, began = Console(width=120, highlight=False), time.perf_counter()
+    failed = [] if options.tables else run(options.programs or PROGRAMS, console)
+    write_tables(README, RESULTS)
+    console.print(f"{(time.perf_counter() - began) / 60:.1f} minutes; tables written to {README}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Several kinds of evidence about the same images, joined to one calibrated opinion with a few fitted weights.
+
+A source is any number an image and class that is larger for likelier classes: minus the denoising error in one band
+of noise levels, or CLIP's log-probabilities. Each source gets one weight, each class one offset. With independent
+sources whose numbers are log-likelihoods the right weights are equal (a product of experts); fitted weights correct
+what is not so: errors on no scale of probabilities, noise levels that tell more than others, sources that repeat
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import softmax
+
+from gcpl_lab.data.episodes import cross_validation_folds
+
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+"""On the mean square of the offsets in logits; the largest leaves next to none."""
+
+WEIGHT_PENALTY = 1e-3
+"""On the squared weights of sources brought to unit spread: keeps sources that tell the same alike, and weights finite
+where the support set is separable."""
+
+
+@dataclass(frozen=True)
+class JoinedEvidence:
+    """logits = Σ weight · source + offset.
+
+    Attributes:
+        weights: float64 (source,), 0 or more, in logits a unit of the source.
+        offsets: float64 (class,), mean zero.
+        penalty: Strength on the offsets that cross-validation chose.
+        held_out_loss: Log-loss of held-out images; nan where a class had one image, or the penalty was given.
+    """
+
+    weights: np.ndarray
+    offsets: np.ndarray
+    penalty: float
+    held_out_loss: float
+
+    def logits(self, sources: Sequence[np.ndarray]) -> np.ndarray:
+        """Of sources (image, class) in the order of the fit, float64 (image, class)."""
+        return _logits(np.concatenate([self.weights, self.offsets]), _stack(sources))
+
+    def probabilities(self, sources: Sequence[np.ndarray]) -> np.ndarray:
+        """Softmax of the logits, (image, class)."""
+        result: np.ndarray = softmax(self.logits(sources), axis=1)
+        return result
+
+
+def fit_joined(
+    sources: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    offsets: bool = True,
+    penalty: float | None = None,
+    seed: int = 0,
+) -> JoinedEvidence:
+    """Weights and offsets with the least regularised log-loss on labelled images.
+
+    Args:
+        sources: Each (image, class), of photographs that no source was trained on (or of its held-out folds): a
+            source that has seen its answers looks better than it is and gets too much weight.
+        labels: int64 (image,).
+        offsets: Fit one offset a class, against classes that win too often.
+        penalty: On the offsets; None has cross-validated log-loss choose among ``PENALTIES``.
+        seed: Of the folds.
+
+    Raises:
+        ValueError: Sources of different shape or with numbers that are not finite.
+    """
+    stacked = _stack(sources)
+    if stacked.shape[1] != len(labels):
+        raise ValueError(f"sources hold {stacked.shape[1]} images and there are {len(labels)} labels; expected as many")
+    scale = np.maximum((stacked - stacked.mean(axis=2, keepdims=True)).std(axis=(1, 2)), 1e-12)
+    stacked = stacked / scale[:, None, None]
+    candidates = (PENALTIES if offsets else (PENALTIES[-1],)) if penalty is None else (penalty,)
+    smallest = int(np.bincount(labels, minlength=stacked.shape[2]).min()) if penalty is None else 0
+    losses = [float("nan")] * len(candidates)
+    if smallest >= 2:
+        folds = cross_validation_folds(labels, min(4, smallest), seed)
+        losses = [_held_out_loss(stacked, labels, folds, candidate, offsets) for candidate in candidates]
+    best = int(np.argmin(losses)) if smallest >= 2 else len(candidates) - 1
+    found = _minimise(stacked, labels, candidates[best], offsets)
+    num = len(stacked)
+    return JoinedEvidence(found[:num] / scale, found[num:] - found[num:].mean(), candidates[best], losses[best])
+
+
+def band_sources(errors: np.ndarray, timesteps: np.ndarray, num_bands: int) -> list[np.ndarray]:
+    """Minus the mean error of the samples in each of some bands of noise levels, as sources.
+
+    Args:
+        errors: (image, class, sample), complete.
+        timesteps: (sample,).
+        num_bands: Bands with equally many samples; 1 is the plain mean, as many as samples weighs each.
+
+    Returns:
+        One (image, class) a band, from little noise to much.
+    """
+    if not 1 <= num_bands <= len(timesteps):
+        raise ValueError(f"num_bands is {num_bands}; expected 1 to {len(timesteps)}, the number of samples")
+    bands = np.array_split(np.argsort(timesteps, kind="stable"), num_bands)
+    return [-errors[:, :, band].mean(axis=2, dtype=np.float64) for band in bands]
+
+
+def fit_bands(
+    errors: np.ndarray,
+    timesteps: np.ndarray,
+    labels: np.ndarray,
+    *,
+    others: Sequence[np.ndarray] = (),
+    choices: Sequence[int] = (1, 2, 4, 8),
+    seed: int = 0,
+) -> tuple[int, JoinedEvidence]:
+    """How many bands of noise levels get a weight of their own, by cross-validated log-loss, and the fit with these.
+
+    Args:
+        errors: (image, class, sample), complete.
+        timesteps: (sample,).
+        labels: int64 (image,).
+        others: Further sources, behind the bands.
+        choices: Numbers of bands; those above the number of samples are left out. 1 is the plain mean.
+        seed: Of the folds.
+
+    Returns:
+        The number of bands, and the joined evidence of ``[*band_sources(errors, timesteps, bands), *others]``.
+    """
+    fits = {
+        number: fit_joined([*band_sources(errors, timesteps, number), *others], labels, seed=seed)
+        for number in choices if number <= len(timesteps)
+    }  # fmt: skip
+    best = min(fits, key=lambda number: (np.nan_to_num(fits[number].held_out_loss, nan=np.inf), number))
+    return best, fits[best]
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """log Σ exp over the last axis of finite numbers; scipy's, which takes every case in its stride, is much slower."""
+    top = logits.max(axis=-1)
+    result: np.ndarray = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+    return result
+
+
+def _stack(sources: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = {source.shape for source in sources}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"sources have the shapes {sorted(shapes)}; expected one (image, class) for all")
+    stacked = np.stack([np.asarray(source, np.float64) for source in sources])
+    if not np.isfinite(stacked).all():
+        place = [int(index) for index in np.argwhere(~np.isfinite(stacked))[0]]
+        raise ValueError(f"source {place[0]} is not finite for image {place[1]} and class {place[2]}")
+    return stacked
+
+
+def _logits(parameters: np.ndarray, stacked: np.ndarray) -> np.ndarray:
+    num = len(stacked)
+    result: np.ndarray = np.tensordot(parameters[:num], stacked, axes=1) + parameters[num:]
+    return result
+
+
+def _minimise(stacked: np.ndarray, labels: np.ndarray, penalty: float, offsets: bool) -> np.ndarray:
+    num, num_images, num_classes = stacked.shape
+    rows = np.arange(num_images)
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = _logits(parameters, stacked)
+        total = log_sum_exp(logits)
+        chances = np.exp(logits - total[:, None])
+        loss = float((total - logits[rows, labels]).mean())
+        chances[rows, labels] -= 1
+        weights, shifts = parameters[:num], parameters[num:]
+        loss += WEIGHT_PENALTY * float(weights @ weights) + penalty * float((shifts**2).mean())
+        gradient = np.concatenate([
+            np.tensordot(stacked, chances, axes=([1, 2], [0, 1])) / num_images + 2 * WEIGHT_PENALTY * weights,
+            chances.mean(axis=0) + 2 * penalty * shifts / num_classes,
+        ])  # fmt: skip
+        return loss, gradient
+
+    # Of no source a larger number may speak against a class.
+    bounds = [(0.0, None)] * num + [(None, None) if offsets else (0.0, 0.0)] * num_classes
+    start = np.concatenate([np.full(num, 1 / num), np.zeros(num_classes)])
+    found: np.ndarray = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found
+
+
+def _held_out_loss(
+    stacked: np.ndarray, labels: np.ndarray, folds: Sequence[tuple[np.ndarray, np.ndarray]], penalty: float,
+    offsets: bool,
+) -> float:  # fmt: skip
+    total = 0.0
+    for inside, outside in folds:
+        logits = _logits(_minimise(stacked[:, inside], labels[inside], penalty, offsets), stacked[:, outside])
+        total += float((log_sum_exp(logits) - logits[np.arange(len(outside)), labels[outside]]).sum())
+    return total / len(labels)

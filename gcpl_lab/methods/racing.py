@@ -1,0 +1,452 @@
+"""Deciding between classes sample by sample: which (t, ε) to look at, whom to drop, when to stop.
+
+All of it is arithmetic on errors; where they come from is the caller's business. A :class:`Plan` is learned from
+labelled support images by cross-validation, and :func:`race` follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from gcpl_lab.data.episodes import cross_validation_folds
+from gcpl_lab.methods.joined import JoinedEvidence, fit_joined, log_sum_exp
+
+Stopping = Literal["none", "posterior", "e_process"]
+
+Ask = Callable[[np.ndarray], np.ndarray]
+"""Errors of (image, class, step) triples, int64 (count, 3)."""
+
+MARGINS = np.geomspace(0.05, 20.0, 60)
+"""Leads in logits that are tried as the lead at which a rival is dropped."""
+
+BETS = (0.1, 0.2, 0.4, 0.8)
+"""Shares of the capital that the e-process stakes; their mean is bet."""
+
+
+class PromptTree(NamedTuple):
+    """Branches of look-alike prompts.
+
+    Attributes:
+        branches: int64 (class,), 0 to branches − 1.
+        distances: float64 (class,), from the mean of the branch; the nearest speaks for it.
+    """
+
+    branches: np.ndarray
+    distances: np.ndarray
+
+    def best_of(self, logits: np.ndarray) -> np.ndarray:
+        """The largest logit on each branch, (image, branch)."""
+        return np.stack(
+            [logits[:, self.branches == branch].max(axis=1) for branch in range(self.branches.max() + 1)], 1
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a race does, learned from support images.
+
+    Attributes:
+        samples: int64 (step,): which of the pool's (t, ε) each step looks at.
+        scales: (step,): spread of the errors there; an error is divided by it, so that all steps count alike.
+        fits: How the mean scaled error after 1, 2, … steps (and the prior) becomes logits.
+        prior_fit: The same before the first step; None without a prior.
+        stopping: ``"none"``, ``"posterior"`` or ``"e_process"``.
+        error_rate: Of the stopping rule.
+        margin: Lead in logits at which the posterior rule drops a rival.
+        bound: Largest scaled paired difference on the support images; the e-process bets on shares of it.
+        shortlist_margin: Classes this far behind in the prior's logits are never evaluated; inf keeps all.
+        tree: Branches of classes; None without a tree.
+        tree_steps: Steps that the branches' representatives are judged by.
+        tree_margin: Branches this far behind the best are not opened.
+        measured: Shares and means that cross-validation measured on the support images.
+    """
+
+    samples: np.ndarray
+    scales: np.ndarray
+    fits: tuple[JoinedEvidence, ...]
+    prior_fit: JoinedEvidence | None
+    stopping: Stopping
+    error_rate: float
+    margin: float
+    bound: float
+    shortlist_margin: float
+    tree: PromptTree | None
+    tree_steps: int
+    tree_margin: float
+    measured: dict[str, float]
+
+    def logits(self, errors: np.ndarray, prior: np.ndarray | None, num_steps: int) -> np.ndarray:
+        """Of errors (image, class, step), after the first steps; NaN where a class was not evaluated that often."""
+        if num_steps == 0:
+            return _prior_logits(self.prior_fit, prior, errors.shape[:2])
+        source = -(errors[:, :, :num_steps] / self.scales[:num_steps]).mean(axis=2, dtype=np.float64)
+        known = ~np.isnan(source)
+        sources = [np.where(known, source, 0.0), *([] if prior is None else [prior])]
+        return np.where(known, self.fits[num_steps - 1].logits(sources), np.nan)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a race went.
+
+    Attributes:
+        errors: float32 (image, class, step), NaN where nothing was evaluated.
+        logits: float64 (image, class); a class that was dropped stands as far behind the winner as it was then.
+        num_pairs: (Row, prompt) pairs that were asked for.
+        num_rows: Different (image, step) among them, counted anew in each round.
+    """
+
+    errors: np.ndarray
+    logits: np.ndarray
+    num_pairs: int
+    num_rows: int
+
+
+# ------------------------------------------------------------------------------------------------- racing
+
+
+def race(ask: Ask, plan: Plan, num_images: int, num_classes: int, prior: np.ndarray | None = None) -> Outcome:
+    """Follow a plan: all images step by step together, each with the classes that are still in.
+
+    Args:
+        ask: Answers with the errors of triples.
+        plan: See :func:`learn_plan`.
+        num_images: How many.
+        num_classes: How many prompts.
+        prior: (image, class), such as CLIP's log-probabilities; needed if the plan was learned with one.
+    """
+    if (prior is None) != (plan.prior_fit is None):
+        raise ValueError(f"prior is {'missing' if prior is None else 'given'}; the plan was learned the other way")
+    run = _Run(ask, np.full((num_images, num_classes, len(plan.samples)), np.nan, np.float32))
+    logits = plan.logits(run.errors, prior, 0)
+    active = shortlisted(logits, plan.shortlist_margin)
+    behind = np.where(active, 0.0, logits - logits.max(axis=1, keepdims=True))  # of those dropped, when they were
+    if plan.tree is not None:
+        active = _opened(run, plan, prior, active, behind)
+        logits = np.where(active, logits, -np.inf)
+    for step in range(len(plan.samples)):
+        running = active & (active.sum(axis=1, keepdims=True) > 1)
+        if not running.any():
+            break
+        run.evaluate(running, step + 1)
+        found = plan.logits(run.errors, prior, step + 1)
+        logits = np.where(running, found, logits)
+        dropped = _dropped(plan, run.errors, np.where(running, found, -np.inf), step + 1) & running
+        lead = np.where(active, logits, -np.inf).max(axis=1, keepdims=True)
+        behind = np.where(dropped, logits - lead, behind)
+        active &= ~dropped
+    best = np.where(active, logits, -np.inf).max(axis=1, keepdims=True)
+    final = np.where(active, logits, best + np.minimum(behind, 0.0))
+    return Outcome(run.errors, final, run.num_pairs, run.num_rows)
+
+
+class _Run:
+    """The errors seen so far, and what they cost."""
+
+    def __init__(self, ask: Ask, errors: np.ndarray) -> None:
+        self.ask, self.errors, self.num_pairs, self.num_rows = ask, errors, 0, 0
+
+    def evaluate(self, wanted: np.ndarray, until: int) -> None:
+        """Fill in what is missing of the first steps for the classes that are wanted, (image, class)."""
+        missing = np.isnan(self.errors[:, :, :until]) & wanted[:, :, None]
+        triples = np.argwhere(missing)
+        if len(triples):
+            self.errors[tuple(triples.T)] = self.ask(triples)
+            self.num_pairs += len(triples)
+            self.num_rows += int(missing.any(axis=1).sum())
+
+
+def shortlisted(logits: np.ndarray, margin: float) -> np.ndarray:
+    """Which classes (image, class) are at most ``margin`` behind the best."""
+    result: np.ndarray = logits >= np.nanmax(logits, axis=1, keepdims=True) - margin
+    return result
+
+
+def _opened(
+    run: _Run, plan: Plan, prior: np.ndarray | None, active: np.ndarray, behind: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """Judge the branches of the tree by their representatives, and keep the classes on the best ones."""
+    assert plan.tree is not None
+    chosen = representatives(plan.tree, active)
+    several = active.sum(axis=1, keepdims=True) > 1
+    run.evaluate(chosen & several, plan.tree_steps)
+    found = plan.logits(run.errors, prior, plan.tree_steps)
+    of_branch = plan.tree.best_of(np.where(chosen & several, found, -np.inf))
+    kept = shortlisted(of_branch, plan.tree_margin)[:, plan.tree.branches] | ~several
+    closed = active & ~kept
+    with np.errstate(invalid="ignore"):  # of images with nothing to judge; none of their branches is closed
+        lost = of_branch - of_branch.max(axis=1, keepdims=True)
+    behind[closed] = lost[:, plan.tree.branches][closed]
+    result: np.ndarray = active & kept
+    return result
+
+
+def representatives(tree: PromptTree, candidates: np.ndarray) -> np.ndarray:
+    """The candidate nearest to the middle of each branch, as a mask (image, class); candidates: bool (image, class)."""
+    chosen = np.zeros_like(candidates)
+    for branch in np.unique(tree.branches):
+        members = np.flatnonzero(tree.branches == branch)
+        members = members[np.argsort(tree.distances[members], kind="stable")]
+        inside = candidates[:, members]
+        images = np.flatnonzero(inside.any(axis=1))
+        chosen[images, members[inside[images].argmax(axis=1)]] = True
+    return chosen
+
+
+def _dropped(plan: Plan, errors: np.ndarray, logits: np.ndarray, num_steps: int) -> np.ndarray:
+    if plan.stopping == "none":
+        return np.zeros(logits.shape, bool)
+    if plan.stopping == "posterior":
+        return ~(logits >= logits.max(axis=1, keepdims=True) - plan.margin)
+    leaders = logits.argmax(axis=1)
+    seen = errors[:, :, :num_steps] / plan.scales[:num_steps]
+    differences = seen - seen[np.arange(len(seen)), leaders][:, None]
+    # The leader was found by looking, so the error rate is shared by all its rivals.
+    return capital(differences, plan.bound) >= (logits.shape[1] - 1) / plan.error_rate
+
+
+def capital(differences: np.ndarray, bound: float) -> np.ndarray:
+    """What a gambler has who bet that the leader's error is smaller; an e-process if it is not.
+
+    If the mean difference is 0 or less whatever has been seen, the capital is a supermartingale that starts at 1,
+    so it ever reaches 1/α with probability α at most. That needs (t, ε) drawn independently and differences within
+    the bound; for samples chosen to be telling it is a rule of thumb whose errors are measured.
+
+    Args:
+        differences: (image, class, step): a rival's error minus the leader's; NaN counts as no difference.
+        bound: Largest difference; larger ones are cut to it.
+
+    Returns:
+        (image, class).
+
+    Source: Ville 1939; Waudby-Smith and Ramdas 2023, https://arxiv.org/abs/2010.09686
+    """
+    shares = np.clip(np.nan_to_num(differences) / bound, -1.0, 1.0)
+    return np.mean([np.prod(1 + bet * shares, axis=-1) for bet in BETS], axis=0)
+
+
+# ----------------------------------------------------------------------------------------------- learning
+
+
+def learn_plan(
+    errors: np.ndarray,
+    labels: np.ndarray,
+    *,
+    prior: np.ndarray | None = None,
+    max_steps: int = 12,
+    standard_errors: float = 0.0,
+    choose: bool = True,
+    stopping: Stopping = "posterior",
+    error_rate: float = 0.02,
+    shortlist: bool = True,
+    coverage: float = 0.98,
+    tree: PromptTree | None = None,
+    tree_steps: int = 1,
+    seed: int = 0,
+) -> Plan:
+    """Learn a race from labelled images whose errors on a pool of (t, ε) are all known.
+
+    Choices are made on folds that were held out while the rest was fitted: the number of steps (the fewest with
+    about the least log-loss), the lead at which a rival is dropped (the least at which at
+    most ``error_rate`` of the images end otherwise than with all classes and steps), the shortlist and the opened
+    branches (their margins keep the true class of ``coverage`` of the images).
+
+    Args:
+        errors: (image, class, pool).
+        labels: int64 (image,).
+        prior: (image, class), such as CLIP's log-probabilities.
+        max_steps: Most (t, ε) an image is judged by.
+        standard_errors: Fewer steps are taken where their log-loss is within this many standard errors of the
+            least; 0 takes the least.
+        choose: Take the most telling (t, ε) first; False: a seeded random order of the pool.
+        stopping: ``"none"`` (every class that is still in sees every step), ``"posterior"`` or ``"e_process"``.
+        error_rate: See above; of the e-process: probability of dropping a class that is better in truth.
+        shortlist: Leave out classes that the prior finds unlikely.
+        coverage: See above.
+        tree: From :func:`group_prompts`; None looks at all classes.
+        tree_steps: Steps that branches are judged by.
+        seed: Of folds and random orders.
+    """
+    if max_steps < 1 or tree_steps < 1:
+        raise ValueError(f"max_steps is {max_steps} and tree_steps {tree_steps}; expected 1 or more")
+    if not 0 < error_rate < 1 or not 0 < coverage <= 1:
+        raise ValueError(f"error_rate is {error_rate} and coverage {coverage}; expected shares between 0 and 1")
+    num_steps = min(max_steps, errors.shape[2])
+
+    # One strength for all fits: it depends on the numbers of images and classes, hardly on what is fitted.
+    plain = -(errors / np.maximum(errors.mean(axis=(0, 1)), 1e-12)).mean(axis=2, dtype=np.float64)
+    penalty = fit_joined([plain, *([] if prior is None else [prior])], labels, seed=seed).penalty
+
+    def fit(rows: np.ndarray) -> Plan:
+        known = None if prior is None else prior[rows]
+        return _fit_steps(errors[rows], labels[rows], known, num_steps, choose, penalty, seed)
+
+    table = np.empty((num_steps + 1, *errors.shape[:2]))  # logits of held-out images after 0, 1, … steps
+    for inside, outside in _folds(labels, seed):
+        fold = fit(inside)
+        for step in range(num_steps + 1):
+            known = None if prior is None else prior[outside]
+            table[step, outside] = fold.logits(errors[outside][:, :, fold.samples], known, step)
+    losses = log_sum_exp(table) - table[:, np.arange(len(labels)), labels]
+    steps = _fewest_steps(losses, standard_errors)
+    whole = fit(np.arange(len(labels)))
+    margins = _choose_margins(
+        table[: steps + 1], labels, coverage, error_rate if stopping == "posterior" else None,
+        shortlist and prior is not None, tree, min(tree_steps, steps),
+    )  # fmt: skip
+    samples, scales, fits = whole.samples[:steps], whole.scales[:steps], whole.fits[:steps]
+    scaled = errors[:, :, samples] / scales
+    bound = float(np.abs(scaled - scaled[np.arange(len(labels)), labels][:, None]).max())
+    return Plan(
+        samples, scales, fits, whole.prior_fit, stopping, error_rate, margins["margin"], bound,
+        margins["shortlist_margin"], tree, min(tree_steps, steps), margins["tree_margin"],
+        {**{name: value for name, value in margins.items() if not name.endswith("margin")},
+         "held_out_log_loss": float(losses[steps].mean()),
+         "held_out_accuracy": float((table[steps].argmax(axis=1) == labels).mean())},
+    )  # fmt: skip
+
+
+def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    smallest = int(np.unique(labels, return_counts=True)[1].min())
+    if smallest >= 2:
+        return cross_validation_folds(labels, min(4, smallest), seed)
+    # With one image of a class there is nothing to spread: images are dealt out at random.
+    fold_of = np.random.default_rng([seed, 37]).permutation(len(labels)) % 4
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(4)]
+
+
+def _fit_steps(
+    errors: np.ndarray, labels: np.ndarray, prior: np.ndarray | None, num_steps: int, choose: bool, penalty: float,
+    seed: int,
+) -> Plan:  # fmt: skip
+    """A plan with nothing but samples and fits."""
+    priors = [] if prior is None else [prior]
+    prior_fit = None if prior is None else fit_joined(priors, labels, penalty=penalty, seed=seed)
+    if choose:
+        order = choose_samples(errors, labels, num_steps, _prior_logits(prior_fit, prior, errors.shape[:2]))
+    else:
+        order = np.random.default_rng([seed, 31]).permutation(errors.shape[2])[:num_steps]
+    chosen = errors[:, :, order]
+    scales = np.maximum((chosen - chosen.mean(axis=1, keepdims=True)).std(axis=(0, 1)), 1e-12)
+    fits = []
+    for step in range(1, num_steps + 1):
+        source = -(chosen[:, :, :step] / scales[:step]).mean(axis=2, dtype=np.float64)
+        fits.append(fit_joined([source, *priors], labels, penalty=penalty, seed=seed))
+    return Plan(order, scales, tuple(fits), prior_fit, "none", 0.0, np.inf, 1.0, np.inf, None, 1, np.inf, {})
+
+
+def _prior_logits(fit: JoinedEvidence | None, prior: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
+    return np.zeros(tuple(shape)) if fit is None or prior is None else fit.logits([prior])
+
+
+def choose_samples(errors: np.ndarray, labels: np.ndarray, count: int, base: np.ndarray | None = None) -> np.ndarray:
+    """The most telling (t, ε) of a pool, greedily: each lowers the log-loss most, given those before it.
+
+    Args:
+        errors: (image, class, pool).
+        labels: int64 (image,).
+        count: How many.
+        base: Logits (image, class), what is known without looking; the samples then tell what it does not.
+
+    Returns:
+        int64 (count,), in the order of the choice.
+    """
+    centred = errors - errors.mean(axis=1, keepdims=True, dtype=np.float64)
+    centred /= np.maximum(centred.std(axis=(0, 1)), 1e-12)
+    centred -= centred.mean(axis=0)  # some prompts denoise all images well; an offset will take that away
+    total, chosen, temperatures = np.zeros(errors.shape[:2]), list[int](), np.geomspace(0.2, 30.0, 7)
+    rows = np.arange(len(labels))
+    for _ in range(count):
+        best, lowest = -1, np.inf
+        for sample in np.setdiff1d(np.arange(errors.shape[2]), chosen):
+            mean = (total + centred[:, :, sample]) / (len(chosen) + 1)
+            logits = (0.0 if base is None else base) - temperatures[:, None, None] * mean
+            loss = (log_sum_exp(logits) - logits[:, rows, labels]).mean(axis=1).min()
+            if loss < lowest:
+                best, lowest = int(sample), float(loss)
+        chosen.append(best)
+        total += centred[:, :, best]
+    return np.array(chosen, np.int64)
+
+
+def _fewest_steps(losses: np.ndarray, standard_errors: float) -> int:
+    """The fewest steps, at least 1, whose loss (step, image) is within some standard errors of the least."""
+    best = 1 + int(losses[1:].mean(axis=1).argmin())
+    for step in range(1, best):
+        difference = losses[step] - losses[best]
+        if difference.mean() <= standard_errors * difference.std(ddof=1) / np.sqrt(len(difference)):
+            return step
+    return best
+
+
+def _choose_margins(
+    table: np.ndarray, labels: np.ndarray, coverage: float, error_rate: float | None, shortlist: bool,
+    tree: PromptTree | None, tree_steps: int,
+) -> dict[str, float]:  # fmt: skip
+    """The margins of shortlist, tree and stopping rule, one after the other on held-out logits (step, image, class)."""
+    rows, found = np.arange(len(labels)), {"shortlist_margin": np.inf, "tree_margin": np.inf}
+    if shortlist:
+        found["shortlist_margin"] = _covering(table[0].max(axis=1) - table[0, rows, labels], coverage)
+    active = shortlisted(table[0], found["shortlist_margin"])
+    found["shortlist_size"] = float(active.sum(axis=1).mean())
+    found["shortlist_recall"] = float(active[rows, labels].mean())
+    if tree is not None:
+        of_branch = tree.best_of(np.where(representatives(tree, active), table[tree_steps], -np.inf))
+        behind = of_branch.max(axis=1) - of_branch[rows, tree.branches[labels]]
+        found["tree_margin"] = _covering(behind[active[rows, labels]], coverage)  # others were lost by the shortlist
+        active &= shortlisted(of_branch, found["tree_margin"])[:, tree.branches]
+        found["tree_size"] = float(active.sum(axis=1).mean())
+        found["tree_recall"] = float(active[rows, labels].mean())
+    found["margin"] = np.inf
+    if error_rate is not None:
+        wanted = np.where(active, table[-1], -np.inf).argmax(axis=1)
+        for margin in MARGINS:
+            decided, _ = _simulate(table, active, margin)
+            if (decided != wanted).mean() <= error_rate:
+                found["margin"] = float(margin)
+                break
+    decided, spent = _simulate(table, active, found["margin"])
+    found["race_accuracy"], found["race_evaluations"] = float((decided == labels).mean()), float(spent.mean())
+    return found
+
+
+def _covering(behind: np.ndarray, coverage: float) -> float:
+    """The least margin that keeps the true class of that share of images."""
+    return float(np.quantile(behind, coverage, method="higher")) + 1e-9 if len(behind) else np.inf
+
+
+def _simulate(table: np.ndarray, active: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Winners and evaluations (image,) of the posterior rule on known logits (step, image, class)."""
+    active, spent = active.copy(), np.zeros(active.shape[0], int)
+    logits = np.where(active, table[0], -np.inf)
+    for found in table[1:]:
+        running = active & (active.sum(axis=1, keepdims=True) > 1)
+        spent += running.sum(axis=1)
+        logits = np.where(running, found, np.where(active, logits, -np.inf))
+        active &= shortlisted(logits, margin)
+    return np.where(active, logits, -np.inf).argmax(axis=1), spent
+
+
+# ------------------------------------------------------------------------------------------------ the tree
+
+
+def group_prompts(hidden: np.ndarray, num_branches: int | None = None) -> PromptTree:
+    """Branches of look-alike prompts: Ward's clustering of their hidden states.
+
+    Args:
+        hidden: (class, …): what the denoiser hears of each prompt.
+        num_branches: By default the square root of the number of classes, which makes looking at the branches and
+            at the classes on one of them cost the same.
+    """
+    flat = hidden.reshape(len(hidden), -1).astype(np.float64)
+    branches = np.zeros(len(flat), np.int64)
+    if len(flat) > 1:
+        wanted = num_branches or int(np.ceil(np.sqrt(len(flat))))
+        branches = np.unique(fcluster(linkage(flat, "ward"), wanted, "maxclust"), return_inverse=True)[1]
+    means = np.stack([flat[branches == branch].mean(axis=0) for branch in range(branches.max() + 1)])
+    return PromptTree(branches.astype(np.int64), np.linalg.norm(flat - means[branches], axis=1))

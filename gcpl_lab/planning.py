@@ -1,0 +1,539 @@
+"""What a run will cost before it is started: denoiser evaluations, time, memory and money.
+
+The number of evaluations follows exactly from the settings. Seconds come from a :class:`Profile`: measured on the
+present machine in a few steps, or recorded on another one. Memory is counted tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gcpl_lab.backbones.presets import MEMORY_BASIS, PRESETS, StepMemory, find_preset
+from gcpl_lab.config import GCPLConfig
+from gcpl_lab.errors import DataError, ModelError
+from gcpl_lab.storage import read_json
+
+if TYPE_CHECKING:
+    from gcpl_lab.backbones.diffusion import FrozenDiffusion
+
+PROFILES_FOLDER = Path(__file__).parent / "profiles"
+PUBLISHED_STAGES = ((5, 1), (50, 500))
+"""Classes kept after each stage of the published classifier, and (t, ε) pairs a class up to it."""
+
+Timed = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long the parts of one preset take on one machine.
+
+    Attributes:
+        preset: Whose weights.
+        machine: Where it was measured.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        source: Who measured it, and what.
+        encoding_seconds: The VAE, for one picture.
+        training_seconds: A denoiser evaluation with its backward pass, everything around it included, by precision.
+        classifying_seconds: A denoiser evaluation alone, by precision.
+        memory: Bytes in float32.
+        derived: Which of these numbers were not measured, and what they follow from.
+    """
+
+    preset: str
+    machine: str
+    device: str
+    source: str
+    encoding_seconds: float
+    training_seconds: dict[Timed, float]
+    classifying_seconds: dict[Timed, float]
+    memory: StepMemory
+    derived: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "derived": list(self.derived)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Profile:
+        """Back from JSON."""
+        return cls(**{**values, "memory": StepMemory(**values["memory"]), "derived": tuple(values["derived"])})
+
+
+def recorded_profiles() -> list[str]:
+    """The presets with a profile that comes with the package."""
+    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.json"))
+
+
+def load_profile(preset: str) -> Profile:
+    """The recorded profile of a preset, or of one with the same shape.
+
+    Raises:
+        ModelError: There is none; the message lists what there is.
+    """
+    stand_in = "sd-1.4" if preset == "sd-1.5" else preset
+    if stand_in not in recorded_profiles():
+        raise ModelError(
+            f"no profile of {preset!r} is recorded; recorded ones are {', '.join(recorded_profiles())}. Time it on "
+            "the machine that will run it: gcpl-lab plan --measure"
+        )
+    return replace(Profile.from_dict(read_json(PROFILES_FOLDER / f"{stand_in}.json")), preset=preset)
+
+
+# ----------------------------------------------------------------------------------------- measuring
+
+
+def measure_profile(
+    diffusion: FrozenDiffusion, *, preset: str = "", batch_size: int = 8, num_steps: int = 3
+) -> Profile:
+    """Time a few training steps and evaluations of a loaded model, in float32 and bfloat16.
+
+    Args:
+        diffusion: Where it will run; its weights' type is kept, so a model loaded in bfloat16 is timed in that alone.
+        preset: What the profile is called; the model's name by default.
+        batch_size: Pictures a step, and evaluations a pass: larger passes cost less a picture.
+        num_steps: Timed steps after one that warms up; their median counts.
+    """
+    import torch
+
+    from gcpl_lab.training.runtime import describe_machine
+
+    generator = torch.Generator().manual_seed(0)
+    size = diffusion.image_size
+    pixels = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
+    encoding = _median_seconds(lambda: diffusion.encode_moments(pixels), num_steps, diffusion) / len(pixels)
+    precisions: list[Timed] = ["float32", "bfloat16"] if diffusion.dtype == torch.float32 else ["bfloat16"]
+    before = diffusion.num_denoiser_evaluations
+    training = {kind: _training_seconds(diffusion, batch_size, num_steps, kind) for kind in precisions}
+    classifying = {kind: _classifying_seconds(diffusion, batch_size, num_steps, kind) for kind in precisions}
+    memory = count_memory(diffusion)
+    diffusion.num_denoiser_evaluations = before
+    machine = describe_machine()
+    return Profile(
+        preset or diffusion.name, f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
+        diffusion.device.type, f"gcpl-lab plan, {num_steps} steps of {batch_size} pictures", encoding, training,
+        classifying, memory,
+    )  # fmt: skip
+
+
+def _median_seconds(run: Callable[[], Any], num_steps: int, diffusion: FrozenDiffusion) -> float:
+    import torch
+
+    seconds = []
+    for step in range(num_steps + 1):
+        began = time.perf_counter()
+        run()
+        if diffusion.device.type == "cuda":
+            torch.cuda.synchronize()  # a GPU goes on working when the call is back
+        if step:  # the first one warms up
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _objective_and_batches(diffusion: FrozenDiffusion, batch_size: int) -> tuple[Any, Any]:
+    import torch
+
+    from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
+    from gcpl_lab.methods.prompts import ClassPrompts
+
+    prompts = ClassPrompts(diffusion, ["coat", "shirt"], num_vectors=1).to(diffusion.device)
+    zeros = torch.zeros(2, 2, *diffusion.latent_shape)
+    exemplars = Exemplars(zeros, zeros, torch.tensor([0, 1]))
+    return GCPL(diffusion, prompts), ExemplarSampler(diffusion, exemplars, batch_size=batch_size)
+
+
+def _training_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
+    """Whole updates of the training loop, for one picture."""
+    from gcpl_lab.training.loop import TrainingConfig, train
+    from gcpl_lab.training.runtime import make_accelerator
+
+    objective, batches = _objective_and_batches(diffusion, batch_size)
+    accelerator = make_accelerator(
+        cpu=diffusion.device.type == "cpu", mixed_precision={"float32": "no", "bfloat16": "bf16"}[precision]
+    )
+    config = TrainingConfig(num_steps=num_steps + 1, learning_rate=1e-3)
+    times = [0.0] + [record.seconds for record in train(objective, batches, config, accelerator=accelerator)]
+    return statistics.median(np.diff(times)[1:]) / batch_size
+
+
+def _classifying_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
+    import torch
+
+    from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+
+    hidden = diffusion.encode_texts(["a photo of a coat", "a photo of a shirt"])
+    classifier = DiffusionClassifier(diffusion, hidden, batch_size=batch_size, bfloat16=precision == "bfloat16")
+    latents = torch.zeros(1, *diffusion.latent_shape)
+    samples = max(1, batch_size // 2)
+    seconds = _median_seconds(lambda: classifier.exact(latents, samples), num_steps, diffusion)
+    return seconds / (2 * samples)
+
+
+def count_memory(diffusion: FrozenDiffusion) -> StepMemory:
+    """Count every tensor that one real step and one evaluation make, and the weights they stand on.
+
+    Args:
+        diffusion: A loaded model; bytes are given as in float32, whatever its type.
+    """
+    import torch
+
+    from gcpl_lab.backbones.shapes import LiveBytes
+
+    parts = (diffusion.denoiser, diffusion.text_encoder)
+    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    objective, batches = _objective_and_batches(diffusion, 1)
+    batch = batches(0)
+    known = [*weights, batch.latents, batch.noise, batch.timesteps, batch.labels, *objective.trainable_parameters()]
+    peaks = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            diffusion.denoiser.enable_gradient_checkpointing()
+        try:
+            with LiveBytes(known) as live:
+                objective(batch)["loss"].backward()
+        finally:
+            diffusion.denoiser.disable_gradient_checkpointing()
+        peaks.append(live.peak)
+    hidden = diffusion.encode_texts([""])
+    with LiveBytes([*known, hidden]) as live, torch.no_grad():
+        diffusion.predict_noise(batch.latents, batch.timesteps, hidden)
+    factor = 32 // torch.finfo(diffusion.dtype).bits
+    vae = sum(tensor.numel() * tensor.element_size() for tensor in diffusion.vae.parameters())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    return StepMemory(*(factor * value for value in (held, vae, peaks[0], peaks[1], live.peak)))
+
+
+# ------------------------------------------------------------------------------------------ planning
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a run.
+
+    Attributes:
+        name: ``"training"``, ``"calibration"`` (temperature and offsets) or ``"classification"``.
+        denoiser_evaluations: (picture, timestep, prompt) triples.
+        encoded_pictures: Pictures through the VAE, mirror images counted.
+        seconds: Of both.
+        memory_bytes: At peak: weights and one pass.
+        cost: Where a price an hour was given.
+    """
+
+    name: str
+    denoiser_evaluations: int
+    encoded_pictures: int
+    seconds: float
+    memory_bytes: int
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What another choice would change.
+
+    Attributes:
+        name: Of the choice.
+        title: In words.
+        how: The setting that makes it.
+        seconds: The whole run's with it; ``saved_seconds`` is the difference (negative: it costs more).
+        denoiser_evaluations: The whole run's with it.
+        memory_bytes: The largest stage's with it.
+    """
+
+    name: str
+    title: str
+    how: str
+    seconds: float
+    saved_seconds: float
+    denoiser_evaluations: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run costs.
+
+    Attributes:
+        preset: Frozen models.
+        num_classes, num_shots, num_test: The task.
+        config: The settings that were counted.
+        precision: Of training.
+        stages: Training, calibration, classification.
+        savings: What other choices would change, one at a time.
+        profile: Where the seconds come from.
+        price_per_hour: What an hour of the machine costs, or None.
+    """
+
+    preset: str
+    num_classes: int
+    num_shots: int
+    num_test: int
+    config: GCPLConfig
+    precision: Timed
+    stages: tuple[Stage, ...]
+    profile: Profile
+    price_per_hour: float | None = None
+    savings: tuple[Saving, ...] = field(default=())
+
+    @property
+    def training(self) -> Stage:
+        """The updates, with encoding of the exemplars."""
+        return self.stages[0]
+
+    @property
+    def calibration(self) -> Stage:
+        """Evaluations on exemplars that fit temperature and offsets."""
+        return self.stages[1]
+
+    @property
+    def classification(self) -> Stage:
+        """The test pictures."""
+        return self.stages[2]
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def denoiser_evaluations(self) -> int:
+        """Of all stages."""
+        return sum(stage.denoiser_evaluations for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the largest stage."""
+        return max(stage.memory_bytes for stage in self.stages)
+
+    @property
+    def cost(self) -> float | None:
+        """Of all stages, where a price was given."""
+        return None if self.price_per_hour is None else self.price_per_hour * self.seconds / 3600
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "preset": self.preset, "classes": self.num_classes, "shots": self.num_shots, "test": self.num_test,
+            "precision": self.precision, "seconds": self.seconds, "denoiser_evaluations": self.denoiser_evaluations,
+            "memory_bytes": self.memory_bytes, "memory_basis": MEMORY_BASIS, "cost": self.cost,
+            "price_per_hour": self.price_per_hour, "stages": [asdict(stage) for stage in self.stages],
+            "savings": [asdict(saving) for saving in self.savings], "settings": self.config.as_dict(),
+            "profile": self.profile.as_dict(),
+        }  # fmt: skip
+
+
+def published_config(preset: str, num_classes: int, **settings: Any) -> GCPLConfig:
+    """The recipe of the GCPL paper in this package's terms; of ``tiny``, the defaults.
+
+    The authors make 500 updates for each class, each from four of its pictures (one at a time, gradients added
+    up). Here all classes learn at once: 500 updates of four pictures a class. AdamW does not mind that a class's
+    gradient is divided by the number of classes.
+
+    Args:
+        preset: Frozen models.
+        num_classes: That are learned.
+        **settings: Fields of :class:`~gcpl_lab.config.GCPLConfig` to have otherwise.
+
+    Source: Chattopadhyay et al. 2024, https://arxiv.org/abs/2409.01835, and the authors' script
+    """
+    recipe: dict[str, Any] = {"preset": preset}
+    if preset != "tiny":
+        recipe |= {
+            "num_vectors": 1, "num_steps": 500, "batch_size": 4 * num_classes, "micro_batch_size": 4,
+            "learning_rate": 5e-4, "evidence_batch_size": 64,
+        }  # fmt: skip
+    return GCPLConfig.from_dict(recipe | settings)
+
+
+def make_plan(
+    preset: str,
+    *,
+    num_classes: int,
+    num_shots: int,
+    num_test: int,
+    config: GCPLConfig | None = None,
+    profile: Profile | None = None,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """Count and time a run: learning class prompts, then classifying test pictures.
+
+    Args:
+        preset: Frozen models with a diffusion model.
+        num_classes: 2 or more.
+        num_shots: Pictures a class to learn from, 1 or more.
+        num_test: Pictures to classify, 0 or more.
+        config: Settings; by default those of :func:`published_config`.
+        profile: Seconds; by default the recorded ones of the preset.
+        price_per_hour: Of the machine, in any currency.
+
+    Raises:
+        DataError: A count is out of range.
+        ModelError: No profile is recorded, or the preset has no diffusion model.
+    """
+    for name, value, least in (("classes", num_classes, 2), ("shots", num_shots, 1), ("test", num_test, 0)):
+        if value < least:
+            raise DataError(f"{name} is {value}; expected a whole number, {least} or more")
+    if not find_preset(preset).diffusion_source:
+        with_one = ", ".join(name for name, other in PRESETS.items() if other.diffusion_source)
+        raise ModelError(f"preset {preset!r} is a CLIP alone; plans are made for a diffusion model: {with_one}")
+    profile = profile or load_profile(preset)
+    task = _Task(num_classes, num_shots, num_test, config or published_config(preset, num_classes), profile)
+    plan = Plan(
+        preset, num_classes, num_shots, num_test, task.config, task.precision, task.stages(price_per_hour), profile,
+        price_per_hour,
+    )  # fmt: skip
+    return replace(plan, savings=tuple(_savings(task, plan)))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run whose cost can be counted; ``schedule`` is a staged classifier's (to_keep, n_samples), or None."""
+
+    num_classes: int
+    num_shots: int
+    num_test: int
+    config: GCPLConfig
+    profile: Profile
+    schedule: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def precision(self) -> Timed:
+        """Of training, as the settings and the profile's device have it."""
+        wanted = self.config.precision
+        if wanted == "auto":
+            wanted = "bfloat16" if self.profile.device == "cuda" else "float32"
+        found: Timed = "bfloat16" if wanted in ("bfloat16", "float16") else "float32"
+        return found if found in self.profile.training_seconds else next(iter(self.profile.training_seconds))
+
+    @property
+    def evidence_precision(self) -> Timed:
+        """Of classification."""
+        halved = self.config.evidence_bfloat16 and "bfloat16" in self.profile.classifying_seconds
+        return "bfloat16" if halved else self.precision
+
+    def training_evaluations(self) -> int:
+        """Evaluations with a backward pass."""
+        config = self.config
+        evaluations = config.num_steps * config.batch_size
+        if config.objective == "discriminative":
+            evaluations += config.discriminative_steps * self._discriminative_batch()
+        return evaluations
+
+    def _discriminative_batch(self) -> int:
+        config, others = self.config, self.num_classes - 1
+        rivals = others if config.num_rivals is None else min(config.num_rivals, others)
+        return config.discriminative_batch_size * config.num_samples * (1 + rivals)
+
+    def rival_evaluations(self) -> int:
+        """Evaluations that find each class's hardest rivals, before discriminative updates."""
+        config = self.config
+        if config.objective != "discriminative" or config.num_rivals is None:
+            return 0
+        if config.num_rivals >= self.num_classes - 1:
+            return 0
+        return self.num_classes * self.num_shots * self.num_classes * config.num_samples
+
+    def calibration_evaluations(self) -> int:
+        """Evaluations of exemplars that fit temperature and offsets."""
+        from gcpl_lab.estimators import MAX_TEMPERATURE_IMAGES
+
+        images = min(MAX_TEMPERATURE_IMAGES, self.num_classes * self.num_shots)
+        return images * self.num_classes * self.config.num_evidence
+
+    def classification_evaluations(self) -> int:
+        """Evaluations of all test pictures."""
+        if self.schedule is None:
+            return self.num_test * self.num_classes * self.config.num_evidence
+        each, seen, left = 0, 0, self.num_classes
+        for keep, until in zip(*self.schedule, strict=True):
+            each += left * (until - seen)
+            left, seen = min(left, keep), until
+        return self.num_test * each
+
+    def stages(self, price: float | None = None) -> tuple[Stage, ...]:
+        """All three, with seconds, memory and money."""
+        profile, config = self.profile, self.config
+        exemplars = 2 * self.num_classes * self.num_shots  # as they are and mirrored
+        forward = profile.classifying_seconds[self.evidence_precision]
+        step = profile.training_seconds[self.precision]
+        if config.gradient_checkpointing:
+            step += profile.classifying_seconds[self.precision]  # everything is computed once more
+        rivals, fitting, testing = (
+            self.rival_evaluations(), self.calibration_evaluations(), self.classification_evaluations(),
+        )  # fmt: skip
+        learning = self.training_evaluations()
+        rows = (
+            ("training", learning + rivals, exemplars, learning * step + rivals * forward, self._training_memory()),
+            ("calibration", fitting, 0, fitting * forward, self._classifying_memory()),
+            ("classification", testing, self.num_test, testing * forward, self._classifying_memory()),
+        )
+        stages = []
+        for name, evaluations, pictures, seconds, memory in rows:
+            seconds += pictures * profile.encoding_seconds
+            cost = None if price is None else price * seconds / 3600
+            stages.append(Stage(name, evaluations, pictures, seconds, memory, cost))
+        return tuple(stages)
+
+    def _weights(self) -> int:
+        return self.profile.memory.weights // (2 if self.precision == "bfloat16" else 1)
+
+    def _training_memory(self) -> int:
+        config, memory = self.config, self.profile.memory
+        batch = config.batch_size
+        if config.objective == "discriminative":
+            batch = max(batch, self._discriminative_batch())
+        batch = min(batch, config.micro_batch_size or batch)
+        one = memory.checkpointed if config.gradient_checkpointing else memory.training
+        return self._weights() + batch * one // (2 if self.precision == "bfloat16" else 1)
+
+    def _classifying_memory(self) -> int:
+        halved = 2 if self.evidence_precision == "bfloat16" else 1
+        return self._weights() + self.config.evidence_batch_size * self.profile.memory.classifying // halved
+
+
+def _savings(task: _Task, plan: Plan) -> list[Saving]:
+    """One change at a time; choices that are made already, or that change nothing here, are left out."""
+    config, choices = task.config, []
+    pairs = config.num_evidence
+    if task.num_classes > 5 and pairs >= 4:
+        first = max(1, pairs // 4)
+        choices.append(("staged", f"staged classifier: all classes on {first} pairs, the best five on {pairs}",
+                        f"DiffusionClassifier.staged(latents, (5, 1), ({first}, {pairs}))",
+                        replace(task, schedule=((5, 1), (first, pairs)))))  # fmt: skip
+    if pairs > 1:
+        choices.append(("fewer_samples", f"half the (t, ε) pairs a picture: {pairs // 2}",
+                        f"--set num_evidence={pairs // 2}", _with(task, num_evidence=pairs // 2)))  # fmt: skip
+    if config.num_steps > 1:
+        choices.append(("fewer_updates", f"half the updates: {config.num_steps // 2}",
+                        f"--set num_steps={config.num_steps // 2}",
+                        _with(task, num_steps=config.num_steps // 2)))  # fmt: skip
+    if task.precision == "float32" and "bfloat16" in task.profile.training_seconds:
+        choices.append(("bfloat16", "bfloat16 throughout", "--set precision=bfloat16",
+                        _with(task, precision="bfloat16", evidence_bfloat16=True)))  # fmt: skip
+    if not config.gradient_checkpointing:
+        choices.append(("checkpointing", "gradient checkpointing: less memory for more time",
+                        "--set gradient_checkpointing=true", _with(task, gradient_checkpointing=True)))  # fmt: skip
+    to_keep, samples = PUBLISHED_STAGES
+    choices.append(("published_classifier", "the published classifier: 50 pairs, then 500 for the best five",
+                    f"DiffusionClassifier.staged(latents, {to_keep}, {samples})",
+                    replace(task, schedule=PUBLISHED_STAGES)))  # fmt: skip
+    return [_saving(name, title, how, changed, plan) for name, title, how, changed in choices]
+
+
+def _with(task: _Task, **settings: Any) -> _Task:
+    return replace(task, config=replace(task.config, **settings))
+
+
+def _saving(name: str, title: str, how: str, changed: _Task, plan: Plan) -> Saving:
+    stages = changed.stages()
+    seconds = sum(stage.seconds for stage in stages)
+    return Saving(
+        name, title, how, seconds, plan.seconds - seconds, sum(stage.denoiser_evaluations for stage in stages),
+        max(stage.memory_bytes for stage in stages),
+    )  # fmt: skip

@@ -1,0 +1,240 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Look-alikes: why names are not enough
+#
+# After this notebook you can say
+# - what look-alike classes are, and which mistakes a strong model makes on them,
+# - that the pictures hold more than the names can say, and how to measure that,
+# - what a long tail is, and why a mean over all pictures hides it.
+#
+# About 0.5 minutes on two CPU cores. No network is needed.
+
+# %%
+# %matplotlib inline
+import numpy as np
+import torch
+
+from gcpl_lab import FrozenCLIP, draw_episode, load_fashion, load_wardrobe
+from gcpl_lab.data.readers import read_images
+from gcpl_lab.training.runtime import default_device
+from gcpl_lab.views import style
+
+preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
+
+# %% [markdown]
+# ## The idea
+#
+# A vision-language model recognises what people have names for. Where several things look alike, people use the names
+# loosely: a shirt is called a T-shirt, a pullover a sweater, and the captions that such a model learned from are wrong
+# within the family. So its answers are right *between* families and unsure *inside* them, and this is where your
+# classes lie.
+#
+# Ten kinds of garments, in families:
+
+# %%
+from gcpl_lab.views.evidence import plot_sample_grid
+
+support, test = load_fashion("support"), load_fashion("test")
+rows = []
+for members in test.families.values():
+    for name in members:
+        chosen = np.flatnonzero(test.labels == test.class_names.index(name))[:6]
+        rows.append((name, [np.asarray(picture) for picture in read_images(test.images[i] for i in chosen)]))
+plot_sample_grid(rows)
+
+# %% [markdown]
+# ## Zero-shot: nothing but the names
+#
+# CLIP compares the photograph's vector f(x) with those of "a photo of a [name]", g(c); s is its learned scale:
+#
+# $$p(c \mid x) = \mathrm{softmax}_c\big(s\,\cos(f(x), g(c))\big)$$
+#
+# ## One tensor
+#
+# All test photographs against all names: one matrix of scores.
+
+# %%
+from gcpl_lab.methods.baselines import ZeroShotCLIP
+
+clip = FrozenCLIP.load(preset, device=default_device())
+features = clip.encode_images(read_images(test.images))
+names = list(test.class_names)
+by_name = ZeroShotCLIP(clip, names)
+scores = by_name.scores(features).numpy()
+tuple(features.shape), scores.shape
+
+# %%
+from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
+
+matrix = confusion_matrix(scores, test.labels)
+family = test.family_ids
+guessed = scores.argmax(axis=1)
+wrong = guessed != test.labels
+inside = family[guessed] == family[test.labels]
+print(f"right: {accuracy(scores, test.labels):.0%}")
+print(f"right family: {inside.mean():.0%}")
+print(f"mistakes that stay inside the family: {inside[wrong].mean():.0%}")
+
+# %% [markdown]
+# ## The picture
+#
+# Rows are the true classes. Mistakes inside a family lie in the block under the family's name.
+
+# %%
+from gcpl_lab.views.evidence import plot_confusion
+
+with style.figure_style():
+    figure = style.new_figure(9, 8.5)
+    plot_confusion(figure.subplots(), matrix, names, test.families)
+figure
+
+# %% [markdown]
+# ## Do better names help?
+#
+# A usual remedy is several templates ("a picture of a …", "a product photo of a …"), averaged. And how alike are the
+# names to the text encoder in the first place? Where two names lie together, no photograph can be told apart by them.
+
+# %%
+from gcpl_lab.evaluation.reading import prompt_similarity
+from gcpl_lab.methods.baselines import ENSEMBLE_TEMPLATES
+from gcpl_lab.views.evidence import plot_similarity
+
+ensemble = ZeroShotCLIP(clip, names, ENSEMBLE_TEMPLATES).scores(features).numpy()
+print(f"one template {accuracy(scores, test.labels):.0%}, five templates {accuracy(ensemble, test.labels):.0%}")
+with style.figure_style():
+    figure = style.new_figure(9.5, 8.5)
+    similar = prompt_similarity(by_name.text_features.unsqueeze(1)).numpy()
+    plot_similarity(figure.subplots(), similar, names, test.families)
+figure
+
+# %% [markdown]
+# ## The pictures know more than the names
+#
+# Now sixteen photographs a class, and a logistic regression on the *same* frozen image vectors. If it is better than
+# the names, then what tells look-alikes apart is in the pictures, and it is the names that fail. Finding better words
+# than the names, from a few photographs, is what the rest of the workshop does.
+
+# %%
+from gcpl_lab.methods.baselines import LinearProbe
+
+episode = support.subset(draw_episode(support, shots=16, seed=0))
+pictures = read_images(episode.images)
+views = torch.stack([clip.encode_images(pictures), clip.encode_images(pictures, flip=True)])
+probe = LinearProbe(views, torch.from_numpy(episode.labels)).scores(features).numpy()
+for title, found in {"names": scores, "five templates": ensemble, "16 photographs": probe}.items():
+    among = accuracy_within_family(found, test.labels, names, test.families)
+    print(f"{title:15s} all {accuracy(found, test.labels):.0%}   among look-alikes {among:.0%}")
+
+# %% [markdown]
+# ## A long tail
+#
+# The second problem of this workshop: pictures that hold several things, most of them rare. In the bundled wardrobe
+# every family reaches from the head (100 pictures or more) to the tail (fewer than 20).
+
+# %%
+from gcpl_lab.data.multilabel import head_medium_tail
+
+wardrobe = load_wardrobe("train")
+counts = wardrobe.targets.sum(axis=0).astype(int)
+parts = head_medium_tail(counts)
+print(len(wardrobe), "scenes;", f"{wardrobe.targets.sum(axis=1).mean():.1f} garments in each;", wardrobe.captions[0])
+for part, ids in parts.items():
+    print(f"{part:6s} {[f'{wardrobe.class_names[i]} {counts[i]}' for i in ids]}")
+
+# %%
+colors = {"head": "#0072B2", "medium": "#E69F00", "tail": "#D55E00"}
+order = np.argsort(-counts)
+with style.figure_style():
+    figure = style.new_figure(10, 4.5)
+    ax = figure.subplots()
+    for part, ids in parts.items():
+        places = [place for place, label in enumerate(order) if label in ids]
+        bars = ax.bar(places, counts[order[places]], color=colors[part])
+        ax.bar_label(bars)
+        ax.annotate(part, (np.mean(places), 0.93), xycoords=("data", "axes fraction"), ha="center", color=colors[part])
+    ax.set_xticks(range(len(order)), [wardrobe.class_names[label] for label in order], rotation=35, ha="right")
+    ax.set(ylabel="training pictures", ylim=(0, 1.15 * counts.max()))
+figure
+
+# %% [markdown]
+# Somebody who always answers "there is a t-shirt" is right in most of these scenes, and knows nothing about sandals.
+# That is why notebook 06 reports head, medium and tail apart.
+
+# %% tags=["sanity"]
+print(f"the commonest garment is in {counts.max() / len(wardrobe):.0%} of the scenes")
+assert accuracy(scores, test.labels) > 0.3, "zero-shot is no better than guessing: are the weights whole?"
+assert inside[wrong].mean() > 0.5, "most mistakes should stay inside a family of look-alikes"
+assert accuracy(probe, test.labels) > accuracy(scores, test.labels), "photographs should say more than names"
+assert all(len(ids) for ids in parts.values()), "head, medium and tail should all have classes"
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Replace `"shirt"` by another word, for example `"blouse"` or `"button shirt"`. Does CLIP find more shirts?
+
+# %% tags=["solution"]
+label = names.index("shirt")
+for word in ("shirt", "blouse", "button shirt", "top"):
+    words = [*names[:label], word, *names[label + 1 :]]
+    found = ZeroShotCLIP(clip, words).scores(features).argmax(1).numpy()
+    shirts = (found[test.labels == label] == label).mean()
+    print(f"{word:13s} shirts found {shirts:.0%}, all classes right {(found == test.labels).mean():.0%}")
+
+# %% [markdown] tags=["solution"]
+# One class often gains what its neighbours lose. Searching for words by hand on the test photographs would also be a
+# way to fool oneself: words must be chosen on other photographs.
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Learn the probe from 1, 2, 4, 8 and 16 photographs a class. From how many on is it better than the names?
+
+# %% tags=["solution"]
+for shots in (1, 2, 4, 8, 16):
+    chosen = torch.from_numpy(np.concatenate([np.flatnonzero(episode.labels == c)[:shots] for c in range(len(names))]))
+    found = LinearProbe(views[:, chosen], torch.from_numpy(episode.labels)[chosen]).scores(features).numpy()
+    print(f"{shots:2d} photographs: {accuracy(found, test.labels):.0%}   (names: {accuracy(scores, test.labels):.0%})")
+
+# %% [markdown]
+# ### Exercise 3
+#
+# A detector says "t-shirt" for every scene and nothing else. What share of the scenes does it get right for the
+# t-shirt, and what is its mean over classes?
+
+# %% tags=["solution"]
+said = np.zeros_like(wardrobe.targets)
+said[:, wardrobe.class_names.index("t-shirt")] = 1
+precision = [(wardrobe.targets[said[:, c] == 1, c]).mean() if said[:, c].any() else 0.0 for c in range(len(names))]
+f"t-shirt {max(precision):.0%}, mean over classes {np.mean(precision):.0%}"
+
+# %% [markdown]
+# ## Check yourself
+#
+# **1.** The linear probe is better than the names on the same frozen vectors. What does that show?
+#
+# <details><summary>the image vectors are bad</summary>No: both read the same vectors.</details>
+# <details><summary>the difference is in the pictures; the names do not point at it</summary>Right: there are
+# better directions, and a learned prompt looks for them.</details>
+# <details><summary>zero-shot was trained too briefly</summary>No: it never saw these classes as a task.</details>
+#
+# **2.** Why is accuracy over all pictures a poor measure for a long tail?
+#
+# <details><summary>a few frequent classes decide it</summary>Right: so the mean is taken over classes, and the tail
+# is reported by itself.</details>
+# <details><summary>it cannot be computed for several labels</summary>It can, and it would still be ruled by the
+# frequent ones.</details>

@@ -1,0 +1,395 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · Find the bug
+#
+# After this notebook you can say
+# - which five mistakes keep coming back in published code for prompt learning, and what each of them costs,
+# - how a check of a few lines finds a mistake that no error message reports,
+# - why a wrong loss, a wrong input and a wrong choice still give curves that look fine.
+#
+# About 0.5 minutes on two CPU cores. No network is needed.
+
+# %%
+# %matplotlib inline
+import numpy as np
+import torch
+
+from gcpl_lab import FrozenCLIP, load_fashion, load_wardrobe
+from gcpl_lab.data.readers import read_image
+from gcpl_lab.training.runtime import default_device
+from gcpl_lab.views import style
+
+preset = "tiny"
+clip = FrozenCLIP.load(preset, device=default_device())
+results = {}
+
+# %% [markdown]
+# ## How it goes
+#
+# Five short functions follow. Each is our own rewording of a mistake that stood in public code, was trained with, and
+# went into tables. Nothing crashes. Behind each function stands a check that says `still wrong: ...` and why. Change
+# the function until its check says `right`; the check stays as it is.
+#
+# ## 1. The sign
+#
+# A caption should pull the prompts of the classes in its picture near, and push the others to a margin. With the
+# distance $D = 1 - \cos$, and $y = +1$ for a class that is there, $-1$ for one that is not:
+
+
+# %%
+def embedding_loss(distances, present, margin=0.2):
+    y = 2 * present - 1
+    return (margin - y * distances).clamp_min(0).mean()
+
+
+# %%
+def check_sign(loss):
+    distances = torch.tensor([[0.1, 0.1, 0.6]], requires_grad=True)
+    loss(distances, torch.tensor([[1.0, 0.0, 0.0]])).backward()
+    present, absent_near, absent_far = distances.grad[0].tolist()
+    if present <= 0:
+        return "still wrong: the loss falls when the prompt of a class that is there moves away"
+    if absent_near >= 0:
+        return "still wrong: an absent class inside the margin is not pushed away"
+    return "right" if absent_far == 0 else "still wrong: an absent class beyond the margin is still moved"
+
+
+results["sign"] = check_sign(embedding_loss)
+results["sign"]
+
+# %% tags=["solution"]
+from gcpl_lab.methods.losses import class_specific_embedding_loss
+
+
+def embedding_loss(distances, present, margin=0.2):
+    return torch.where(present.bool(), distances, (margin - distances).clamp_min(0)).mean()
+
+
+results["sign"] = check_sign(embedding_loss)
+D, present = torch.rand(4, 3), torch.randint(0, 2, (4, 3)).float()
+plain = {"class_counts": [1, 1, 1], "reweight": False, "class_aware_margin": False}
+print(results["sign"], float(3 * class_specific_embedding_loss(D, present, **plain) - embedding_loss(D, present)))
+
+# %% [markdown]
+# How it hid: the loss fell during training, since moving every prompt away from every caption is easy.
+#
+# ## 2. The scores
+#
+# A scene shows a shirt and a bag. How probable is each?
+
+
+# %%
+def probabilities(logits):
+    return torch.softmax(logits, dim=-1)
+
+
+# %%
+def check_scores(scores_of):
+    alone = scores_of(torch.tensor([[4.0, 4.0, -4.0]]))[0]
+    beside = scores_of(torch.tensor([[4.0, 4.0, 9.0]]))[0]
+    if alone[:2].min() < 0.9:
+        return f"still wrong: two classes are surely there, and one gets a probability of {float(alone[:2].min()):.2f}"
+    if not torch.allclose(alone[:2], beside[:2]):
+        return "still wrong: a third class in the picture makes the first two less probable"
+    return "right"
+
+
+results["scores"] = check_scores(probabilities)
+results["scores"]
+
+
+# %% tags=["solution"]
+def probabilities(logits):
+    return torch.sigmoid(logits)
+
+
+results["scores"] = check_scores(probabilities)
+results["scores"]
+
+# %% [markdown]
+# On real scenes: with n garments a softmax can give at most 1/n to each, however clearly they are seen. (Sigmoids fall
+# too, because crowded scenes are harder; but nothing holds them down.)
+
+# %%
+from gcpl_lab.methods.baselines import ZeroShotCLIP
+from gcpl_lab.methods.calibration import fit_sigmoid
+from gcpl_lab.multilabel import encode_views
+
+scenes = load_wardrobe("test").subset(range(120))
+logits = ZeroShotCLIP(clip, scenes.class_names).scores(encode_views(clip, scenes.images, flip=False)[0])
+scale, bias = fit_sigmoid(logits.numpy(), scenes.targets)
+there, garments = torch.from_numpy(scenes.targets).bool(), scenes.targets.sum(1)
+ways = {"softmax": logits.softmax(1), "sigmoid": (scale * logits + bias).sigmoid()}
+
+# %%
+with style.figure_style():
+    figure = style.new_figure(9, 3.6)
+    ax = figure.subplots()
+    for turn, (name, chances) in enumerate(ways.items()):
+        means = [float(chances[garments == n][there[garments == n]].mean()) for n in (2, 3, 4)]
+        ax.bar(np.arange(2, 5) + 0.4 * turn - 0.2, means, 0.38, label=name, color=style.PALETTE[turn])
+    tops = {"color": style.INK, "ls": ":", "label": "most that a softmax\ncan give to each"}
+    ax.hlines([1 / 2, 1 / 3, 1 / 4], np.arange(1.6, 4), np.arange(2.4, 5), **tops)
+    ax.set(xticks=(2, 3, 4), xlabel="garments in the scene", ylabel="mean probability of\na garment that is there")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+figure
+
+# %% [markdown]
+# ## 3. The frozen vocabulary
+#
+# One new word is to be learned; all others stay as they are. Only row `token` gets a gradient.
+
+
+# %%
+def learn_word(table, token, target, num_steps=200):
+    weights = torch.nn.Parameter(table.clone())
+    optimizer = torch.optim.AdamW([weights], lr=0.01, weight_decay=0.01)
+    for _ in range(num_steps):
+        loss = (weights[token] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weights.detach()
+
+
+# %%
+def check_vocabulary(learn):
+    table = clip.embedding_table.detach().cpu()
+    target, token = table[10:20].mean(0) + 0.5, 7
+    learned = learn(table, token, target)
+    others = torch.arange(len(table)) != token
+    drift = (learned[others] - table[others]).abs().max() / table.abs().max()
+    if drift > 0:
+        return f"still wrong: words that nobody trained have moved, by up to {float(drift):.2%} of the largest value"
+    nearer = (learned[token] - target).norm() < 0.5 * (table[token] - target).norm()
+    return "right" if nearer else "still wrong: the word itself was hardly learned"
+
+
+results["vocabulary"] = check_vocabulary(learn_word)
+results["vocabulary"]
+
+
+# %% tags=["solution"]
+def learn_word(table, token, target, num_steps=200):
+    vector = torch.nn.Parameter(table[token].clone())  # the only thing that the optimiser knows
+    optimizer = torch.optim.AdamW([vector], lr=0.01, weight_decay=0.0)
+    for _ in range(num_steps):
+        loss = (vector - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return table.index_copy(0, torch.tensor([token]), vector.detach()[None])
+
+
+results["vocabulary"] = check_vocabulary(learn_word)
+results["vocabulary"]
+
+# %% [markdown]
+# AdamW takes a share of the learning rate off *every* weight it is given, gradient or not. After thousands of updates
+# the whole vocabulary has shrunk, and the model reads every prompt differently, also those of the classes you never
+# touched.
+#
+# ## 4. The picture's statistics
+#
+# Pictures are normalised before an image tower sees them, with the mean and spread it was trained with.
+
+# %%
+from torchvision.transforms import v2
+
+
+def prepare(image):
+    pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image.resize((64, 64), 3)), torch.float32, scale=True)
+    return v2.functional.normalize(pixels, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+
+
+# %%
+def check_statistics(prepare_one):
+    photographs = load_fashion("support")
+    images = [read_image(path) for path in photographs.images[::40]]
+    ours = torch.stack([prepare_one(image) for image in images])
+    wanted = torch.stack([clip.transform(image) for image in images])
+    if ours.shape != wanted.shape:
+        return f"still wrong: the shape is {tuple(ours.shape)}, CLIP's own is {tuple(wanted.shape)}"
+    off = (ours - wanted).abs().max()
+    return (
+        "right" if off < 0.05 else f"still wrong: pixels are up to {float(off):.2f} away from what CLIP was trained on"
+    )
+
+
+results["statistics"] = check_statistics(prepare)
+results["statistics"]
+
+
+# %% tags=["solution"]
+def prepare(image):
+    return clip.transform(image)  # the transform that comes with the weights; never one typed from memory
+
+
+results["statistics"] = check_statistics(prepare)
+results["statistics"]
+
+# %% [markdown]
+# The features still look sensible, and the accuracy is a little lower, which nobody can see without the right figure
+# beside it. Take the transform from where the weights come from.
+#
+# ## 5. The choice
+#
+# Every epoch was validated and, out of curiosity, tested. Which one is reported?
+
+
+# %%
+def choose_epoch(validation, test):
+    return int(np.argmax(test))
+
+
+# %%
+def check_choice(choose):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        validation, test = rng.normal(size=(2, 12))
+        epoch = choose(validation, test)
+        if epoch != choose(validation, rng.permutation(test)):
+            return "still wrong: other test scores, another epoch: the test set has chosen it"
+        if epoch != validation.argmax():
+            return "still wrong: the epoch is not the best one on validation"
+    return "right"
+
+
+results["choice"] = check_choice(choose_epoch)
+results["choice"]
+
+
+# %% tags=["solution"]
+def choose_epoch(validation, test):
+    return int(np.argmax(validation))
+
+
+results["choice"] = check_choice(choose_epoch)
+results["choice"]
+
+# %% [markdown]
+# What it is worth: 50 epochs of a model that is right in 70 % of cases and learns nothing at all, a test set of 200.
+
+# %%
+rng = np.random.default_rng(1)
+scores = rng.binomial(200, 0.7, (2000, 2, 50)) / 200  # run, (validation, test), epoch
+by_validation = scores[:, 1][np.arange(2000), scores[:, 0].argmax(1)]
+reports = {"chosen on validation": by_validation, "chosen on test": scores[:, 1].max(1)}
+
+# %%
+with style.figure_style():
+    figure = style.new_figure(9, 3.4)
+    ax = figure.subplots()
+    for turn, (name, reported) in enumerate(reports.items()):
+        ax.hist(reported, bins=np.arange(0.5975, 0.85, 0.01), color=style.PALETTE[turn], alpha=0.75,
+                label=f"{name}: {reported.mean():.1%}")  # fmt: skip
+    ax.axvline(0.7, color=style.INK, linestyle="--", label="the truth: 70 %")
+    ax.set(xlabel="reported accuracy of 2,000 runs", ylabel="runs")
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+figure
+
+# %% [markdown]
+# ## How far you are
+
+# %%
+for name, answer in results.items():
+    print(f"{'✓' if answer == 'right' else '✗'} {name:12s} {answer}")
+f"{sum(answer == 'right' for answer in results.values())} of {len(results)} right"
+
+# %% tags=["sanity"]
+assert list(results) == ["sign", "scores", "vocabulary", "statistics", "choice"], "run every check once, in order"
+assert all(answer == "right" or answer.startswith("still wrong: ") for answer in results.values()), results
+assert abs(by_validation.mean() - 0.7) < 0.01 < reports["chosen on test"].mean() - 0.7, "look at the histogram"
+assert logits.shape == scenes.targets.shape
+"every check has given an answer"
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# ### Exercise 1
+# Captions were cut at 75 *characters* before they were encoded (`caption[:75]`), because 77 *tokens* is what CLIP
+# reads. How many of our training captions lose words that way, and how many would CLIP's own limit cut?
+
+# %% tags=["solution"]
+captions = [caption for caption in load_wardrobe("train").captions if caption]
+by_characters = sum(len(caption) > 75 for caption in captions)
+by_tokens = sum(len(clip.word_ids(caption)) + 2 > clip.context_length for caption in captions)
+print(f"{len(captions)} captions: {by_characters} are longer than 75 characters, {by_tokens} than CLIP's "
+      f"{clip.context_length} tokens; the longest has {max(map(len, captions))} characters")  # fmt: skip
+
+# %% [markdown]
+# ### Exercise 2
+# OpenAI's CLIP was trained with QuickGELU, $x\,\sigma(1.702x)$, and is often loaded into a network with GELU. How far
+# apart are the two, and how many zero-shot answers change when the activation of our CLIP is swapped?
+
+# %% tags=["solution"]
+import copy
+
+from open_clip.transformer import QuickGELU
+
+x = torch.linspace(-5, 5, 1001)
+print(
+    f"largest difference of the two functions: {float((torch.nn.functional.gelu(x) - QuickGELU()(x)).abs().max()):.3f}"
+)
+swapped = copy.deepcopy(clip)
+for module in list(swapped.model.modules()):
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.GELU | QuickGELU):
+            setattr(module, name, QuickGELU() if isinstance(child, torch.nn.GELU) else torch.nn.GELU())
+
+# %% tags=["solution"]
+photographs = load_fashion("test")
+images = [read_image(path) for path in photographs.images[::5]]
+features = [model.encode_images(images) for model in (clip, swapped)]
+answers = [ZeroShotCLIP(model, photographs.class_names).scores(points).argmax(1).numpy()
+           for model, points in zip((clip, swapped), features, strict=True)]  # fmt: skip
+right = [(answer == photographs.labels[::5]).mean() for answer in answers]
+pairs = zip(clip.model.modules(), swapped.model.modules(), strict=True)
+num_swapped = sum(type(one) is not type(two) for one, two in pairs)
+print(f"{num_swapped} activations swapped; a picture's features before and after have cosine "
+      f"{float((features[0] * features[1]).sum(1).mean()):.4f} on average")  # fmt: skip
+print(
+    f"{(answers[0] != answers[1]).mean():.0%} of the answers change; right before {right[0]:.0%}, after {right[1]:.0%}"
+)
+
+# %% [markdown]
+# ### Exercise 3
+# Write a check of your own: does any photograph stand in both the support pool and the test set?
+
+# %% tags=["solution"]
+from gcpl_lab.storage import file_checksum
+
+support, test = ({file_checksum(path) for path in load_fashion(split).images} for split in ("support", "test"))
+print(f"{len(support & test)} photographs in both, of {len(support)} and {len(test)}")
+print("Equal bytes only: a re-encoded copy needs a perceptual hash (gcpl_lab.data.duplicates).")
+
+# %% [markdown]
+# ## Check yourself
+#
+# **1.** Why did the inverted sign go unnoticed?
+#
+# <details><summary>The loss fell, as a loss should.</summary>
+# Right: a falling curve says that something is minimised, not what.</details>
+# <details><summary>The gradient was zero.</summary>No: it was as large as ever, and pointed the other way.</details>
+# <details><summary>Labels and captions were too few.</summary>No: the sign is wrong for any number of them.</details>
+#
+# **2.** Weight decay is 0.01 and only one row has a gradient. What happens to the other rows under AdamW?
+#
+# <details><summary>Nothing: no gradient, no update.</summary>
+# No: decay is applied to all that the optimiser was given.</details>
+# <details><summary>They shrink by a constant factor in every update.</summary>
+# Right: by 1 − learning rate × weight decay.</details>
+# <details><summary>They follow the trained row.</summary>No: nothing connects the rows.</details>

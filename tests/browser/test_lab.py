@@ -1,0 +1,125 @@
+"""The views in JupyterLab: cells run, keys move a slider and the picture changes, the stop button stops."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# One cell each; the number of a cell below is its place here.
+CELLS = [
+    """
+import numpy as np
+from gcpl_lab import FrozenDiffusion, GCPLClassifier, load_fashion
+from gcpl_lab.views.widgets import *
+diffusion = FrozenDiffusion.load("tiny")
+support = load_fashion("support")
+support = support.subset([i for c in (0, 2, 6) for i in np.flatnonzero(support.labels == c)[:4]])
+names = [support.class_names[c] for c in (0, 2, 6)]
+labels = np.repeat(np.arange(3), 4)
+model = GCPLClassifier("tiny", num_steps=100_000, batch_size=4, num_evidence=8, diffusion=diffusion)
+model.journey_every = 2
+""",
+    'monitor = TrainingMonitor(model.steps(support.images, labels, names), num_steps=100_000, title="GCPL")\nmonitor',
+    'monitor.wait()\nprint("ended after", len(monitor.history), model.predict_proba(support.images[:1]).shape)',
+    "JourneySlider(model.states_, names)",
+    'NoiseSlider(diffusion, support.images[9], ["a photo of a shirt", "a photo of a bag"], timestep=700)',
+    "evidence = model.evidence(model.encode(support.images))\nClassifierRace(evidence, names, support.images, labels)",
+    "PairExplorer(evidence, labels, names, support.images)",
+    "rng = np.random.default_rng(0)\n"
+    "targets = (rng.random((80, 6)) < 0.3).astype(int)\n"
+    "chances = np.clip(0.5 * targets + 0.6 * rng.random((80, 6)), 0, 1)\n"
+    'many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]\n'
+    "ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)",
+    'SampleReviewer(support.images, "review.csv", labels=[names[c] for c in labels])',
+]
+MONITOR, WAITING, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW = range(1, 9)
+
+
+def output_of(page: Any, cell: int) -> Any:
+    return page.locator(".jp-CodeCell").nth(cell).locator(".jp-OutputArea-output")
+
+
+def run(page: Any, cell: int) -> None:
+    """Run one cell, as Shift+Enter in it does."""
+    page.locator(".jp-CodeCell").nth(cell).locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+
+
+def picture_of(page: Any, cell: int) -> bytes:
+    """The PNG that a view shows now, taken from the page."""
+    image = output_of(page, cell).locator("img.widget-image")
+    image.wait_for()
+    return bytes(image.evaluate("async e => Array.from(new Uint8Array(await (await fetch(e.src)).arrayBuffer()))"))
+
+
+def words_of(page: Any, cell: int) -> str:
+    return str(output_of(page, cell).locator("[role=status]").inner_text())
+
+
+def check_that_a_key_changes_the_picture(page: Any, cell: int, control: str, key: str) -> None:
+    before, words = picture_of(page, cell), words_of(page, cell)
+    assert before.startswith(b"\x89PNG")
+    output_of(page, cell).locator(control).first.focus()
+    page.keyboard.press(key)
+    # The status line is written after the picture; innerHTML makes a new element each time, so ask by selector.
+    page.wait_for_function(
+        "([cell, before]) => document.querySelectorAll('.jp-CodeCell')[cell]"
+        ".querySelector('[role=status]').innerText !== before",
+        arg=[cell, words],
+    )
+    assert picture_of(page, cell) != before, f"the words of cell {cell} changed, its picture did not"
+
+
+def test_views_in_jupyterlab(
+    lab: Callable[[list[str]], str], open_page: Callable[..., Any], artifacts: Path, tmp_path: Path
+) -> None:
+    page = open_page(lab(CELLS), height=1400)
+    page.locator(".jp-CodeCell").nth(len(CELLS) - 1).wait_for()
+    page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for()
+    for cell in range(WAITING):
+        run(page, cell)
+    page.wait_for_function(
+        "cell => /running: update [0-9]+ of 100000/.test(document.querySelectorAll('.jp-CodeCell')[cell].innerText)",
+        arg=MONITOR,
+    )
+    output_of(page, MONITOR).first.screenshot(path=artifacts / "monitor_running.png")
+    # The space bar presses a button; Enter belongs to JupyterLab, which opens the cell for writing.
+    output_of(page, MONITOR).get_by_role("button", name="Stop").focus()
+    page.keyboard.press("Space")
+    output_of(page, MONITOR).get_by_text("Training stopped: update").wait_for()
+    for cell in range(WAITING, len(CELLS)):
+        run(page, cell)
+    output_of(page, WAITING).get_by_text("ended after").wait_for()
+    assert "(1, 3)" in output_of(page, WAITING).inner_text()
+    assert output_of(page, MONITOR).count() == 1, "the view and its picture must not both be shown"
+
+    for cell in (JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW):
+        output_of(page, cell).locator("[role=status]").wait_for()
+    for cell, control, key in (
+        (JOURNEY, ".noUi-handle", "ArrowLeft"),
+        (NOISE, ".noUi-handle", "ArrowLeft"),
+        (RACE, ".noUi-handle", "ArrowLeft"),
+        (PAIR, "select >> nth=1", "ArrowDown"),
+        (THRESHOLDS, ".noUi-handle", "ArrowLeft"),
+        (REVIEW, "button >> text=Reject", "Space"),
+    ):
+        check_that_a_key_changes_the_picture(page, cell, control, key)
+    assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
+
+    for cell, name in (
+        (MONITOR, "monitor"), (JOURNEY, "journey"), (NOISE, "noise"), (RACE, "race"), (PAIR, "pair"),
+        (THRESHOLDS, "thresholds"), (REVIEW, "reviewer"),
+    ):  # fmt: skip
+        output_of(page, cell).first.screenshot(path=artifacts / f"{name}.png")
+
+    # An error is said in the view, and goes away with its cause.
+    for box in output_of(page, NOISE).locator("input[type=text]").all():
+        box.fill("")
+        box.press("Enter")
+    alert = output_of(page, NOISE).get_by_role("alert")
+    alert.wait_for()
+    assert "both prompts are empty" in alert.inner_text()
+    output_of(page, NOISE).first.screenshot(path=artifacts / "noise_error.png")

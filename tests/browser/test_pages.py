@@ -1,0 +1,65 @@
+"""The pages that need no kernel: the report of a run, on a desk and on a phone, and the hover map."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+REPORT = Path(__file__).parents[2] / "runs" / "demo" / "report.html"
+
+
+def addresses_asked_for(page: Any, address: str) -> list[str]:
+    """Everything that a page fetches while it loads, itself and what it carries inside left out."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_load_state("load")
+    return [url for url in asked if url != address and not url.startswith(("data:", "blob:"))]
+
+
+@pytest.mark.parametrize(("kind", "width"), [("desk", 1280), ("phone", 390)])
+def test_report_is_whole_and_fits_the_window(
+    open_page: Callable[..., Any], artifacts: Path, kind: str, width: int
+) -> None:
+    if not REPORT.is_file():
+        pytest.skip("runs/demo/report.html is not there; make demo writes it")
+    page = open_page("about:blank", width=width)
+    assert addresses_asked_for(page, REPORT.as_uri()) == []
+    page.screenshot(path=artifacts / f"report_{kind}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page must not scroll sideways"
+    broken = "Array.from(document.images).filter(e => !e.complete || !e.naturalWidth).length"
+    assert page.evaluate(broken) == 0
+    assert page.locator("img").count() > 0
+
+
+def test_hover_map_shows_a_point_under_the_mouse(
+    open_page: Callable[..., Any], artifacts: Path, tmp_path: Path
+) -> None:
+    from gcpl_lab.views.hover import write_hover_map
+    from gcpl_lab.views.projection import project
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 10)
+    points = rng.normal(size=(20, 5)) + 4 * labels[:, None]
+    path = write_hover_map(
+        tmp_path / "map.html", project(points, "pca"), labels, ["bag", "shirt"],
+        images=[np.full((28, 28), 12 * i, np.uint8) for i in range(20)], predictions=labels,
+        probabilities=np.full(20, 0.75), captions=[f"caption number {i}" for i in range(20)],
+    )  # fmt: skip
+    page = open_page("about:blank")
+    assert addresses_asked_for(page, path.as_uri()) == []
+    canvas = page.locator(".bk-Canvas, canvas").first
+    canvas.wait_for()
+    box = canvas.bounding_box()
+    # Where the points are is bokeh's affair: go over the map in steps until something is said.
+    for y in np.linspace(0.1, 0.9, 25):
+        for x in np.linspace(0.1, 0.9, 25):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if page.get_by_text("caption number").count():
+            break
+    page.get_by_text("caption number").first.wait_for()
+    page.screenshot(path=artifacts / "hover_map.png")

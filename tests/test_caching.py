@@ -1,0 +1,142 @@
+"""Kept outcomes: equal to what was learned, read only where nothing they depend on has changed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gcpl_lab.caching import OutcomeCache, source_checksum  # bound before the fixture below replaces it
+from gcpl_lab.data.episodes import draw_test
+from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.experiment import FewShotExperiment, Outcome
+from gcpl_lab.multilabel_experiment import MultiLabelExperiment
+
+SETTINGS = {"num_steps": 2, "batch_size": 10, "num_evidence": 1, "class_offsets": False}
+
+
+def make_experiment(test_total: int = 10, **settings: Any) -> FewShotExperiment:
+    test = load_fashion("test")
+    test = test.subset(draw_test(test, total=test_total, seed=0))
+    return FewShotExperiment(load_fashion("support"), test, settings={**SETTINGS, **settings})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchanged_source() -> Iterator[None]:
+    """A file that somebody saves meanwhile would rightly make another entry."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gcpl_lab.caching.source_checksum", lambda: "this source")
+        yield
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[OutcomeCache, FewShotExperiment, Outcome]:
+    """A cache that holds one learned outcome."""
+    cache, experiment = OutcomeCache(tmp_path_factory.mktemp("cache")), make_experiment()
+    return cache, experiment, cache.run(experiment, "gcpl", 1, 0)
+
+
+class MustNotRun(AssertionError):
+    pass
+
+
+def refuse(*_: object) -> None:
+    raise MustNotRun
+
+
+def test_a_kept_outcome_is_the_learned_one(
+    kept: tuple[OutcomeCache, FewShotExperiment, Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, experiment, first = kept
+    monkeypatch.setattr(FewShotExperiment, "run", refuse)
+    fresh = make_experiment()
+    fresh.__dict__["diffusion"], fresh.__dict__["clip"] = experiment.diffusion, experiment.clip
+    again = cache.run(fresh, "gcpl", 1, 0)
+    assert (again.method, again.shots, again.seed, again.row) == (first.method, first.shots, first.seed, first.row)
+    for name in ("scores", "probabilities"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    assert again.evidence is not None
+    assert first.evidence is not None
+    assert again.evidence.num_evaluations == first.evidence.num_evaluations
+    np.testing.assert_array_equal(again.evidence.errors, first.evidence.errors)
+    np.testing.assert_array_equal(again.evidence.timesteps, first.evidence.timesteps)
+    assert again.model is not None
+    assert first.model is not None
+    assert again.model.history_ == first.model.history_
+    assert again.model.temperature_ == first.model.temperature_
+    assert list(again.model.states_) == list(first.model.states_)
+    for step, vectors in first.model.states_.items():
+        assert torch.equal(again.model.states_[step], vectors)
+    np.testing.assert_array_equal(again.model.scores(again.model.evidence(fresh.test_latents)), first.scores)
+
+
+def test_whatever_it_depends_on_makes_another_entry(
+    kept: tuple[OutcomeCache, FewShotExperiment, Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, experiment, _ = kept
+    monkeypatch.setattr(FewShotExperiment, "run", refuse)
+    other_photographs = make_experiment()
+    other_photographs.test = load_fashion("test").subset(draw_test(load_fashion("test"), total=10, seed=1))
+    for other in (make_experiment(learning_rate=0.01), make_experiment(test_total=20), other_photographs):
+        other.__dict__["diffusion"], other.__dict__["clip"] = experiment.diffusion, experiment.clip
+        with pytest.raises(MustNotRun):
+            cache.run(other, "gcpl", 1, 0)
+    for trial in (("comple", 1, 0), ("gcpl", 2, 0), ("gcpl", 1, 1)):
+        with pytest.raises(MustNotRun):
+            cache.run(experiment, *trial)
+    bias = experiment.diffusion.denoiser.conv_out.bias
+    with torch.no_grad():
+        bias += 1
+    with pytest.raises(MustNotRun):
+        cache.run(experiment, "gcpl", 1, 0)
+    with torch.no_grad():
+        bias -= 1
+    assert cache.run(experiment, "gcpl", 1, 0).row["name"] == "gcpl"
+    monkeypatch.setattr("gcpl_lab.caching.source_checksum", lambda: "another source")
+    with pytest.raises(MustNotRun):
+        OutcomeCache(cache.folder).run(experiment, "gcpl", 1, 0)
+
+
+def test_every_line_of_source_counts(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "one.py").write_text("a = 1\n")
+    before = source_checksum(tmp_path)
+    assert source_checksum(tmp_path) == before
+    (tmp_path / "room" / "one.py").write_text("a = 2\n")
+    assert source_checksum(tmp_path) != before
+
+
+def test_an_unfinished_entry_is_made_anew_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+    cache, experiment = OutcomeCache(tmp_path), make_experiment()
+    first = cache.run(experiment, "nearest_class_mean", 1, 0)
+    (entry,) = tmp_path.iterdir()
+    file = entry / "outcome.safetensors"
+    file.unlink()
+    again = cache.run(experiment, "nearest_class_mean", 1, 0)
+    np.testing.assert_array_equal(again.scores, first.scores)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match=r"outcome\.safetensors"):
+        cache.run(experiment, "nearest_class_mean", 1, 0)
+
+
+def test_multilabel_outcomes_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    settings = {"num_context": 2, "num_epochs": 1, "initial_words": ""}
+    experiment = MultiLabelExperiment(train, test, settings=settings)
+    cache = OutcomeCache(tmp_path)
+    first = cache.run_multilabel(experiment, "lmpt", 0)
+    monkeypatch.setattr(MultiLabelExperiment, "run", refuse)
+    again = cache.run_multilabel(experiment, "lmpt", 0)
+    assert again.row == first.row
+    for name in ("logits", "probabilities", "thresholds"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    assert again.model is not None
+    assert first.model is not None
+    assert torch.equal(again.model.start_features_, first.model.start_features_)
+    np.testing.assert_array_equal(again.model.scores_of(experiment.test_features), first.logits)
+    with pytest.raises(MustNotRun):
+        cache.run_multilabel(experiment, "lmpt", 1)

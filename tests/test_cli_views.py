@@ -1,0 +1,114 @@
+"""Verbs that make views of a run: the deck says what the run measured, and nothing heavy loads for help."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pptx import Presentation
+from typer.testing import CliRunner
+
+from gcpl_lab.cli import app
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.run_views import STATES, load_states, make_animation, make_deck, make_map
+from gcpl_lab.storage import write_json, write_tensors
+
+SHARES = {
+    "zero_shot_clip": 0.5, "linear_probe": 0.7, "zero_shot_diffusion": 0.6, "gcpl": 0.75, "comple": 0.74,
+    "discriminative": 0.78,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    rows = [
+        {"name": name, "seed": 4, "shots": 2, "accuracy": share, "calibration_error": 0.01, "train_seconds": 2.0,
+         "predict_seconds": 1.5}
+        for name, share in SHARES.items()
+    ]  # fmt: skip
+    data = {"name": "fashion/test", "checksum": "c0ffee" * 8, "classes": ["shirt", "coat"], "shots": 2, "test_size": 40}
+    write_json(tmp_path / "results.json", {"command": "gcpl-lab demo --seed 4", "data": data, "methods": rows})
+    write_json(tmp_path / "prompts" / "comple" / "prompts.json", {"config": {"contrast_weight": 0.1}})
+    return tmp_path
+
+
+def add_states(run, count=12):
+    rng = np.random.default_rng(0)
+    tensors = {"labels": torch.arange(count) % 2, "images": torch.zeros(count, 48, 48, 3, dtype=torch.uint8)}
+    for state in ("before", "after"):
+        tensors[f"profiles.{state}"] = torch.from_numpy(rng.normal(size=(count, 4)).astype(np.float32))
+        tensors[f"predictions.{state}"] = torch.zeros(count, dtype=torch.int64)
+        tensors[f"probabilities.{state}"] = torch.full((count,), 0.5)
+    tensors["journey"] = torch.from_numpy(rng.normal(size=(3, 2, 5)).astype(np.float32))
+    facts = {"steps": [0, 10, 20], "class_names": ["shirt", "coat"], "families": {}, "seed": 4}
+    write_tensors(run / STATES, tensors, {"facts": json.dumps(facts)})
+
+
+def words_of(path):
+    deck = Presentation(str(path))
+    return ["\n".join(shape.text_frame.text for shape in page.shapes if shape.has_text_frame) for page in deck.slides]
+
+
+def test_the_deck_says_what_was_measured(run):
+    result = CliRunner().invoke(app, ["slides", str(run), "--json"])
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    pages = words_of(files[0])
+    titles = [page.split("\n")[0] for page in pages]
+    assert titles == [
+        "Does a learned prompt tell look-alike photographs apart?", "The data", "The method",
+        "Before and after: numbers", "Every method on the same photographs", "What it costs", "What does not hold",
+        "Limits",
+    ]  # fmt: skip
+    assert "78% of the test photographs, up from 60%" in pages[0].replace("\n", " ")
+    assert "2 photographs of each of 2 classes" in pages[1]
+    assert "+18.0 points" in pages[3]
+    assert "CoMPLe's contrast" in pages[6]
+    assert all("gcpl-lab demo --seed 4 · seed 4 · data c0ffeec0" in page for page in pages)
+    chart = next(shape for shape in Presentation(files[0]).slides[4].shapes if shape.has_chart).chart
+    assert list(chart.series[0].values) == sorted(SHARES.values(), reverse=True)
+
+
+def test_with_states_the_deck_shows_a_map_and_keeps_letters_large(run):
+    add_states(run)
+    paths = make_deck(run, "dark", method="pca")
+    assert paths[0].name == "slides_dark.pptx"
+    (page,) = [page for page in words_of(paths[0]) if page.startswith("Before and after: map")]
+    assert "trust the numbers before the map" in page
+
+
+def test_map_and_animation_are_made_of_the_kept_states(run):
+    add_states(run)
+    page = make_map(run, "pca").read_text(encoding="utf-8")
+    assert "Before: class names" in page
+    assert "After: learned prompts" in page
+    names = [path.relative_to(run / "animation").as_posix() for path in make_animation(run, "pca")]
+    assert names == ["journey.gif", "journey.html", "before_after.gif", "before_after.html"]
+
+
+def test_a_run_without_states_says_what_to_do(run):
+    with pytest.raises(ArtifactError, match="run gcpl-lab demo again"):
+        load_states(run)
+    write_tensors(run / STATES, {"labels": torch.zeros(1)}, {"facts": "{}"})
+    with pytest.raises(ArtifactError, match="incomplete"):
+        load_states(run)
+
+
+def test_results_of_something_else_are_refused(tmp_path):
+    write_json(tmp_path / "results.json", {"methods": [{"name": "gcpl"}], "data": {"checksum": "x"}})
+    with pytest.raises(ArtifactError, match="has no comple, discriminative, zero_shot_diffusion"):
+        make_deck(tmp_path)
+    write_json(tmp_path / "results.json", {"rows": []})
+    with pytest.raises(ArtifactError, match="not of a demonstration"):
+        make_deck(tmp_path)
+
+
+def test_help_loads_no_view():
+    code = (
+        "import sys; from gcpl_lab import cli_views; "
+        "sys.exit(', '.join({'pptx', 'bokeh', 'matplotlib', 'torch', 'PIL'} & sys.modules.keys()) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

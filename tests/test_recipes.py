@@ -1,0 +1,123 @@
+"""Recipes: every file is valid and holds the published figures; one of each kind runs on small data."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from gcpl_lab import cli
+from gcpl_lab.backbones.presets import PRESETS, has_part
+from gcpl_lab.errors import ArtifactError, DataError, ModelError
+from gcpl_lab.recipes import load_recipe, run_recipe
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "recipes").glob("*.json"))
+# Table 1 of the GCPL paper and table 2 of the LMPT paper, as in the design: GCPL, CoMPLe, zero-shot CLIP; mAP.
+GCPL_FIGURES = {
+    "stanford_cars": (88.47, 87.69, 65.56), "flowers102": (93.45, 90.73, 70.73), "crc5k": (74.76, 76.36, 21.49),
+    "isic2018": (48.84, 49.27, 14.43), "lc25000": (93.44, 94.83, 25.40), "cornseeds": (43.42, 45.79, 18.47),
+    "fractals": (90.76, 88.83, 9.25),
+}  # fmt: skip
+LMPT_FIGURES = {"voc_lt_rn50": 85.44, "voc_lt_vit_b_16": 87.88, "coco_lt_rn50": 58.97, "coco_lt_vit_b_16": 66.19}
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_every_published_experiment_has_a_recipe() -> None:
+    assert {path.stem for path in FILES} == GCPL_FIGURES.keys() | LMPT_FIGURES.keys()
+
+
+@each_file
+def test_a_recipe_is_valid_and_holds_the_published_figures(path: Path) -> None:
+    recipe = load_recipe(path)
+    values = recipe.values
+    assert values["name"] == path.stem
+    assert has_part(PRESETS[values["preset"]], "diffusion" if recipe.method == "gcpl" else "clip")
+    figures = {row["method"]: row["published"] for row in values["results"]}
+    if recipe.method == "gcpl":
+        assert (figures["gcpl"], figures["comple"], figures["zero_shot_clip"]) == GCPL_FIGURES[path.stem]
+        config = recipe.gcpl_config("gcpl", 102)
+        assert config.num_steps * config.batch_size == 500 * 4 * 102
+        assert values["shots"] == 16
+    else:
+        assert figures == {"lmpt": LMPT_FIGURES[path.stem]}
+        config = recipe.lmpt_config()
+        coco = path.stem.startswith("coco")
+        assert (config.negative_scale, config.mu) == ((2.0, 0.2) if coco else (5.0, 0.3))
+        assert (config.batch_size, config.num_epochs, config.optimizer, config.learning_rate) == (64, 50, "sgd", 5e-4)
+    assert all(row["ours"] is None for row in values["results"])
+
+
+@each_file
+def test_its_command_is_one_of_the_program(path: Path) -> None:
+    program, *arguments = shlex.split(load_recipe(path).values["command"])
+    assert program == "gcpl-lab"
+    assert (ROOT / arguments[1]).resolve() == path
+    helped = CliRunner().invoke(cli.app, [arguments[0], "--help"])
+    assert helped.exit_code == 0
+    # The weights are not here, so the command ends in the message that fetches them, before pictures are read.
+    with pytest.raises(ModelError, match="hf download"):
+        cli.app([*[arguments[0], str(path)], *arguments[2:]], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "is no recipe of gcpl_lab"),
+        ({"settings": {"num_stepz": 3}}, "unknown settings num_stepz"),
+        ({"settings": {"num_steps": -1}}, "num_steps is -1; expected 0 or more"),
+        ({"objectives": ["gcp"]}, "objective is 'gcp'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = json.loads((ROOT / "recipes" / "flowers102.json").read_text()) | change
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=message):
+        load_recipe(tmp_path / "mine.json")
+
+
+def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("support", 3), ("test", 2)):
+        for label, name in enumerate(("dark", "bright")):
+            for number in range(count):
+                path = tmp_path / "data" / part / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(150 * label, 100 + 150 * label, (32, 32), dtype=np.uint8)).save(path)
+    recipe, stages = load_recipe(ROOT / "recipes" / "crc5k.json"), []
+    small = {"preset": str(random_pair.folder), "num_steps": 2}
+    recipe.values["classifier"] |= {"to_keep": [2, 1], "n_samples": [2, 4]}
+    answer = run_recipe(recipe, tmp_path / "data", tmp_path / "out", settings=small, shots=2, on_stage=stages.append)
+    assert answer == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert answer["changed"] == {**small, "shots": 2}
+    for row in answer["results"]:
+        assert row["ours"] in (0.0, 25.0, 50.0, 75.0, 100.0)
+    assert stages[0] == "gcpl: learning 2 prompts from 4 pictures"
+    with pytest.raises(DataError, match="has no support/ and test/"):
+        run_recipe(recipe, tmp_path / "data" / "test", tmp_path / "other", settings=small, shots=1)
+
+
+def test_an_lmpt_recipe_runs_on_lists(tmp_path: Path, random_pair: Any) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for split, count in (("train", 20), ("test", 6)):
+        rows, captions = [], []
+        for number in range(count):
+            name = f"{split}{number}.png"
+            Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(tmp_path / "images" / name)
+            rows.append(f"{name} {number % 2} 2" if number % 3 else f"{name} {number % 2}")
+            captions.append(f"{name} a picture of something")
+        (tmp_path / f"voc_lt_{split}.txt").write_text("\n".join(rows) + "\n")
+        (tmp_path / "voc_lt_captions.txt").write_text("\n".join(captions) + "\n") if split == "train" else None
+    (tmp_path / "voc_labels.txt").write_text("cat 0\ndog 1\nperson 2\n")
+    recipe = load_recipe(ROOT / "recipes" / "voc_lt_vit_b_16.json")
+    small = {"preset": str(random_pair.folder), "num_epochs": 1, "num_context": 4}
+    answer = run_recipe(recipe, tmp_path, tmp_path / "out", settings=small)
+    (row,) = answer["results"]
+    assert row["published"] == 87.88
+    assert 0 < row["ours"] <= 100

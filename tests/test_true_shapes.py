@@ -1,0 +1,168 @@
+"""Models of the true structure with random weights, found and loaded as the real ones would be.
+
+Small copies of Stable Diffusion 1.x (all its blocks, few channels, 64 px) and of OpenAI's ViT-B/16 are saved in the
+formats of diffusers and open_clip, and loaded by preset name from a local folder, with the hub forbidden.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.backbones.presets import MODELS_VARIABLE, find_preset, locate
+from gcpl_lab.backbones.shapes import DIFFUSION_SHAPES, save_clip, save_diffusion
+from gcpl_lab.estimators import GCPLClassifier
+from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
+from gcpl_lab.multilabel import LMPTClassifier
+
+SMALL_VIT = {
+    "embed_dim": 32, "quick_gelu": True,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_diffusion(DIFFUSION_SHAPES["sd-1.x-small"], folder / "sd-1.4" / "diffusion")
+    save_clip(SMALL_VIT, folder / "vit-b-16" / "clip")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def local_models_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The presets' weights lie in a folder; whoever asks the hub or its cache fails."""
+
+    def forbidden(*arguments: Any, **options: Any) -> None:
+        raise AssertionError(f"the hub was asked for {arguments} {options}")
+
+    monkeypatch.setenv(MODELS_VARIABLE, str(models))
+    for name in ("hf_hub_download", "snapshot_download", "try_to_load_from_cache"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", forbidden)
+
+
+@pytest.fixture(scope="module")
+def two_classes() -> tuple[list[np.ndarray], np.ndarray]:
+    """Six dark and six bright noisy pictures."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 6)
+    return [rng.integers(150 * label, 100 + 150 * label, (80, 64, 3), dtype=np.uint8) for label in labels], labels
+
+
+def test_the_copy_has_the_blocks_of_the_real_one(models: Path) -> None:
+    """Every module of the full denoiser is in the small one, and the other way round."""
+    from diffusers import UNet2DConditionModel
+
+    from gcpl_lab.backbones.shapes import build_denoiser
+
+    with torch.device("meta"):
+        full = build_denoiser(DIFFUSION_SHAPES["sd-1.4"])
+    small = UNet2DConditionModel.from_pretrained(models / "sd-1.4" / "diffusion" / "unet")
+    assert sum(parameter.numel() for parameter in full.parameters()) == 859_520_964
+    assert [name for name, _ in small.named_parameters()] == [name for name, _ in full.named_parameters()]
+
+
+def test_presets_resolve_to_the_local_folder(models: Path) -> None:
+    assert locate(find_preset("sd-1.4"), "diffusion").path == models / "sd-1.4" / "diffusion"
+    assert locate(find_preset("vit-b-16"), "clip").place == "folder"
+
+
+def test_the_tokenizer_is_clips_own() -> None:
+    import open_clip
+
+    diffusion, clip = FrozenDiffusion.load("sd-1.4"), FrozenCLIP.load("vit-b-16")
+    for text in ("a photo of a rusty pipe, 30% worn", "don't panic", "長靴"):
+        assert diffusion.word_ids(text) == clip.word_ids(text) == open_clip.tokenizer.SimpleTokenizer().encode(text)
+    assert (diffusion.start_id, diffusion.end_id, diffusion.pad_id) == (49406, 49407, 49407)
+    assert (diffusion.image_size, diffusion.latent_shape, diffusion.context_length) == (64, (4, 8, 8), 77)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_five_steps_and_a_classification(precision: str, two_classes: tuple[list[np.ndarray], np.ndarray]) -> None:
+    images, labels = two_classes
+    model = GCPLClassifier(
+        "sd-1.4", "gcpl", num_vectors=1, num_steps=5, batch_size=4, precision=precision, num_evidence=2,
+        evidence_batch_size=16, learning_rate=0.01,
+    )  # fmt: skip
+    frozen = model.diffusion.checksum()
+    assert model.diffusion.dtype == getattr(torch, precision)
+    model.fit(images, labels, ["coat", "shirt"])
+    assert model.diffusion.checksum() == frozen
+    assert len(model.history_) == 5
+    assert np.isfinite([record.loss for record in model.history_]).all()
+    assert model.prompts_.vectors.dtype == torch.float32
+    assert not torch.equal(model.prompts_.vectors.detach().cpu(), model.states_[0])
+    assert model.train_evaluations_ == 20
+    chances = model.predict_proba(images)
+    assert chances.shape == (12, 2)
+    np.testing.assert_allclose(chances.sum(1), 1)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_ten_steps_of_lmpt(
+    precision: str, two_classes: tuple[list[np.ndarray], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    images, labels = two_classes
+    targets = np.stack([labels == 0, labels == 1, np.ones_like(labels)], 1).astype(int)
+    model = LMPTClassifier("vit-b-16", num_context=4, num_epochs=5, batch_size=5, validation_share=0.2)
+    frozen = model.clip.checksum()
+    model.fit(images, targets, ["dark", "bright", "noisy"], ["a dark thing"] * 6 + ["a bright thing"] * 6)
+    assert len(model.history_) == 10
+    assert np.isfinite([record.loss for record in model.history_]).all()
+    assert model.clip.checksum() == frozen
+    assert model.predict_proba(images).shape == (12, 3)
+
+
+def test_quick_gelu_of_the_folder_is_kept(models: Path, tmp_path: Path) -> None:
+    """The same weights with the other activation are another model: it is not lost on the way."""
+    other = save_clip({**SMALL_VIT, "quick_gelu": False}, tmp_path / "clip")
+    texts = ["a photo of a coat"]
+    quick, plain = FrozenCLIP.load("vit-b-16"), FrozenCLIP.load(str(other))
+    assert torch.equal(quick.embedding_table, plain.embedding_table)
+    assert not torch.allclose(quick.encode_texts(texts), plain.encode_texts(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_noise_and_velocity_models_classify_correctly(known_diffusion: Any, prediction_type: str) -> None:
+    """A denoiser that answers with the noise of a known clean latent: the class with that latent must win."""
+    model = known_diffusion(prediction_type)
+    prototypes = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    wanted = torch.tensor([3, 0, 4, 4, 1, 2])
+    latents = prototypes[wanted] + 0.3 * torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    classifier = DiffusionClassifier(model, prototypes.flatten(1), seed=0)
+    found = classifier.exact(latents, 6)
+    assert class_scores(found.errors, "absolute").argmax(1).tolist() == wanted.tolist()
+    # By hand: ᾱ / (1 − ᾱ) · mean((z0 − h)²), whatever the noise is and whatever the model predicts.
+    product = model.scheduler.alphas_cumprod[torch.from_numpy(found.timesteps)]
+    squares = (latents[:, None] - prototypes[None]).square().flatten(2).mean(2)
+    expected = squares[:, :, None] * (product / (1 - product))
+    np.testing.assert_allclose(found.errors, expected.numpy(), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_saved_pipelines_prediction_type_is_obeyed(prediction_type: str, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from diffusers import DDPMScheduler
+
+    shape = replace(DIFFUSION_SHAPES["sd-1.x-small"], prediction_type=prediction_type)
+    diffusion = FrozenDiffusion.load(str(save_diffusion(shape, tmp_path)))
+    assert diffusion.scheduler.config.prediction_type == prediction_type
+    noisy, steps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([200, 700])
+    hidden = diffusion.encode_texts(["coat", "bag"])
+    with torch.no_grad():
+        answer = diffusion.denoiser(noisy, steps, hidden).sample
+        found = diffusion.predict_noise(noisy, steps, hidden)
+    # diffusers' own conversion of the model's answer into noise
+    scheduler = DDPMScheduler.from_config(diffusion.scheduler.config)
+    expected = answer
+    if prediction_type == "v_prediction":
+        product = scheduler.alphas_cumprod[steps][:, None, None, None]
+        expected = product.sqrt() * answer + (1 - product).sqrt() * noisy
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
