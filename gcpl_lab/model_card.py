@@ -242,7 +242,7 @@ in one case of ten.
 | --- | --- | --- | --- |
 {stages}
 
-Curves: `pretraining.json`.{pretraining.get("history", "")}
+Curves: `pretraining.json`.
 
 ## VAE
 

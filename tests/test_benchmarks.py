@@ -178,7 +178,7 @@ def test_gcpl_train_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_lmpt_epoch_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(load, "lmpt_epoch", tmp_path, monkeypatch, "--steps", "1", "--num-context", "2")
+    result = run(load, "lmpt_epoch", tmp_path, monkeypatch, "--steps", "1", "--num-context", "4")
     assert result["check"]["apart"] <= result["check"]["most"]
     assert len(result["check"]["losses"]["ours"]) == 10
 

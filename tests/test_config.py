@@ -16,6 +16,8 @@ OTHER: dict[str, Any] = {
     "early_stopping": "validation", "validation_share": 0.5, "num_folds": 2, "validate_every": 5, "patience": 2,
     "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False,
     "weighting": "relative", "class_offsets": False, "flip": False, "seed": 7,
+    "checkpoint_every": 7, "precision": "bfloat16", "micro_batch_size": 4, "gradient_checkpointing": True,
+    "compile_denoiser": True,
 }  # fmt: skip
 
 

@@ -44,7 +44,8 @@ def test_every_import_of_the_package_is_declared() -> None:
     """A package that only comes along with another one may stay away with that one's next version."""
     modules = {
         "adjusttext": "adjustText", "huggingface-hub": "huggingface_hub", "ipython": "IPython",
-        "open-clip-torch": "open_clip", "pillow": "PIL", "python-pptx": "pptx", "scikit-learn": "sklearn", "umap-learn": "umap",
+        "open-clip-torch": "open_clip", "pillow": "PIL", "python-pptx": "pptx", "scikit-learn": "sklearn",
+        "umap-learn": "umap",
     }  # fmt: skip
     names = [canonicalize_name(requirement.name) for requirement in RUNTIME]
     declared = {modules.get(name, name) for name in names} | {"gcpl_lab", *sys.stdlib_module_names}

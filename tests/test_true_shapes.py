@@ -110,7 +110,7 @@ def test_ten_steps_of_lmpt(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     images, labels = two_classes
     targets = np.stack([labels == 0, labels == 1, np.ones_like(labels)], 1).astype(int)
-    model = LMPTClassifier("vit-b-16", num_context=4, num_epochs=5, batch_size=5, validation_share=0.2)
+    model = LMPTClassifier("vit-b-16", num_context=4, num_epochs=5, batch_size=5, validation_share=0.2, refit=False)
     frozen = model.clip.checksum()
     model.fit(images, targets, ["dark", "bright", "noisy"], ["a dark thing"] * 6 + ["a bright thing"] * 6)
     assert len(model.history_) == 10
