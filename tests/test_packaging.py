@@ -102,9 +102,7 @@ def test_continuous_integration_fails_when_the_tests_fail(tmp_path: Path) -> Non
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     script.write_bytes((ROOT / ".ci" / "run").read_bytes())
     for failed, closing in ((0, "===== 3 passed, 1 skipped in 1.25s ====="), (1, "== 1 failed, 2 passed in 65.02s ==")):
-        (tmp_path / "Makefile").write_text(
-            f"test:\n\t@echo '{closing}'\n\t@echo later words\n\t@exit {failed}\n{others}"
-        )
+        (tmp_path / "Makefile").write_text(f"test:\n\t@echo '{closing}'\n\t@echo later words\n\t@exit {failed}\n")
         done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode != 0) == bool(failed)
         assert done.stdout.splitlines()[-1] == closing
