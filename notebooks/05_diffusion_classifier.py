@@ -136,7 +136,7 @@ with style.figure_style():
     figure = style.new_figure(9, 5)
     ax = figure.subplots()
     for name, (cost, share) in runs.items():
-        color, marker, up = ("#D55E00", "D", -22) if name.startswith("staged") else ("#0072B2", "o", 10)
+        color, marker, up = ("#D55E00", "D", 12) if name.startswith("staged") else ("#0072B2", "o", -26)
         ax.scatter(cost, share, s=80, color=color, marker=marker)
         ax.annotate(name, (cost, share), xytext=(0, up), textcoords="offset points", ha="center", color=color)
     ax.set(xscale="log", xlim=(3, 140), ylim=(0, 1), xlabel="denoiser evaluations a photograph", ylabel="accuracy")
