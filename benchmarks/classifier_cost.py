@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from measuring import outside
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -88,14 +89,6 @@ def look(
     scores = zero_shot.scores(clip.encode_images(pictures)).numpy()
     seconds = (time.perf_counter() - began) / len(pictures)
     return Photographs(latents, data.labels[chosen], scores), seconds
-
-
-def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Photographs that are not among those used, equally many a class."""
-    rest = np.setdiff1d(np.arange(len(data)), used)
-    rng, each = np.random.default_rng([seed, 41]), max(1, count // len(data.class_names))
-    members = [rest[data.labels[rest] == label] for label in range(len(data.class_names))]
-    return np.concatenate([rng.permutation(some)[:each] for some in members])
 
 
 def prepare(options: argparse.Namespace) -> Setting:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import outside
 from rich.console import Console
 from rich.table import Table
 from scipy.special import log_softmax
@@ -23,7 +24,7 @@ from scipy.special import log_softmax
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.readers import ImageSet, read_images
+from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.evaluation.metrics import accuracy, expected_calibration_error, log_loss
@@ -33,14 +34,6 @@ from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
 from gcpl_lab.methods.joined import band_sources, fit_bands, fit_joined
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.runtime import describe_machine
-
-
-def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Photographs that are not among those used, equally many a class."""
-    rest = np.setdiff1d(np.arange(len(data)), used)
-    rng, each = np.random.default_rng([seed, 41]), max(1, count // len(data.class_names))
-    members = [rest[data.labels[rest] == label] for label in range(len(data.class_names))]
-    return np.concatenate([rng.permutation(some)[:each] for some in members])
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.runtime import describe_machine, describe_versions
 
@@ -225,3 +226,11 @@ def machine_line(result: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['threads']} threads of {machine['cores']} cores, device "
         f"{machine['device']}{busy}; medians of {result['repeats']}, spread is largest minus smallest"
     )
+
+
+def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Photographs that are not among those used, equally many a class."""
+    rest = np.setdiff1d(np.arange(len(data)), used)
+    rng, each = np.random.default_rng([seed, 41]), max(1, count // len(data.class_names))
+    members = [rest[data.labels[rest] == label] for label in range(len(data.class_names))]
+    return np.concatenate([rng.permutation(some)[:each] for some in members])

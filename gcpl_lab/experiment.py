@@ -39,6 +39,7 @@ from gcpl_lab.methods.diffusion_classifier import (
 )
 from gcpl_lab.methods.gcpl import Exemplars
 from gcpl_lab.methods.prompts import ContextPrompts
+from gcpl_lab.multilabel import encode_views
 from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
 from gcpl_lab.training.runtime import default_device
 
@@ -124,7 +125,7 @@ class FewShotExperiment:
         self.settings = dict(settings or {})
         self._on_step = on_step or (lambda _method, _record, _total: None)
         self._gcpl: dict[tuple[int, int], Outcome] = {}
-        self._named: dict[int, tuple[Evidence, float]] = {}
+        self._named: dict[int, tuple[DiffusionClassifier, GCPLConfig, Evidence, float]] = {}
 
     # ------------------------------------------------------------------------------- what is frozen
 
@@ -140,12 +141,11 @@ class FewShotExperiment:
 
     @cached_property
     def _support_views(self) -> Tensor:
-        images = read_images(self.support.images)
-        return torch.stack([self.clip.encode_images(images), self.clip.encode_images(images, flip=True)])
+        return encode_views(self.clip, self.support.images)
 
     @cached_property
     def _test_features(self) -> Tensor:
-        return self.clip.encode_images(read_images(self.test.images))
+        return encode_views(self.clip, self.test.images, flip=False)[0]
 
     @cached_property
     def _exemplars(self) -> Exemplars:
@@ -228,38 +228,33 @@ class FewShotExperiment:
         """Class names as prompts; as a control, with the offsets and temperature that learned prompts get too."""
         # Nothing is learned without a photograph, no temperature either: 1, as published.
         temperature, offsets, learned = 1.0, np.zeros(len(self.test.class_names)), 0
-        evidence, seconds = self._named_evidence(seed)
+        classifier, config, evidence, seconds = self._named_prompts(seed)
         extra: dict[str, Any] = {"train_seconds": 0.0}
         if method == "diffusion_offsets":
             learned, began = shots, time.perf_counter()
             chosen = draw_episode(self.support, shots, seed)
-            classifier, config = self._named_classifier(seed)
             latents = self.diffusion.scale_latents(self._exemplars.subset(chosen).means[0])
             seen = classifier.exact(latents, config.num_evidence)
             scores = class_scores(seen.errors, config.weighting)
             temperature, offsets = fit_offsets(scores, self.support.labels[chosen], seed)
             extra = {"train_evaluations": seen.num_evaluations, "train_seconds": time.perf_counter() - began}
         extra |= {"denoiser_evaluations": evidence.num_evaluations, "predict_seconds": seconds}
-        scores = class_scores(evidence.errors, self._named_classifier(seed)[1].weighting) + offsets
+        scores = class_scores(evidence.errors, config.weighting) + offsets
         return self._outcome(method, learned, seed, scores, probabilities(scores, temperature), extra,
                              evidence=evidence)  # fmt: skip
 
-    def _named_classifier(self, seed: int) -> tuple[DiffusionClassifier, GCPLConfig]:
-        config = GCPLClassifier(self.preset, seed=seed, **self.settings).config
-        hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
-        classifier = DiffusionClassifier(
-            self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
-            seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
-        )  # fmt: skip
-        return classifier, config
-
-    def _named_evidence(self, seed: int) -> tuple[Evidence, float]:
-        """Errors of the test images under the class names, and the seconds they took; computed once a seed."""
+    def _named_prompts(self, seed: int) -> tuple[DiffusionClassifier, GCPLConfig, Evidence, float]:
+        """Class names as prompts, and what the test images show under them and in how many seconds; once a seed."""
         if seed not in self._named:
-            latents, (classifier, config) = self.test_latents, self._named_classifier(seed)
+            latents, config = self.test_latents, GCPLClassifier(self.preset, seed=seed, **self.settings).config
+            hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
+            classifier = DiffusionClassifier(
+                self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
+                seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
+            )  # fmt: skip
             began = time.perf_counter()
             evidence = classifier.exact(latents, config.num_evidence)
-            self._named[seed] = evidence, time.perf_counter() - began
+            self._named[seed] = classifier, config, evidence, time.perf_counter() - began
         return self._named[seed]
 
     def _run_clip_method(self, method: str, shots: int, seed: int) -> Outcome:

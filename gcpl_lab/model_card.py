@@ -27,6 +27,7 @@ from gcpl_lab.data.scenes import compose_scene
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
 from gcpl_lab.methods.baselines import LinearProbe, ZeroShotCLIP
 from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores, spaced_timesteps
+from gcpl_lab.multilabel import encode_views
 from gcpl_lab.storage import read_json, write_json, write_text
 
 NUM_TEST = 1000
@@ -97,8 +98,7 @@ def _measure_clip(clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image]
         chosen = np.concatenate([rng.choice(np.flatnonzero(part == c), 16, replace=False) for c in range(10)])
         chosen = chosen + SUPPORT_PART.start
         support = [Image.fromarray(raw.train_images[i]).convert("RGB") for i in chosen]
-        views = torch.stack([clip.encode_images(support), clip.encode_images(support, flip=True)])
-        probe = LinearProbe(views, torch.from_numpy(raw.train_labels[chosen]), seed)
+        probe = LinearProbe(encode_views(clip, support), torch.from_numpy(raw.train_labels[chosen]), seed)
         probes.append(accuracy(probe.scores(features).numpy(), labels))
     return {
         "zero_shot_accuracy": accuracy(scores, labels),

@@ -38,10 +38,16 @@ def encode_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: 
         mask = mask[:num_tokens, :num_tokens].to(hidden.dtype)
     hidden = text_tower.ln_final(text_tower.transformer(hidden, attn_mask=mask))
     pooled = hidden[torch.arange(len(hidden), device=hidden.device), end_positions]
+    return hidden, _project(text_tower, pooled)
+
+
+def _project(text_tower: Any, pooled: Tensor) -> Tensor:
+    """From the width of the tower to that of the features, where the tower has a projection."""
     projection = text_tower.text_projection
-    if projection is not None:
-        pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-    return hidden, pooled
+    if projection is None:
+        return pooled
+    result: Tensor = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
+    return result
 
 
 def pool_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Tensor) -> Tensor:
@@ -68,10 +74,7 @@ def pool_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Te
     for block in blocks:
         hidden = _run_block(block, hidden)
     pooled = text_tower.ln_final(_run_block(last, hidden, end_positions).squeeze(1))
-    projection = text_tower.text_projection
-    if projection is not None:
-        pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-    return pooled
+    return _project(text_tower, pooled)
 
 
 def _is_plain(blocks: Any) -> bool:
