@@ -1,7 +1,9 @@
 # make demo   trains class prompts on the bundled photographs and writes runs/demo/report.html
 # make test   ruff, mypy and the fast tests: what continuous integration runs
-# make test-notebooks  runs every notebook with its solutions, and fails on one that is slower than it says
+# make test-notebooks  runs every notebook with its solutions; fails on an error, on an .ipynb that differs from its
+#             source, and on a notebook that takes more than twice its stated minutes
 # make test-browser    drives JupyterLab, the report and the hover map in Chromium, where that is installed
+# make test-processes  two processes equal one; a run that was killed goes on as if it had not been
 # make lab    opens JupyterLab on the notebooks
 # make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
 # make bench  every benchmark, about a quarter of an hour on quiet cores; see benchmarks/README.md
@@ -14,7 +16,7 @@ STAMP := $(VENV)/.installed
 CHECK_VERSION := import sys; (3, 11) <= sys.version_info < (3, 14) or \
 	sys.exit("Python %d.%d found, 3.11 to 3.13 expected: make PYTHON=python3.11" % sys.version_info[:2])
 
-.PHONY: demo test test-notebooks test-browser lab notebooks bench clean
+.PHONY: demo test test-notebooks test-browser test-processes lab notebooks bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -27,10 +29,13 @@ test: $(STAMP)
 	$(BIN)/pytest
 
 test-notebooks: $(STAMP)
-	$(BIN)/pytest -m slow tests/test_notebooks.py
+	$(BIN)/pytest -m "slow or not slow" tests/test_notebooks.py
 
 test-browser: $(STAMP)
 	$(BIN)/pytest -m slow tests/browser
+
+test-processes: $(STAMP)
+	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -15,16 +15,29 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measuring import outside
+from measuring import (
+    KEPT,
+    alternate,
+    benchmark_options,
+    check_aim,
+    learned_prompts,
+    make_result,
+    make_row,
+    outside,
+    paired_ratio,
+    publish,
+)
 from rich.console import Console
 from rich.table import Table
+from scipy.special import log_softmax
 from torch import Tensor
 
 from gcpl_lab.backbones.clip import FrozenCLIP
@@ -37,8 +50,7 @@ from gcpl_lab.methods.baselines import ZeroShotCLIP
 from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, Evidence, class_scores
 from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
 from gcpl_lab.methods.racing import race
-from gcpl_lab.storage import read_tensors, tensor_checksum, write_json, write_tensors
-from gcpl_lab.training.runtime import describe_machine
+from gcpl_lab.storage import read_tensors, tensor_checksum, write_tensors
 
 Stages = tuple[tuple[int, ...], tuple[int, ...]]
 LARGEST_DIFFERENCE = 1e-5
@@ -49,6 +61,11 @@ STAGES = [
     if len(samples) == 1 or samples[0] < samples[1]
 ]
 CURVE_SIZES = (10, 25, 50, 100)
+BATCH_SIZE = 128
+"""Denoiser evaluations in one pass, of all procedures alike: the package's default, which was fastest."""
+
+PUBLISHED, STAGED, OURS = "published schedule, one by one", "cheapest staged schedule, one by one", "all together"
+FLOOR, CLIP = "bare denoiser, an evaluation", "CLIP's image tower"
 
 
 class Photographs(NamedTuple):
@@ -71,24 +88,25 @@ class Setting(NamedTuple):
     hidden: Tensor
     support: Photographs
     test: Photographs
-    clip_seconds: float
+    clip: FrozenCLIP
+    pictures: list[Any]
     bfloat16: bool
+    identity: str
+    """Of prompts, test photographs and frozen model, whatever the last digits of latents and hidden states are."""
 
     def fast(self, shortcuts: Shortcuts, **settings: Any) -> FastClassifier:
         """A classifier with some shortcuts."""
-        return FastClassifier(self.diffusion, self.hidden, shortcuts=shortcuts, bfloat16=self.bfloat16, **settings)
+        settings = {"bfloat16": self.bfloat16, "batch_size": BATCH_SIZE} | settings
+        return FastClassifier(self.diffusion, self.hidden, shortcuts=shortcuts, **settings)
 
 
 def look(
-    diffusion: FrozenDiffusion, clip: FrozenCLIP, data: ImageSet, chosen: np.ndarray, zero_shot: Any
-) -> tuple[Photographs, float]:
-    """Encode photographs; the seconds are what CLIP takes an image."""
+    diffusion: FrozenDiffusion, clip: FrozenCLIP, data: ImageSet, chosen: np.ndarray, zero_shot: ZeroShotCLIP
+) -> Photographs:
+    """Encode photographs."""
     pictures = read_images([data.images[int(index)] for index in chosen])
     latents = diffusion.scale_latents(diffusion.encode_moments(diffusion.preprocess(pictures))[0])
-    began = time.perf_counter()
-    scores = zero_shot.scores(clip.encode_images(pictures)).numpy()
-    seconds = (time.perf_counter() - began) / len(pictures)
-    return Photographs(latents, data.labels[chosen], scores), seconds
+    return Photographs(latents, data.labels[chosen], zero_shot.scores(clip.encode_images(pictures)).numpy())
 
 
 def prepare(options: argparse.Namespace) -> Setting:
@@ -96,20 +114,17 @@ def prepare(options: argparse.Namespace) -> Setting:
     support, test = load_fashion("support"), load_fashion("test")
     exemplars = draw_episode(support, 16, options.seed)
     diffusion, clip = FrozenDiffusion.load(options.preset), FrozenCLIP.load(options.preset)
-    if options.prompts:
-        model = GCPLClassifier.load(options.prompts, diffusion)
-    else:
-        model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion,
-                               **({"num_steps": options.train_steps} if options.train_steps else {}))  # fmt: skip
-        model.fit([support.images[i] for i in exemplars], support.labels[exemplars], list(support.class_names))
+    model = learned_prompts(options, diffusion, support.subset(exemplars))
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*model.prompts_())
     zero_shot = ZeroShotCLIP(clip, support.class_names)
-    held, _ = look(diffusion, clip, support, outside(support, exemplars, options.support_images, options.seed),
-                   zero_shot)  # fmt: skip
+    held = look(diffusion, clip, support, outside(support, exemplars, options.support_images, options.seed), zero_shot)
     every = np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(int)
-    judged, seconds = look(diffusion, clip, test, every, zero_shot)
-    return Setting(diffusion, hidden, held, judged, seconds, not options.float32)
+    judged = look(diffusion, clip, test, every, zero_shot)
+    pictures = read_images([test.images[int(index)] for index in every[: options.batch_images]])
+    names = [test.images[int(index)].name for index in every]
+    identity = repr((tensor_checksum([("vectors", model.prompts_.vectors.detach())]), names, diffusion.checksum()))
+    return Setting(diffusion, hidden, held, judged, clip, pictures, not options.float32, identity)
 
 
 # -------------------------------------------------------------------------------------------- baselines
@@ -137,8 +152,7 @@ def check_equal(setting: Setting) -> float:
 
 def published_decisions(setting: Setting, stages: Stages, cache: Path, seconds: float) -> np.ndarray:
     """Decisions of the published schedule on the test photographs, −1 where time did not reach."""
-    key = tensor_checksum([("hidden", setting.hidden), ("latents", setting.test.latents)])
-    key += f"{setting.diffusion.checksum()} {setting.bfloat16} {stages}"
+    key = f"{setting.identity} {setting.bfloat16} {stages}"
     path, decided = cache / f"published-{tensor_checksum([(key, torch.zeros(1))])[:16]}.safetensors", None
     if path.exists():
         decided = read_tensors(path)[0]["decisions"].numpy()
@@ -154,6 +168,18 @@ def published_decisions(setting: Setting, stages: Stages, cache: Path, seconds: 
     cache.mkdir(parents=True, exist_ok=True)
     write_tensors(path, {"decisions": torch.from_numpy(decided)})
     return decided
+
+
+def pool_evidence(setting: Setting, part: str, options: argparse.Namespace) -> Evidence:
+    """Errors of the ``"support"`` or ``"test"`` photographs on the pool; kept, for calls that go on."""
+    latents: Tensor = getattr(setting, part).latents
+    key = f"{setting.identity} {setting.bfloat16} {options.pool} {options.seed} {part} {len(latents)}"
+    path = options.cache / f"pool-{tensor_checksum([(key, torch.zeros(1))])[:16]}.safetensors"
+    if not path.exists():
+        found = setting.fast(Shortcuts(), pool_size=options.pool, seed=options.seed).exact(latents, options.pool)
+        write_tensors(path, {"errors": torch.from_numpy(found.errors), "timesteps": torch.from_numpy(found.timesteps)})
+    kept = read_tensors(path)[0]
+    return Evidence(kept["errors"].numpy(), kept["timesteps"].numpy(), kept["errors"].numel())
 
 
 def cheapest_stages(
@@ -195,17 +221,29 @@ def _run_stages(
     return float((means.argmin(axis=1) == labels).mean()), spent
 
 
-# ----------------------------------------------------------------------------------------------- timing
+# ------------------------------------------------------------------------------------------- candidates
 
 
-def timed(run: Callable[[], Any], repeats: int, images: int) -> tuple[float, float]:
-    """Median and spread of seconds an image."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append((time.perf_counter() - began) / images)
-    return float(np.median(seconds)), float(max(seconds) - min(seconds))
+class Candidate(NamedTuple):
+    """A way to classify, and what it found.
+
+    Attributes:
+        what: Its name in the table.
+        run: Classifies some photographs; what is timed.
+        images: How many these are.
+        evaluations: Of the denoiser, an image of the whole test set.
+        right: bool (image,): of the whole test set; of the published schedule, of the photographs it has decided.
+        with_clip: Whether CLIP looks at every photograph too; its time is added.
+        facts: Further entries of the row.
+    """
+
+    what: str
+    run: Callable[[], Any]
+    images: int
+    evaluations: float
+    right: np.ndarray
+    with_clip: bool = False
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def one_by_one(classify: Callable[[Tensor, np.ndarray], Any], some: Photographs) -> Callable[[], None]:
@@ -218,20 +256,37 @@ def one_by_one(classify: Callable[[Tensor, np.ndarray], Any], some: Photographs)
     return run
 
 
-def bare_evaluation(setting: Setting, repeats: int) -> float:
-    """Seconds of one denoiser evaluation in a full pass with nothing around it: the floor."""
-    diffusion, count = setting.diffusion, 256
-    noisy, steps = torch.zeros(count, *diffusion.latent_shape), torch.full((count,), 500)
-    hidden = setting.hidden[:1].expand(count, -1, -1)
+def published_candidates(setting: Setting, stages: Stages, right: np.ndarray) -> Iterator[Candidate]:
+    """The published schedule as it is, and with each exact shortcut."""
+    one, (first, last) = setting.test.first(1), stages[1]
+    for what, shortcuts in (
+        (PUBLISHED, Shortcuts.none()),
+        ("the same, shared prefix", Shortcuts.none(share_prefix=True)),
+        ("the same, cached keys", Shortcuts.none(cache_keys=True)),
+        ("the same, both", Shortcuts.none(share_prefix=True, cache_keys=True)),
+    ):
+        classifier = setting.fast(shortcuts)
+        cost = classifier.num_classes * first + min(stages[0][0], classifier.num_classes) * (last - first)
+        whole = classifier.shared.equivalent_evaluations(cost, last)
 
-    def run() -> None:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=setting.bfloat16):
-            diffusion.denoiser(noisy, steps, hidden, return_dict=False)
+        def classify(latents: Tensor, _: np.ndarray, c: FastClassifier = classifier) -> Evidence:
+            return c.staged(latents, *stages)
 
-    return timed(run, repeats, count)[0]
+        yield Candidate(what, one_by_one(classify, one), 1, cost, right, facts={"equivalent_evaluations": whole})
 
 
-# ------------------------------------------------------------------------------------------------ rows
+def staged_candidates(setting: Setting, best: dict[str, Any], options: argparse.Namespace) -> Iterator[Candidate]:
+    """The cheapest staged schedule, one image at a time as published, and in batches with the exact shortcuts."""
+    stages, labels = (best["to_keep"], best["n_samples"]), setting.test.labels
+    few, many = setting.test.first(options.timed_images), setting.test.first(options.batch_images)
+    plain = setting.fast(Shortcuts.none(), timestep_range=best["range"])
+    quick = setting.fast(Shortcuts(), timestep_range=best["range"])
+    found = quick.staged(setting.test.latents, *stages)
+    cost, right = found.num_evaluations / len(labels), decide(found) == labels
+    yield Candidate(STAGED, one_by_one(lambda z, _: plain.staged(z, *stages), few), len(few.labels), cost, right,
+                    facts={"schedule": best})  # fmt: skip
+    yield Candidate("the same, in batches with the exact shortcuts", lambda: quick.staged(many.latents, *stages),
+                    len(many.labels), cost, right)  # fmt: skip
 
 
 def variants() -> Iterator[tuple[str, Shortcuts, bool]]:
@@ -240,10 +295,108 @@ def variants() -> Iterator[tuple[str, Shortcuts, bool]]:
     yield "chosen (t, ε) alone", Shortcuts.none(choose_samples=True), False
     yield "stopping by posterior alone", Shortcuts.none(stopping="posterior"), False
     yield "stopping by e-process alone", Shortcuts.none(stopping="e_process", error_rate=0.1), False
+    yield "stopping by empirical Bernstein alone", Shortcuts.none(stopping="empirical_bernstein", error_rate=0.1), False
     yield "shortlist by CLIP alone", Shortcuts.none(shortlist=True), True
     yield "class tree alone", Shortcuts.none(class_tree=True), False
     yield "all without CLIP", Shortcuts(shortlist=False), False
-    yield "all together", Shortcuts(), True
+    yield OURS, Shortcuts(), True
+
+
+def fast_candidates(
+    setting: Setting, held: Evidence, judged: Evidence, options: argparse.Namespace, plans: dict[str, Any]
+) -> Iterator[Candidate]:
+    """Ours, shortcut by shortcut; what each plan looks like is put into ``plans``."""
+    labels = setting.test.labels
+    few, many = setting.test.first(options.timed_images), setting.test.first(options.batch_images)
+    for what, shortcuts, with_clip in variants():
+        fast = setting.fast(shortcuts, pool_size=options.pool, seed=options.seed)
+        priors = [log_softmax(part.clip_scores.astype(np.float64), axis=1) if with_clip else None
+                  for part in (setting.support, setting.test)]  # fmt: skip
+        plan = fast.plan_from(held, setting.support.labels, priors[0]).plan_
+
+        def ask(triples: np.ndarray, order: np.ndarray = plan.samples) -> np.ndarray:
+            return judged.errors[triples[:, 0], triples[:, 1], order[triples[:, 2]]]
+
+        def classify(latents: Tensor, scores: np.ndarray, c: FastClassifier = fast, clip: bool = with_clip) -> Evidence:
+            return c.classify(latents, scores if clip else None)
+
+        def together(c: Callable[..., Evidence] = classify) -> Evidence:
+            return c(many.latents, many.clip_scores)
+
+        went = race(ask, plan, len(labels), fast.num_classes, priors[1])
+        cost, right = went.num_pairs / len(labels), went.logits.argmax(axis=1) == labels
+        facts = {"equivalent_evaluations": fast.shared.equivalent_evaluations(went.num_pairs, went.num_rows)
+                 / len(labels)}  # fmt: skip
+        yield Candidate(what, together, len(many.labels), cost, right, with_clip, facts)
+        if what == OURS:
+            yield Candidate(f"{what}, one by one", one_by_one(classify, few), len(few.labels), cost, right, with_clip,
+                            facts)  # fmt: skip
+        plans[what] = {"steps": len(plan.samples), "timesteps": held.timesteps[plan.samples].tolist(),
+                       "margin": plan.margin, "shortlist_margin": plan.shortlist_margin, **plan.measured}  # fmt: skip
+
+
+def noise_candidates(setting: Setting, options: argparse.Namespace) -> Iterator[Candidate]:
+    """The plain mean of four samples in the preset's range, with each kind of noise, over several seeds."""
+    some, many, count = setting.test.first(options.noise_images), setting.test.first(options.batch_images), 4
+    for kind in ("independent", "antithetic", "stratified"):
+        right = []
+        for seed in range(options.noise_seeds):
+            shortcuts = Shortcuts(noise=kind)  # type: ignore[arg-type]
+            fast = setting.fast(shortcuts, seed=seed, timestep_range=setting.diffusion.evidence_range)
+            right.append(decide(fast.exact(some.latents, count)) == some.labels)
+
+        def mean(c: FastClassifier = fast) -> Evidence:
+            return c.exact(many.latents, count)
+
+        yield Candidate(f"plain mean of {count}, {kind} noise", mean, len(many.labels), count * fast.num_classes,
+                        np.concatenate(right),
+                        facts={"accuracy_of_seeds": [float(part.mean()) for part in right]})  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- the whole
+
+
+def time_rows(candidates: list[Candidate], setting: Setting, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds an image of all candidates, measured in turn, and their ratios."""
+    diffusion, count = setting.diffusion, BATCH_SIZE
+    noisy, steps = torch.zeros(count, *diffusion.latent_shape), torch.full((count,), 500)
+    hidden = setting.hidden[:1].expand(count, -1, -1)
+
+    def bare() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=setting.bfloat16):
+            diffusion.denoiser(noisy, steps, hidden, return_dict=False)
+
+    runs: dict[str, Callable[[], Any]] = {FLOOR: bare, CLIP: lambda: setting.clip.encode_images(setting.pictures)}
+    images = {FLOOR: count, CLIP: len(setting.pictures)} | {one.what: one.images for one in candidates}
+    measured = alternate(runs | {one.what: one.run for one in candidates}, options.repeats, clock=options.clock)
+    seconds = {what: np.asarray(values) / images[what] for what, values in measured.items()}
+    for one in candidates:
+        if one.with_clip:
+            seconds[one.what] = seconds[one.what] + seconds[CLIP]
+    rows = [make_row(FLOOR, seconds[FLOOR].tolist(), 1), make_row(CLIP, seconds[CLIP].tolist(), 0)]
+    published = candidates[0]
+    for one in candidates:
+        values = seconds[one.what].tolist()
+        row = make_row(one.what, values, one.evaluations, images_judged=len(one.right), **one.facts)
+        rows.append(row | {
+            "accuracy": float(one.right.mean()) if one.right.size else None,
+            "evaluations_to_published": published.evaluations / max(one.evaluations, 1e-9),
+            "ratio_to_published": paired_ratio(seconds[published.what].tolist(), values),
+            "ratio_to_staged": paired_ratio(seconds[STAGED].tolist(), values),
+            "ratio_to_floor": paired_ratio(values, (seconds[FLOOR] * max(one.evaluations, 1.0)).tolist()),
+        })  # fmt: skip
+    return rows
+
+
+def accuracies_of_seeds(options: argparse.Namespace, best: dict[str, Any]) -> list[float]:
+    """The cheapest staged schedule with other exemplars, prompts and noises: what accuracies differ by anyway."""
+    found = []
+    for seed in range(options.spread_seeds):
+        other = prepare(argparse.Namespace(**{**vars(options), "seed": seed, "prompts": None}))
+        classifier = other.fast(Shortcuts(), timestep_range=best["range"], seed=seed)
+        evidence = classifier.staged(other.test.latents, best["to_keep"], best["n_samples"])
+        found.append(float((decide(evidence) == other.test.labels).mean()))
+    return found
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -252,81 +405,55 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     largest = check_equal(setting)
     published: Stages = ((5, 1), tuple(options.published_samples))
     decided = published_decisions(setting, published, options.cache, options.published_seconds)
-    known = decided >= 0
-    settings = {"pool_size": options.pool, "seed": options.seed}
-    exact = setting.fast(Shortcuts(), **settings)
-    held, judged = exact.exact(setting.support.latents, options.pool), exact.exact(setting.test.latents, options.pool)
-    bare, few = bare_evaluation(setting, options.repeats), setting.test.first(options.timed_images)
-    rows: list[dict[str, Any]] = []
-
-    def add(what: str, seconds: tuple[float, float], evaluations: float, right: np.ndarray, **more: Any) -> None:
-        rows.append({"what": what, "seconds": seconds[0], "spread": seconds[1], "evaluations": evaluations,
-                     "accuracy": float(right.mean()) if right.size else None,
-                     "ratio_to_floor": seconds[0] / max(evaluations * bare, bare),
-                     **more})  # fmt: skip
-
-    labels = setting.test.labels
-    for what, shortcuts in (
-        ("published schedule, one by one", Shortcuts.none()),
-        ("the same, shared prefix", Shortcuts.none(share_prefix=True)),
-        ("the same, cached keys", Shortcuts.none(cache_keys=True)),
-        ("the same, both", Shortcuts.none(share_prefix=True, cache_keys=True)),
-    ):
-        classifier = setting.fast(shortcuts, batch_size=32)
-        one = setting.test.first(1)
-        took = timed(one_by_one(lambda z, _, c=classifier: c.staged(z, *published), one), options.repeats, 1)  # type: ignore[misc]
-        first, last = published[1]
-        cost = classifier.num_classes * first + min(5, classifier.num_classes) * (last - first)
-        add(what, took, cost, decided[known] == labels[known],
-            equivalent_evaluations=classifier.shared.equivalent_evaluations(cost, last))  # fmt: skip
+    known, labels = decided >= 0, setting.test.labels
+    exact = setting.fast(Shortcuts(), pool_size=options.pool, seed=options.seed)
+    held, judged = (pool_evidence(setting, part, options) for part in ("support", "test"))
     best = cheapest_stages(held, setting.support.labels, [(0.0, 1.0), setting.diffusion.evidence_range],
                            setting.diffusion.num_timesteps)  # fmt: skip
-    staged = setting.fast(Shortcuts.none(), timestep_range=best["range"], batch_size=32)
-    stages = (best["to_keep"], best["n_samples"])
-    took = timed(one_by_one(lambda z, _: staged.staged(z, *stages), few), options.repeats, len(few.labels))
-    quick = setting.fast(Shortcuts(), timestep_range=best["range"], batch_size=256)
-    found = quick.staged(setting.test.latents, *stages)
-    add(f"cheapest staged, keep {best['to_keep']}, {best['n_samples']} samples", took,
-        found.num_evaluations / len(labels), decide(found) == labels)  # fmt: skip
-    plans = {}
-    for what, shortcuts, with_clip in variants():
-        classifier = setting.fast(shortcuts, **settings)
-        priors = [classifier._prior(p.clip_scores if with_clip else None, len(p.labels))
-                  for p in (setting.support, setting.test)]  # fmt: skip
-        plan = classifier.plan_from(held, setting.support.labels, priors[0]).plan_
+    plans: dict[str, Any] = {}
+    candidates = [
+        *published_candidates(setting, published, decided[known] == labels[known]),
+        *staged_candidates(setting, best, options),
+        *fast_candidates(setting, held, judged, options, plans),
+        *noise_candidates(setting, options),
+    ]
+    rows = time_rows(candidates, setting, options)
+    right, seeds = {one.what: one.right for one in candidates}, accuracies_of_seeds(options, best)
+    where_known = {what: float(part[known].mean()) for what, part in right.items() if len(part) == len(known)}
+    return make_result(
+        "classifier_cost", rows, options.repeats, clock=options.clock, preset=options.preset, images=len(labels),
+        published_images=int(known.sum()), published_samples=list(published[1]),
+        support_images=len(setting.support.labels), pool=options.pool, bfloat16=setting.bfloat16,
+        largest_difference=largest, sharing=exact.shared.statement, prefix_share=exact.shared.prefix_share,
+        keys_share=exact.shared.keys_share, plans=finite(plans), accuracy_of_seeds=seeds,
+        accuracy_of_clip=float((setting.test.clip_scores.argmax(axis=1) == labels).mean()),
+        accuracy_where_published_is_known=where_known if known.any() else {},
+        curve=curve(options, setting) if options.curve_images else [],
+        aims=aims_of({row["what"]: row for row in rows}, right, known, seeds),
+    )  # fmt: skip
 
-        def ask(triples: np.ndarray, order: np.ndarray = plan.samples) -> np.ndarray:
-            return judged.errors[triples[:, 0], triples[:, 1], order[triples[:, 2]]]
 
-        went = race(ask, plan, len(labels), classifier.num_classes, priors[1])
-
-        def run(z: Tensor, scores: np.ndarray, c: Any = classifier, clip: bool = with_clip) -> Any:
-            return c.classify(z, scores if clip else None)
-
-        cost, right = went.num_pairs / len(labels), went.logits.argmax(axis=1) == labels
-        equivalent = classifier.shared.equivalent_evaluations(went.num_pairs, went.num_rows) / len(labels)
-        extra = setting.clip_seconds if with_clip else 0.0
-        took = timed(lambda r=run: r(few.latents, few.clip_scores), options.repeats, len(few.labels))  # type: ignore[misc]
-        add(what, (took[0] + extra, took[1]), cost, right, equivalent_evaluations=equivalent,
-            accuracy_where_published_is_known=float(right[known].mean()) if known.any() else None)  # fmt: skip
-        plans[what] = {"steps": len(plan.samples), "timesteps": held.timesteps[plan.samples].tolist(),
-                       "margin": plan.margin, "shortlist_margin": plan.shortlist_margin, **plan.measured}  # fmt: skip
-        if what == "all together":
-            took = timed(one_by_one(run, few), options.repeats, len(few.labels))
-            add("all together, one by one", (took[0] + extra, took[1]), cost, right, equivalent_evaluations=equivalent)
-    rows += noise_rows(setting, options, bare)
-    for row in rows:
-        row["ratio_to_published"] = rows[0]["seconds"] / row["seconds"]
-        row["evaluations_to_published"] = rows[0]["evaluations"] / row["evaluations"] if row["evaluations"] else None
-    return {
-        "name": "classifier_cost", "machine": describe_machine(), "preset": options.preset, "images": len(labels),
-        "published_images": int(known.sum()), "support_images": len(setting.support.labels), "pool": options.pool,
-        "repeats": options.repeats, "bfloat16": setting.bfloat16, "largest_difference": largest,
-        "bare_evaluation_seconds": bare, "clip_seconds": setting.clip_seconds, "sharing": exact.shared.statement,
-        "prefix_share": exact.shared.prefix_share, "keys_share": exact.shared.keys_share,
-        "cheapest_staged": {**best, "evaluations": int(best["evaluations"])}, "plans": finite(plans), "rows": rows,
-        "curve": curve(options, setting) if options.curve_images else [],
-    }  # fmt: skip
+def aims_of(
+    rows: dict[str, dict[str, Any]], right: dict[str, np.ndarray], known: np.ndarray, seeds: list[float]
+) -> list[dict[str, Any]]:
+    """What all shortcuts together must reach."""
+    ours, staged = rows[OURS], rows[STAGED]
+    times = "times the published schedule's {} of ours", "times the cheapest staged schedule's {} of ours"
+    aims = [
+        check_aim(times[0].format("evaluations"), ours["evaluations_to_published"], least=30),
+        check_aim(times[0].format("time"), ours["ratio_to_published"], least=30),
+        check_aim(times[1].format("evaluations"), staged["evaluations"] / max(ours["evaluations"], 1e-9), least=4),
+        check_aim(times[1].format("time"), ours["ratio_to_staged"], least=4),
+    ]
+    if len(seeds) > 1:
+        lost = {"cheapest staged schedule": right[STAGED].mean() - right[OURS].mean()}
+        if known.any():
+            lost[f"published schedule, on {known.sum()} photographs"] = (
+                right[PUBLISHED].mean() - right[OURS][known].mean()
+            )
+        aims += [check_aim(f"accuracy of the {what}, minus ours (the spread of seeds)", float(value),
+                           most=float(np.std(seeds, ddof=1))) for what, value in lost.items()]  # fmt: skip
+    return aims
 
 
 def finite(value: Any) -> Any:
@@ -334,25 +461,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def noise_rows(setting: Setting, options: argparse.Namespace, bare: float) -> list[dict[str, Any]]:
-    """The plain mean of few samples in the preset's range, with each kind of noise, over several seeds."""
-    rows, few, count = [], setting.test.first(options.noise_images), 4
-    for kind in ("independent", "antithetic", "stratified"):
-        accuracies, seconds = [], []
-        for seed in range(options.noise_seeds):
-            classifier = setting.fast(Shortcuts(noise=kind), seed=seed, timestep_range=setting.diffusion.evidence_range)  # type: ignore[arg-type]
-            began = time.perf_counter()
-            evidence = classifier.exact(few.latents, count)
-            seconds.append((time.perf_counter() - began) / len(few.labels))
-            accuracies.append(float((decide(evidence) == few.labels).mean()))
-        cost = count * classifier.num_classes
-        rows.append({"what": f"plain mean of {count}, {kind} noise", "seconds": float(np.median(seconds)),
-                     "spread": float(max(seconds) - min(seconds)), "evaluations": cost,
-                     "accuracy": float(np.mean(accuracies)), "accuracy_spread": float(np.std(accuracies)),
-                     "ratio_to_floor": float(np.median(seconds)) / (cost * bare)})  # fmt: skip
-    return rows
 
 
 # ----------------------------------------------------------------------------------------- more classes
@@ -390,7 +498,7 @@ def curve(options: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]
                     some[start : start + -(-options.curve_images // size)] for some in members[split][:size]
                 ])  # fmt: skip
                 wanted = np.random.default_rng(0).permutation(wanted)[: options.curve_images]
-                seen, _ = look(diffusion, clip, data[split], wanted, zero_shot)
+                seen = look(diffusion, clip, data[split], wanted, zero_shot)
                 parts.append(Photographs(seen.latents, place[seen.labels], seen.clip_scores[:, :size]))
             points.append(curve_point(setting._replace(hidden=hidden[:size], support=parts[0], test=parts[1])))
     return points
@@ -421,64 +529,53 @@ def curve_point(setting: Setting, samples: int = 6) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- main
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the tables."""
-    console = Console(width=132)
-    table = Table(title=f"Classifying {result['images']} photographs, {result['support_images']} to choose settings on")
-    for heading in ("what", "evaluations", "in whole ones", "accuracy", "seconds an image", "spread",
-                    "published / this", "evaluations", "this / bare"):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "what" else "right")
-    for row in result["rows"]:
-        whole = row.get("equivalent_evaluations")
-        fewer = row["evaluations_to_published"]
-        table.add_row(
-            row["what"], f"{row['evaluations']:.1f}", "" if whole is None else f"{whole:.1f}",
-            "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %",
-            f"{row['seconds']:.4f}", f"{row['spread']:.4f}",
-            f"{row['ratio_to_published']:.0f}", "" if fewer is None else f"{fewer:.0f}", f"{row['ratio_to_floor']:.2f}",
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"Published accuracy on {result['published_images']} photographs. Exact shortcuts differ by at most "
-                  f"{result['largest_difference']:.1e}. {result['machine']}")  # fmt: skip
-    if result["curve"]:
-        table = Table(title="More classes (CIFAR-100): evaluations an image, accuracy")
-        for heading in ("classes", "all classes", "tree and stopping", "and CLIP's shortlist"):
-            table.add_column(heading, justify="right")
-        for point in result["curve"]:
-            table.add_row(str(point["classes"]), *(
-                f"{point[f'{name}_evaluations']:.0f}, {100 * point[f'{name}_accuracy']:.0f} %"
-                for name in ("all", "tree", "tree_and_clip")
-            ))  # fmt: skip
-        console.print(table)
+def show_curve(points: list[dict[str, Any]]) -> None:
+    """Print the growth with the number of classes."""
+    table = Table(title="More classes (CIFAR-100): evaluations an image, accuracy")
+    for heading in ("classes", "all classes", "tree and stopping", "and CLIP's shortlist"):
+        table.add_column(heading, justify="right")
+    for point in points:
+        table.add_row(str(point["classes"]), *(
+            f"{point[f'{name}_evaluations']:.0f}, {100 * point[f'{name}_accuracy']:.0f} %"
+            for name in ("all", "tree", "tree_and_clip")
+        ))  # fmt: skip
+    Console(width=120).print(table)
 
 
 def main() -> None:
     """Measure, print and write."""
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny", help="name of the frozen models, or a folder")
+    parser = benchmark_options(__doc__, "classifier_cost")
     parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
     parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
     parser.add_argument("--images", type=int, default=500, help="test photographs")
-    parser.add_argument("--support-images", type=int, default=200, help="photographs to choose settings on")
+    parser.add_argument("--support-images", type=int, default=320, help="photographs to choose settings on")
     parser.add_argument("--pool", type=int, default=32, help="(t, ε) to choose from")
-    parser.add_argument("--repeats", type=int, default=5, help="timings of each")
     parser.add_argument("--timed-images", type=int, default=8, help="photographs that are timed one by one")
+    parser.add_argument("--batch-images", type=int, default=64, help="photographs that are timed together")
     parser.add_argument("--noise-images", type=int, default=200, help="photographs for the kinds of noise")
-    parser.add_argument("--noise-seeds", type=int, default=1, help="seeds for the kinds of noise")
+    parser.add_argument("--noise-seeds", type=int, default=2, help="seeds for the kinds of noise")
+    parser.add_argument("--spread-seeds", type=int, default=3, help="seeds whose spread says what is equal; 0: none")
     parser.add_argument("--published-samples", type=int, nargs=2, default=(50, 500), help="of the published stages")
     parser.add_argument("--published-seconds", type=float, default=60, help="time for the published accuracy")
-    parser.add_argument("--cache", type=Path, default=here.parent / "runs" / "benchmarks")
+    parser.add_argument("--published-only", action="store_true", help="go on with that alone, and write nothing else")
+    parser.add_argument("--cache", type=Path, default=KEPT, help="where decisions and prompts are kept")
     parser.add_argument("--cifar", type=Path, default=here.parents[1] / "shared" / "data" / "cifar100.zip")
     parser.add_argument("--curve-images", type=int, default=60, help="photographs a number of classes; 0: no curve")
     parser.add_argument("--curve-steps", type=int, default=60, help="updates of the curve's prompts")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=here / "results" / "classifier_cost.json")
     options = parser.parse_args()
+    if options.published_only:
+        stages: Stages = ((5, 1), tuple(options.published_samples))
+        decided = published_decisions(prepare(options), stages, options.cache, options.published_seconds)
+        Console().print(f"The published schedule has decided {(decided >= 0).sum()} of {len(decided)} photographs.")
+        return
     result = measure(options)
-    write_json(options.output, result)
-    show(result)
+    publish(result, f"Classifying {result['images']} photographs, {result['support_images']} to choose settings on; "
+            f"published accuracy on {result['published_images']}", options.output)  # fmt: skip
+    if result["curve"]:
+        show_curve(result["curve"])
 
 
 if __name__ == "__main__":

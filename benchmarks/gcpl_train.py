@@ -66,6 +66,7 @@ class Material:
         held_out: Photographs that neither learns from.
         caching_seconds: What the moments took, once.
         config: Defaults of the package: vectors, rate, range of timesteps.
+        passes: Pictures a class and update.
         seed: Of every draw.
     """
 
@@ -76,6 +77,7 @@ class Material:
     held_out: Exemplars
     caching_seconds: float
     config: GCPLConfig
+    passes: int = PASSES_AN_UPDATE
     seed: int = 0
 
     @classmethod
@@ -103,9 +105,9 @@ class Material:
                             templates=self.config.templates)  # fmt: skip
 
     def sampler(self, exemplars: Exemplars | None = None, seed: int | None = None) -> ExemplarSampler:
-        """Our batches, four pictures a class in each."""
+        """Our batches, ``passes`` pictures a class in each."""
         return ExemplarSampler(
-            self.diffusion, exemplars or self.exemplars, batch_size=PASSES_AN_UPDATE * len(self.class_names),
+            self.diffusion, exemplars or self.exemplars, batch_size=self.passes * len(self.class_names),
             timestep_range=self.timestep_range, seed=self.seed if seed is None else seed,
         )  # fmt: skip
 
@@ -160,19 +162,36 @@ def draws_of(material: Material, num_steps: int) -> list[Draw]:
 
 def train_as_published(material: Material, draws: Sequence[Draw]) -> ClassPrompts:
     """One class after another through the whole procedure; returns what was learned."""
-    diffusion, prompts = material.diffusion, material.prompts()
-    frozen: nn.Embedding = diffusion.text_encoder.get_input_embeddings()
+    prompts = material.prompts()
     for label in range(len(material.class_names)):
-        start = prompts.vectors[label].detach()
-        table = nn.Embedding.from_pretrained(torch.cat([frozen.weight.detach(), start]), freeze=False)
+        for learned in updates_as_published(material, draws, label):
+            with torch.no_grad():
+                prompts.vectors[label] = learned
+    return prompts
+
+
+def updates_as_published(material: Material, draws: Sequence[Draw], label: int) -> Iterator[Tensor]:
+    """One class through the whole procedure; its vectors (V, dim) after every update."""
+    diffusion, num_new = material.diffusion, material.config.num_vectors
+    frozen: nn.Embedding = diffusion.text_encoder.get_input_embeddings()
+    start = material.prompts().vectors[label].detach()
+    table = nn.Embedding.from_pretrained(torch.cat([frozen.weight.detach().float(), start]), freeze=False)
+    table.register_forward_hook(lambda _module, _inputs, output: output.to(diffusion.dtype))  # what is behind it has
+    ids = _prompt_ids(material, len(frozen.weight))
+    optimizer = material.training(len(draws)).make_optimizer([table.weight])
+    for draw in draws:
         diffusion.text_encoder.set_input_embeddings(table)
         try:
-            _train_one_class(material, table, _prompt_ids(material, len(frozen.weight)), draws, label)
+            optimizer.zero_grad()
+            for sample in torch.nonzero(draw.labels == label).flatten().tolist():
+                _backward_as_published(material, ids, draw, slice(sample, sample + 1))
+            before = table.weight[:-num_new].detach().clone()
+            optimizer.step()
+            with torch.no_grad():
+                table.weight[:-num_new] = before
         finally:
             diffusion.text_encoder.set_input_embeddings(frozen)
-        with torch.no_grad():
-            prompts.vectors[label] = table.weight[len(frozen.weight) :]
-    return prompts
+        yield table.weight[-num_new:].detach()
 
 
 def _prompt_ids(material: Material, first_new_id: int) -> Tensor:
@@ -183,29 +202,24 @@ def _prompt_ids(material: Material, first_new_id: int) -> Tensor:
     return torch.tensor([ids + [diffusion.pad_id] * (diffusion.context_length - len(ids))])
 
 
-def _train_one_class(material: Material, table: nn.Embedding, ids: Tensor, draws: Sequence[Draw], label: int) -> None:
-    diffusion, num_new = material.diffusion, material.config.num_vectors
-    optimizer = material.training(len(draws)).make_optimizer([table.weight])
-    for draw in draws:
-        optimizer.zero_grad()
-        for sample in torch.nonzero(draw.labels == label).flatten().tolist():
-            one = slice(sample, sample + 1)
-            with torch.no_grad():
-                posterior = diffusion.vae.encode(draw.pixels[one]).latent_dist
-                latents = diffusion.scale_latents(posterior.mean + posterior.std * draw.posterior[one])
-                noisy = diffusion.add_noise(latents, draw.noise[one], draw.timesteps[one])
-            hidden = diffusion.text_encoder(input_ids=ids).last_hidden_state
-            predicted = diffusion.predict_noise(noisy, draw.timesteps[one], hidden)
-            (F.mse_loss(predicted, draw.noise[one]) / PASSES_AN_UPDATE).backward()
-        before = table.weight[:-num_new].detach().clone()
-        optimizer.step()
-        with torch.no_grad():
-            table.weight[:-num_new] = before
+def _backward_as_published(material: Material, ids: Tensor, draw: Draw, one: slice) -> None:
+    """One picture through everything, from its pixels on."""
+    diffusion = material.diffusion
+    with torch.no_grad():
+        posterior = diffusion.vae.encode(draw.pixels[one].to(diffusion.dtype)).latent_dist
+        latents = diffusion.scale_latents(posterior.mean + posterior.std * draw.posterior[one])
+        noisy = diffusion.add_noise(latents, draw.noise[one], draw.timesteps[one])
+    hidden = diffusion.text_encoder(input_ids=ids).last_hidden_state
+    predicted = diffusion.predict_noise(noisy, draw.timesteps[one], hidden)
+    (F.mse_loss(predicted, draw.noise[one]) / material.passes).backward()
 
 
-def updates_of(material: Material, prompts: ClassPrompts, num_steps: int, seed: int | None = None) -> Iterator[Any]:
+def updates_of(
+    material: Material, prompts: ClassPrompts, num_steps: int, seed: int | None = None, accelerator: Any = None
+) -> Iterator[Any]:
     """Our training, as the estimator runs it; a record an update."""
-    return train(GCPL(material.diffusion, prompts), material.sampler(seed=seed), material.training(num_steps))
+    return train(GCPL(material.diffusion, prompts), material.sampler(seed=seed), material.training(num_steps),
+                 accelerator=accelerator)  # fmt: skip
 
 
 def train_together(material: Material, num_steps: int, seed: int | None = None) -> ClassPrompts:

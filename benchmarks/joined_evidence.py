@@ -2,23 +2,34 @@
 
     python benchmarks/joined_evidence.py          # prints a table, writes benchmarks/results/joined_evidence.json
 
-Before: the plain mean of the errors with one temperature, and CLIP's scores as they are. After: a weight for each of
-some bands of noise levels and one offset a class, their numbers chosen by cross-validation; and both kinds of
-evidence joined. Everything is fitted on support photographs outside the exemplars, and judged on test photographs.
+Before: the plain mean of the errors over the whole range of noise levels with one temperature, and CLIP's scores as
+they are. After: a weight for each of some bands of noise levels and one offset a class, their numbers chosen by
+cross-validation; and both kinds of evidence joined. Everything is fitted on support photographs outside the exemplars,
+and judged on test photographs.
+
+With few photographs even true probabilities show a calibration error. ``calibration_error_if_true`` is its mean when
+labels are drawn from the probabilities themselves: nothing can be told from an error of that size.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import outside
-from rich.console import Console
-from rich.table import Table
+from measuring import (
+    KEPT,
+    alternate,
+    benchmark_options,
+    check_aim,
+    learned_prompts,
+    make_result,
+    make_row,
+    outside,
+    publish,
+)
 from scipy.special import log_softmax
 
 from gcpl_lab.backbones.clip import FrozenCLIP
@@ -26,14 +37,20 @@ from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.evaluation.metrics import accuracy, expected_calibration_error, log_loss
 from gcpl_lab.methods.baselines import LinearProbe, ZeroShotCLIP
 from gcpl_lab.methods.diffusion_classifier import class_scores, fit_temperature, probabilities
 from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
 from gcpl_lab.methods.joined import band_sources, fit_bands, fit_joined
-from gcpl_lab.storage import write_json
-from gcpl_lab.training.runtime import describe_machine
+
+ZERO_SHOT, PROBE, DIFFUSION = "zero-shot CLIP", "linear probe on CLIP", "diffusion"
+
+
+def calibration_error_if_true(chances: np.ndarray, draws: int = 50) -> float:
+    """The mean calibration error of probabilities (image, class) that are right: labels are drawn from them."""
+    rng, steps = np.random.default_rng(47), chances.cumsum(axis=1)
+    drawn = [(rng.random((len(chances), 1)) > steps).sum(axis=1).clip(max=chances.shape[1] - 1) for _ in range(draws)]
+    return float(np.mean([expected_calibration_error(chances, labels) for labels in drawn]))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -48,40 +65,47 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "test": [test.images[int(i)] for i in judged],
     }  # fmt: skip
     labels = {"support": support.labels[held], "test": test.labels[judged]}
-    if options.prompts:
-        model = GCPLClassifier.load(options.prompts, diffusion)
-    else:
-        model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion)
-        model.fit(pictures["exemplars"], support.labels[exemplars], list(support.class_names))
+    model = learned_prompts(options, diffusion, support.subset(exemplars))
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*model.prompts_())
-    fast = FastClassifier(diffusion, hidden, shortcuts=Shortcuts(), seed=options.seed, bfloat16=True,
-                          timestep_range=diffusion.evidence_range)  # fmt: skip
-    began = time.perf_counter()
-    evidence = {split: fast.exact(model.encode(pictures[split]), options.samples) for split in labels}
-    seconds = time.perf_counter() - began
-    images = read_images(pictures["exemplars"])
-    views = torch.stack([clip.encode_images(images), clip.encode_images(images, flip=True)])
-    features = {split: clip.encode_images(read_images(pictures[split])) for split in labels}
+    fast = FastClassifier(
+        diffusion, hidden, shortcuts=Shortcuts(), seed=options.seed, bfloat16=True,
+        batch_size=model.config.evidence_batch_size,
+    )  # fmt: skip
+    latents = {split: model.encode(pictures[split]) for split in labels}
+    evidence = {split: fast.exact(latents[split], options.samples) for split in labels}
+    images = {split: read_images(files) for split, files in pictures.items()}
+    views = torch.stack([clip.encode_images(images["exemplars"]), clip.encode_images(images["exemplars"], flip=True)])
+    features = {split: clip.encode_images(images[split]) for split in labels}
     readers = {
-        "zero-shot CLIP": ZeroShotCLIP(clip, support.class_names),
-        "linear probe on CLIP": LinearProbe(views, torch.from_numpy(support.labels[exemplars]), options.seed),
+        ZERO_SHOT: ZeroShotCLIP(clip, support.class_names),
+        PROBE: LinearProbe(views, torch.from_numpy(support.labels[exemplars]), options.seed),
     }
-    clips = {name: {split: reader.scores(features[split]).double().numpy() for split in labels}
-             for name, reader in readers.items()}  # fmt: skip
-    rows = []
+    some = slice(min(options.timed_images, len(judged)))
+    seconds = alternate({
+        DIFFUSION: lambda: fast.exact(latents["test"][some], options.samples),
+        ZERO_SHOT: lambda: clip.encode_images(images["test"][some]),
+    }, options.repeats, clock=options.clock)  # fmt: skip
+    looks = {name: np.asarray(values) / some.stop for name, values in seconds.items()}
+    looks[PROBE] = looks[ZERO_SHOT]
+    evaluations = {DIFFUSION: options.samples * len(support.class_names), ZERO_SHOT: 0, PROBE: 0}
+    truth, rows = labels["test"], list[dict[str, Any]]()
 
-    def add(what: str, chances: np.ndarray, **more: Any) -> None:
-        truth = labels["test"]
-        rows.append({"what": what, "accuracy": accuracy(chances, truth), "log_loss": log_loss(chances, truth),
-                     "calibration_error": expected_calibration_error(chances, truth), **more})  # fmt: skip
+    def add(what: str, chances: np.ndarray, *looked: str, **more: Any) -> None:
+        spent = np.sum([looks[name] for name in looked], axis=0).tolist()
+        rows.append(make_row(
+            what, spent, sum(evaluations[name] for name in looked), accuracy=accuracy(chances, truth),
+            log_loss=log_loss(chances, truth), calibration_error=expected_calibration_error(chances, truth),
+            calibration_error_if_true=calibration_error_if_true(chances), **more,
+        ))  # fmt: skip
 
     plain = {split: class_scores(found.errors, "absolute") for split, found in evidence.items()}
-    add("diffusion, plain mean, temperature 1 (published)", probabilities(plain["test"], 1.0))
+    add(f"{DIFFUSION}, plain mean, temperature 1 (published)", probabilities(plain["test"], 1.0), DIFFUSION)
     temperature = fit_temperature(plain["support"], labels["support"])
-    add("diffusion, plain mean, fitted temperature", probabilities(plain["test"], temperature))
+    add(f"{DIFFUSION}, plain mean, fitted temperature", probabilities(plain["test"], temperature), DIFFUSION)
     one = fit_joined([plain["support"]], labels["support"], seed=options.seed)
-    add("diffusion, plain mean and class offsets", one.probabilities([plain["test"]]), penalty=one.penalty)
+    add(f"{DIFFUSION}, plain mean and class offsets", one.probabilities([plain["test"]]), DIFFUSION,
+        penalty=one.penalty)  # fmt: skip
 
     def joined(others: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, Any]]:
         known, unseen = ([], []) if others is None else ([others["support"]], [others["test"]])
@@ -93,45 +117,42 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                                             "held_out_log_loss": fit.held_out_loss}  # fmt: skip
 
     chances, how = joined(None)
-    add("diffusion, weighted noise levels and class offsets", chances, **how)
-    for name, scores in clips.items():
-        known = {split: log_softmax(values, axis=1) for split, values in scores.items()}
-        add(name, np.exp(known["test"]))
+    add(f"{DIFFUSION}, weighted noise levels and class offsets", chances, DIFFUSION, **how)
+    alone, aims = rows[-1], []
+    for name, reader in readers.items():
+        known = {split: log_softmax(reader.scores(features[split]).double().numpy(), axis=1) for split in labels}
+        add(name, np.exp(known["test"]), name)
         fitted = fit_joined([known["support"]], labels["support"], seed=options.seed)
-        add(f"{name}, calibrated", fitted.probabilities([known["test"]]), penalty=fitted.penalty)
+        add(f"{name}, calibrated", fitted.probabilities([known["test"]]), name, penalty=fitted.penalty)
+        better = max(alone["accuracy"], rows[-1]["accuracy"], rows[-2]["accuracy"])
         chances, how = joined(known)
-        add(f"{name} joined with diffusion", chances, **how)
-    return {
-        "name": "joined_evidence", "machine": describe_machine(), "preset": options.preset, "images": len(judged),
-        "support_images": len(held), "samples": options.samples, "evidence_seconds": seconds, "rows": rows,
-        "evaluations": {split: found.num_evaluations for split, found in evidence.items()},
-    }  # fmt: skip
+        add(f"{name} joined with {DIFFUSION}", chances, name, DIFFUSION, **how)
+        aims += [
+            check_aim(f"accuracy of {rows[-1]['what']}, minus the better of the two", rows[-1]["accuracy"] - better,
+                      least=1 / len(truth)),
+            check_aim(f"calibration error of {rows[-1]['what']}", rows[-1]["calibration_error"], most=0.05),
+        ]  # fmt: skip
+    return make_result(
+        "joined_evidence", rows, options.repeats, clock=options.clock, preset=options.preset, images=len(judged),
+        support_images=len(held), samples=options.samples, aims=aims,
+    )  # fmt: skip
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny", help="name of the frozen models, or a folder")
+    parser = benchmark_options(__doc__, "joined_evidence")
     parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
+    parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
     parser.add_argument("--images", type=int, default=500, help="test photographs")
-    parser.add_argument("--support-images", type=int, default=300, help="photographs to fit on")
-    parser.add_argument("--samples", type=int, default=8, help="(t, ε) a photograph")
+    parser.add_argument("--support-images", type=int, default=480, help="photographs to fit on")
+    parser.add_argument("--samples", type=int, default=16, help="(t, ε) a photograph")
+    parser.add_argument("--timed-images", type=int, default=20, help="photographs that are timed")
+    parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts are kept")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "joined_evidence.json")
     options = parser.parse_args()
     result = measure(options)
-    write_json(options.output, result)
-    table = Table(
-        title=f"{result['images']} test photographs, fitted on {result['support_images']} of the support pool"
-    )
-    for heading in ("what", "accuracy", "log-loss", "calibration error"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
-    for row in result["rows"]:
-        table.add_row(row["what"], f"{100 * row['accuracy']:.1f} %", f"{row['log_loss']:.3f}",
-                      f"{row['calibration_error']:.3f}")  # fmt: skip
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"{result['samples']} (t, ε) a photograph and class. {result['machine']}")
+    publish(result, f"{result['images']} test photographs, fitted on {result['support_images']} of the support pool",
+            options.output)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python benchmarks/lmpt_epoch.py                # prints a table, writes benchmarks/results/lmpt_epoch.json
 
 Published, as in the authors' train.py: every step reads and transforms its pictures, runs the image tower on them,
-and runs the text tower on prompts of the full context length. Ours: image features are cached, the text tower sees
-as many positions as the longest prompt needs. Captions are encoded once in both, as the authors do. Both use batches
-of 64, AdamW and the same order of pictures; augmentation is off, so that their losses can be compared
-step by step. Updates are timed from the second on; what is done once is the same in both. How an epoch grows with
-images, classes and context length is measured by scaling.py.
+and runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower
+runs on no more than what each prompt needs (``gcpl_lab.backbones.clip.PromptTower``). Captions are encoded once in
+both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
+their losses can be compared step by step. Updates are timed from the second on; what is done once is the same in
+both. How an epoch grows with images, classes and context length is measured by scaling.py.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def measure(
         raise SystemExit(
             f"the losses of the first {CHECKED_STEPS} steps differ by {apart:.2e}; expected at most {MOST_APART}"
         )
-    steps = num_steps or batches.steps_an_epoch
+    steps, bare = num_steps or batches.steps_an_epoch, make(LMPT, clip, config)
     variants = {
         PUBLISHED: lambda: time_updates(records(PublishedObjective, steps + 1), clock),
         OURS: lambda: time_updates(records(LMPT, steps + 1), clock),
-        FLOOR: lambda: text_tower_alone(make(LMPT, clip, config), steps),
+        FLOOR: lambda: text_tower_alone(bare, steps),
     }
     seconds = alternate(variants, repeats, clock=clock)
     share = caching * steps / (config.num_epochs * batches.steps_an_epoch)

@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.readers import ImageSet
-from gcpl_lab.storage import write_json
+from gcpl_lab.estimators import GCPLClassifier
+from gcpl_lab.storage import tensor_checksum, write_json
 from gcpl_lab.training.runtime import describe_machine, describe_versions
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = Path(__file__).parents[1] / "runs" / "benchmarks"
+"""What takes long and does not change from call to call: learned prompts, decisions of slow procedures."""
+
 LEAST_REPEATS = 5
 """Fewer measurements are for trying a program out; a result that is kept has at least as many."""
 
@@ -190,9 +196,12 @@ def table_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 
 
 _COLUMNS = {
-    "what": "what", "seconds": "seconds (median)", "spread": "spread", "evaluations": "evaluations",
+    "what": "what", "accuracy": "accuracy", "log_loss": "log-loss", "calibration_error": "calibration error",
+    "calibration_error_if_true": "the same if true",
+    "seconds": "seconds (median)", "spread": "spread", "evaluations": "evaluations",
+    "evaluations_to_published": "published / this (evaluations)",
     "ratio_to_published": "published / this", "ratio_to_floor": "this / floor",
-    "ratio_to_float32": "float32 / this",
+    "ratio_to_float32": "float32 / this", "peak_gb": "peak memory (GB)",
 }  # fmt: skip
 
 
@@ -202,6 +211,12 @@ def _cell(key: str, value: Any) -> str:
     if key == "what":
         return str(value)
     if key == "evaluations":
+        return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+    if key == "accuracy":
+        return f"{100 * value:.1f} %"
+    if key in ("log_loss", "calibration_error", "calibration_error_if_true"):
+        return f"{value:.3f}"
+    if key == "evaluations_to_published":
         return f"{value:,.0f}"
     return f"{value:.2f}" if key.startswith("ratio") else f"{value:#.3g}"
 
@@ -234,3 +249,26 @@ def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarr
     rng, each = np.random.default_rng([seed, 41]), max(1, count // len(data.class_names))
     members = [rest[data.labels[rest] == label] for label in range(len(data.class_names))]
     return np.concatenate([rng.permutation(some)[:each] for some in members])
+
+
+def learned_prompts(
+    options: argparse.Namespace, diffusion: FrozenDiffusion, exemplars: ImageSet, **settings: Any
+) -> GCPLClassifier:
+    """Class prompts of these exemplars: those of ``--prompts``, or kept ones of an earlier call, or newly learned.
+
+    Args:
+        options: With ``prompts``, ``preset``, ``seed``, ``train_steps`` (None: the package's) and ``cache``, a folder.
+        diffusion: The frozen model.
+        exemplars: What is learned from.
+        **settings: Further ones of :class:`GCPLClassifier`.
+    """
+    if options.prompts:
+        return GCPLClassifier.load(options.prompts, diffusion)
+    settings |= {"num_steps": options.train_steps} if options.train_steps else {}
+    model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion, **settings)
+    what = repr((options.seed, settings, [path.name for path in exemplars.images], diffusion.checksum()))
+    folder = options.cache / f"prompts-{tensor_checksum([(what, torch.zeros(1))])[:16]}"
+    if folder.is_dir():
+        return GCPLClassifier.load(folder, diffusion)
+    model.fit(exemplars.images, exemplars.labels, list(exemplars.class_names)).save(folder)
+    return model

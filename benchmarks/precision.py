@@ -5,7 +5,8 @@
 Variants: bfloat16 (autocast: weights and what is learned stay float32), channels last in memory, both, and
 torch.compile with float32 and with bfloat16. The kinds of work: updates of GCPL, classifying, updates of LMPT
 (which has no convolutions and no denoiser: layouts do not apply). The fastest variant that gains at least a tenth
-over float32 is the measured choice of this machine; ``choose_variant`` is the rule.
+over float32 is the measured choice of this machine; ``choose_fastest`` in ``gcpl_lab/training/runtime.py`` is the
+rule, the same that ``evidence_bfloat16=None`` goes by.
 
 A faster format may not change what comes out: class prompts are trained and photographs classified in float32 and in
 bfloat16 with several seeds, and the accuracies may differ by no more than the seeds do.
@@ -22,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import (
-    Seconds,
     alternate,
     benchmark_options,
     check_aim,
@@ -45,25 +45,10 @@ from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_sco
 from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.prompts import ClassPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import make_accelerator
+from gcpl_lab.training.runtime import LEAST_GAIN, choose_fastest, make_accelerator
 
 FLOAT32 = "float32"
-LEAST_GAIN = 1.10
-"""A variant must be this many times faster than float32 to be chosen: less is within what a busy machine does."""
-
 TRAINING, CLASSIFYING, LMPT_EPOCH = "training", "classifying", "lmpt_epoch"
-
-
-def choose_variant(seconds: Seconds, least_gain: float = LEAST_GAIN) -> str:
-    """The fastest variant by the median ratio to float32, or float32 where none gains enough.
-
-    Args:
-        seconds: By variant, one number a round; ``"float32"`` among them.
-        least_gain: See :data:`LEAST_GAIN`.
-    """
-    gains = {name: paired_ratio(seconds[FLOAT32], values) for name, values in seconds.items()}
-    best = max(gains, key=lambda name: gains[name])
-    return best if gains[best] >= least_gain else FLOAT32
 
 
 @contextmanager
@@ -180,7 +165,7 @@ def measure(options: Any) -> dict[str, Any]:
         # What compiling costs must be earned back; torch keeps compiled code on disk, so a later program waits less.
         first_calls[kind] = {form: time_call(run) for form, run in variants.items() if "compiled" in form}
         seconds = alternate(variants, options.repeats, clock=options.clock)
-        chosen[kind] = choose_variant(seconds)
+        chosen[kind] = choose_fastest(seconds)
         for row, values in zip(make_rows(seconds), seconds.values(), strict=True):
             gain = paired_ratio(seconds[FLOAT32], values)
             rows.append(row | {"what": f"{kind}: {row['what']}", "ratio_to_float32": gain})

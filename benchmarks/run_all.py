@@ -1,8 +1,12 @@
-"""Run every benchmark with its default settings, one after another, and put their tables into README.md.
+"""Run every benchmark, one after another, and put the tables of the kept results into README.md.
 
-python benchmarks/run_all.py                  # what `make bench` runs
+python benchmarks/run_all.py                  # what `make bench` runs: a quarter of an hour
 python benchmarks/run_all.py scaling startup  # only these
+python benchmarks/run_all.py --full           # every program with its own settings: hours
 python benchmarks/run_all.py --tables         # nothing is run: the tables are made from results/*.json
+
+Programs that take long run with smaller settings here (``QUICK``). Their results go to runs/benchmarks/quick and are
+printed; those in results/ come from a program's own settings alone, so that nothing there gets poorer unnoticed.
 """
 
 from __future__ import annotations
@@ -14,25 +18,40 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from measuring import RESULTS, aim_lines, machine_line, table_cells, table_headings
+from measuring import CLOCKS, KEPT, RESULTS, aim_lines, machine_line, table_cells, table_headings
 from rich.console import Console
 
 from gcpl_lab.storage import read_json, write_text
 
 HERE = Path(__file__).parent
 PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "lmpt_epoch", "precision", "scaling", "classifier_cost",
-            "joined_evidence")  # fmt: skip
+            "fast_calibration", "joined_evidence")  # fmt: skip
+QUICK = {
+    "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 2 --batch-images 16 "
+    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 20 --curve-images 0",
+    "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2",
+    "joined_evidence": "--images 100 --support-images 100 --samples 4",
+    "precision": "--seeds 2 --check-steps 5 --test 50 --no-compile",
+}
+"""Smaller settings of the programs that take more than two minutes with their own."""
+
 README = HERE / "README.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
-def run(names: Sequence[str], console: Console) -> list[str]:
+def run(names: Sequence[str], console: Console, full: bool = False, clock: str = "wall") -> list[str]:
     """Run programs in processes of their own; returns those that failed."""
     failed = []
     for name in names:
         began = time.perf_counter()
         console.rule(name)
-        done = subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=False)
+        options = ["--clock", clock]
+        if name in QUICK and not full:
+            options += [*QUICK[name].split(), "--output", str(KEPT / "quick" / f"{name}.json")]
+        done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options], check=False)
+        if name in QUICK and not full:
+            console.print(f"With smaller settings: results/{name}.json stays as it is; python benchmarks/{name}.py "
+                          "makes it anew.", soft_wrap=True)  # fmt: skip
         console.print(f"{name}: {time.perf_counter() - began:.0f} s")
         if done.returncode:
             failed.append(name)
@@ -71,11 +90,13 @@ def main() -> None:
     # An empty list is checked against the choices too, so they are checked here.
     parser.add_argument("programs", nargs="*", help=f"some of {', '.join(PROGRAMS)}; all where none is named")
     parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--full", action="store_true", help="every program with its own settings")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: for a look on a busy machine")
     options = parser.parse_args()
     if unknown := [name for name in options.programs if name not in PROGRAMS]:
         parser.error(f"{', '.join(unknown)}: no benchmarks; expected some of {', '.join(PROGRAMS)}")
     console, began = Console(width=120, highlight=False), time.perf_counter()
-    failed = [] if options.tables else run(options.programs or PROGRAMS, console)
+    failed = [] if options.tables else run(options.programs or PROGRAMS, console, options.full, options.clock)
     write_tables(README, RESULTS)
     console.print(f"{(time.perf_counter() - began) / 60:.1f} minutes; tables written to {README}")
     if failed:

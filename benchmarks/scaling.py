@@ -5,11 +5,12 @@
 Three kinds of work: training class prompts over classes and updates, classifying over images, classes and samples,
 and an epoch of LMPT over images, classes and context vectors. Each gets
 
-    seconds = a + b · variable_1^p_1 · variable_2^p_2 · ...
+    seconds = repetitions · (a + b · variable_1^p_1 · variable_2^p_2 · ...)
 
-with a, b and the exponents fitted to relative errors. One point of each kind lies inside the range and is left out
-of the fit; its prediction must be right within 25 %. What is learned from is random numbers of the right shape: time
-does not depend on what a photograph shows.
+with a, b and the exponents fitted to relative errors; updates and images repeat the same work, so time is proportional
+to their number. One point of each kind lies inside the range and is left out of the fit; its prediction must be right
+within 25 %. So must be what `gcpl-lab plan` says of it, whose model is fitted to two sizes of batches alone. What is
+learned from is random numbers of the right shape: time does not depend on what a photograph shows.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ from scipy.optimize import least_squares
 
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+from gcpl_lab.config import GCPLConfig
+from gcpl_lab.estimators import make_classifier
 from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.lmpt import LMPT, CachedBatches
 from gcpl_lab.methods.prompts import ClassPrompts, ContextPrompts
+from gcpl_lab.planning import Profile, measure_profile
 from gcpl_lab.storage import write_text
 from gcpl_lab.training.loop import TrainingConfig, train
 from gcpl_lab.training.runtime import make_accelerator
 
 MOST_WRONG = 0.25
+PROFILE_BATCH = 40
+"""Pictures an update that the planner's model is fitted to, beside a quarter of them: the package's batch."""
 PICTURES_A_CLASS, BATCH_SIZE, NAMES = 4, 64, ("shirt", "coat", "dress", "bag", "sneaker")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -52,54 +57,62 @@ class Study:
         what: Its name in tables.
         points: Where it is measured for the fit.
         held_out: Where the fitted model is tested.
+        repeated: The variable that counts repetitions of the same work.
         run: Does the work of a point, and returns seconds where it measured itself.
+        plan: What ``gcpl-lab plan`` says that a point takes; None where it plans no such work.
     """
 
     what: str
     points: tuple[Point, ...]
     held_out: Point
+    repeated: str
     run: Callable[[Point], Any]
+    plan: Callable[[Profile, Point], float] | None = None
 
 
 @dataclass(frozen=True)
 class Growth:
-    """seconds = start + factor · Π variable^exponent.
+    """seconds = repeated · (start + factor · Π variable^exponent).
 
     Attributes:
         start: a, seconds.
         factor: b, seconds.
         exponents: One a variable.
+        repeated: A further variable, which counts repetitions of the same work.
     """
 
     start: float
     factor: float
     exponents: dict[str, float]
+    repeated: str
 
     def predict(self, point: Mapping[str, float]) -> float:
         """Seconds at a point that has every variable."""
-        return self.start + self.factor * math.prod(point[name] ** power for name, power in self.exponents.items())
+        work = self.factor * math.prod(point[name] ** power for name, power in self.exponents.items())
+        return point[self.repeated] * (self.start + work)
 
     def formula(self) -> str:
         """For people."""
         powers = " · ".join(f"{name}^{power:.2f}" for name, power in self.exponents.items())
-        return f"seconds = {self.start:.3g} + {self.factor:.3g} · {powers}"
+        return f"seconds = {self.repeated} · ({self.start:.3g} + {self.factor:.3g} · {powers})"
 
 
-def fit_growth(points: Sequence[Mapping[str, float]], seconds: Sequence[float]) -> Growth:
+def fit_growth(points: Sequence[Mapping[str, float]], seconds: Sequence[float], repeated: str) -> Growth:
     """The model with the least squared logarithms of predicted / measured.
 
     Args:
-        points: With the same variables each, at least two more than there are variables.
+        points: With the same variables each, at least two more than there are exponents.
         seconds: Measured, above 0.
+        repeated: The variable that seconds are proportional to.
 
     Raises:
         ValueError: Too few points.
     """
-    names = list(points[0])
+    names = [name for name in points[0] if name != repeated]
     if len(points) < len(names) + 2:
         raise ValueError(f"{len(points)} points for {len(names)} exponents and two numbers; expected more points")
     logs = np.log([[point[name] for name in names] for point in points])
-    measured = np.log(np.asarray(seconds, float))
+    measured = np.log(np.asarray(seconds, float) / [point[repeated] for point in points])
 
     def residuals(parameters: np.ndarray) -> np.ndarray:
         work = np.exp(parameters[1] + logs @ parameters[2:])
@@ -113,9 +126,8 @@ def fit_growth(points: Sequence[Mapping[str, float]], seconds: Sequence[float]) 
     first = np.concatenate([[measured.min() - 2, middle], 0.9 * ones])
     bounds = (np.concatenate([[low, -np.inf], 0 * ones]), np.concatenate([[high, np.inf], 2 * ones]))
     found = least_squares(residuals, first, bounds=bounds).x
-    return Growth(
-        float(np.exp(found[0])), float(np.exp(found[1])), dict(zip(names, map(float, found[2:]), strict=True))
-    )
+    exponents = dict(zip(names, map(float, found[2:]), strict=True))
+    return Growth(float(np.exp(found[0])), float(np.exp(found[1])), exponents, repeated)
 
 
 # ------------------------------------------------------------------------------------------------ the work
@@ -140,11 +152,11 @@ def training_updates(diffusion: FrozenDiffusion, point: Point, mixed_precision: 
 
 
 def classify(diffusion: FrozenDiffusion, point: Point, bfloat16: bool = True) -> None:
-    """Every class on every sample, for random latents."""
+    """Every class on every sample, for random latents, as the package does it."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((point["images"], *diffusion.latent_shape), generator=generator)
     hidden = diffusion.encode_texts(_names(point["classes"]))
-    DiffusionClassifier(diffusion, hidden, bfloat16=bfloat16).exact(latents, point["samples"])
+    make_classifier(diffusion, hidden, GCPLConfig(evidence_bfloat16=bfloat16), seed=0).exact(latents, point["samples"])
 
 
 def lmpt_updates(clip: FrozenCLIP, point: Point, mixed_precision: str = "no") -> Iterator[Any]:
@@ -175,20 +187,26 @@ def studies(preset: str, clock: str) -> dict[str, Study]:
             "training class prompts",
             grid("classes updates", (2, 2), (5, 2), (10, 2), (20, 2), (40, 2), (5, 6), (10, 6)),
             {"classes": 15, "updates": 4},
+            "updates",
             lambda point: time_updates(training_updates(diffusion, point), clock),
+            lambda profile, point: profile.training_time(point["updates"], PICTURES_A_CLASS * point["classes"],
+                                                         "float32"),
         ),
         "classifying": Study(
             "classifying",
             grid("images classes samples", (4, 5, 4), (4, 10, 4), (4, 20, 4), (4, 40, 4), (16, 5, 4), (16, 10, 4),
                  (4, 10, 16), (4, 20, 8)),
             {"images": 8, "classes": 15, "samples": 8},
+            "images",
             lambda point: classify(diffusion, point),
+            lambda profile, point: profile.classifying_time(math.prod(point.values()), "bfloat16"),
         ),
         "lmpt_epoch": Study(
             "an epoch of LMPT",
             grid("images classes context", (256, 5, 4), (256, 10, 4), (256, 20, 4), (256, 40, 4), (256, 20, 16),
                  (256, 20, 8), (1024, 10, 4), (1024, 20, 4)),
             {"images": 512, "classes": 30, "context": 8},
+            "images",
             lambda point: time_updates(lmpt_updates(clip, point), clock),
         ),
     }  # fmt: skip
@@ -212,10 +230,11 @@ def evaluations_of(kind: str, point: Point) -> int | None:
 def study_model(study: Study, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Fit one kind of work and test the fit on the point that was left out."""
     median = {key: float(np.median(values)) for key, values in seconds.items()}
-    growth = fit_growth(study.points, [median[describe(point)] for point in study.points])
+    growth = fit_growth(study.points, [median[describe(point)] for point in study.points], study.repeated)
     measured, predicted = median[describe(study.held_out)], growth.predict(study.held_out)
     return {
         "formula": growth.formula(), "start": growth.start, "factor": growth.factor, "exponents": growth.exponents,
+        "repeated": growth.repeated,
         "ranges": {name: [min(p[name] for p in study.points), max(p[name] for p in study.points)]
                    for name in study.held_out},
         "points": [{**point, "seconds": median[describe(point)], "predicted": growth.predict(point)}
@@ -234,10 +253,13 @@ def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str]
         clock: See ``measuring.CLOCKS``.
         kinds: Only these; all where none is named.
     """
-    rows, models, aims = [], {}, []
-    for kind, study in studies(preset, clock).items():
-        if kinds and kind not in kinds:
-            continue
+    rows, models, aims, works = [], {}, [], studies(preset, clock)
+    works = {kind: study for kind, study in works.items() if not kinds or kind in kinds}
+    profile = None
+    if any(study.plan for study in works.values()):
+        diffusion = FrozenDiffusion.load(preset)
+        profile = measure_profile(diffusion, preset=preset, batch_size=PROFILE_BATCH, num_steps=repeats)
+    for kind, study in works.items():
         points = {describe(point): point for point in (*study.points, study.held_out)}
         variants = {name: (lambda point=point, run=study.run: run(point)) for name, point in points.items()}
         seconds = alternate(variants, repeats, clock=clock)
@@ -247,7 +269,13 @@ def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str]
         wrong = abs(models[kind]["held_out"]["relative_error"])
         aims.append(check_aim(f"{study.what}: error of the prediction for {describe(study.held_out)}", wrong,
                               most=MOST_WRONG))  # fmt: skip
-    return make_result("scaling", rows, repeats, clock=clock, preset=preset, models=models, aims=aims)
+        if study.plan and profile:
+            planned, held = study.plan(profile, study.held_out), models[kind]["held_out"]
+            held["planned"] = planned
+            aims.append(check_aim(f"{study.what}: error of gcpl-lab plan for {describe(study.held_out)}",
+                                  abs(planned / held["seconds"] - 1), most=MOST_WRONG))  # fmt: skip
+    facts = {"clock": clock, "preset": preset, "models": models, "profile": profile and profile.as_dict()}
+    return make_result("scaling", rows, repeats, **facts, aims=aims)
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
@@ -260,8 +288,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         figure = style.new_figure(6.2 * len(result["models"]), 5.4)
         for ax, (kind, model) in zip(np.atleast_1d(figure.subplots(1, len(result["models"]))),
                                      result["models"].items(), strict=True):  # fmt: skip
-            growth = Growth(model["start"], model["factor"], model["exponents"])
-            others = sorted({tuple((k, v) for k, v in point.items() if k in growth.exponents and k != "classes")
+            growth = Growth(model["start"], model["factor"], model["exponents"], model["repeated"])
+            variables = {*growth.exponents, growth.repeated} - {"classes"}
+            others = sorted({tuple((k, v) for k, v in point.items() if k in variables)
                              for point in model["points"]})  # fmt: skip
             for index, fixed in enumerate(others):
                 same = [point for point in model["points"] if all(point[name] == value for name, value in fixed)]
@@ -294,13 +323,15 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise SystemExit(f"{path}: expected one line {BEGIN} and one line {END}; put them back")
-    lines = ["", "| work | model (seconds) | point not used | measured | predicted | off by |", "| --- " * 6 + "|"]
+    lines = ["", "| work | model (seconds) | point not used | measured | predicted | off by | `gcpl-lab plan` |",
+             "| --- " * 7 + "|"]  # fmt: skip
     for kind, model in result["models"].items():
         held = model["held_out"]
-        where = describe({name: held[name] for name in model["exponents"]})
+        where = describe({name: held[name] for name in held if name in {*model["exponents"], model["repeated"]}})
         formula = model["formula"].removeprefix("seconds = ")
         times = f"{held['seconds']:.3g} s | {held['predicted']:.3g} s | {held['relative_error']:+.0%}"
-        lines.append(f"| {TITLES[kind]} | {formula} | {where} | {times} |")
+        planned = f"{held['planned']:.3g} s" if "planned" in held else ""
+        lines.append(f"| {TITLES[kind]} | {formula} | {where} | {times} | {planned} |")
     lines += ["", f"![Measured times and fitted curves]({path.stem}.png)", ""]
     machine = result["machine"]
     lines += [f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; medians of "

@@ -20,7 +20,7 @@ from gcpl_lab.cli_course import register as register_course
 from gcpl_lab.cli_multilabel import register
 from gcpl_lab.cli_project import register as register_project
 from gcpl_lab.cli_views import register as register_views
-from gcpl_lab.errors import LabError
+from gcpl_lab.errors import DataError, LabError
 from gcpl_lab.training.runtime import processes
 
 app = typer.Typer(
@@ -177,13 +177,13 @@ def _method_table(rows: list[dict[str, Any]]) -> Table:
     from gcpl_lab.experiment import METHOD_TITLES
 
     table = Table(title="Test photographs told apart", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("method", "accuracy", "among look-alikes", "evaluations", "train", "classify"):
+    for heading in ("method", "accuracy", "look-alikes", "UNet runs", "train s", "test s"):
         name = heading == "method"
-        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
+        table.add_column(heading, justify="left" if name else "right", no_wrap=not name)
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
         table.add_row(
             METHOD_TITLES[row["name"]], f"{row['accuracy']:.1%}", f"{row['accuracy_within_family']:.1%}",
-            f"{row['denoiser_evaluations']:,}", f"{row['train_seconds']:.1f} s", f"{row['predict_seconds']:.1f} s",
+            f"{row['denoiser_evaluations']:,}", f"{row['train_seconds']:.1f}", f"{row['predict_seconds']:.1f}",
         )  # fmt: skip
     return table
 
@@ -235,10 +235,9 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Say which class prompt denoises each picture best, with probabilities."""
-    from gcpl_lab.data.readers import list_images
     from gcpl_lab.estimators import GCPLClassifier
 
-    files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
+    files = [file for path in images for file in (_pictures_below(path) if path.is_dir() else [path])]
     model = GCPLClassifier.load(prompts)
     chances = model.predict_proba(files)
     answers: list[dict[str, Any]] = [
@@ -252,6 +251,18 @@ def classify(
         for answer in answers:
             table.add_row(escape(answer["file"]), escape(answer["class"]), f"{answer['probability']:.1%}")
         Console().print(table)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    """The pictures of a folder and its sub-folders; hidden ones do not count."""
+    from gcpl_lab.data.readers import IMAGE_SUFFIXES, list_images
+
+    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    shown = [path for path in folders if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [picture for path in shown for picture in list_images(path)]
+    if not found:
+        raise DataError(f"{folder}: holds no picture; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
 
 
 # ----------------------------------------------------------------------------------------------- compare
@@ -269,6 +280,21 @@ def compare(
     images: Annotated[
         Path | None, typer.Option(help="Folder with support/ and test/ class folders; default: the bundled set.")
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            help="A set of gcpl_lab.data.published, such as textile; --images is then the folder "
+            "that torchvision keeps it in."
+        ),
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out",
+            help="Judge on support photographs outside the exemplars and leave the test "
+            "photographs alone: for choosing settings.",
+        ),
+    ] = False,
     preset: PresetOption = "tiny",
     settings: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
@@ -282,11 +308,12 @@ def compare(
     with console.status("") as status:
         result = run_comparison(
             folder, methods=names, shots=counts, seeds=list(range(seeds)), reference=reference, images=images,
-            preset=preset, settings=chosen, command=_command(), on_trial=status.update,
+            published=published, held_out=held_out, preset=preset, settings=chosen, command=_command(),
+            on_trial=status.update,
         )  # fmt: skip
     _answer(result, as_json)
     if not as_json:
-        Console().print(_comparison_table(result["summary"], reference))
+        Console().print(*_comparison_tables(result["summary"], reference), sep="\n")
         Console().print(f"Every result: {escape(str(folder / 'results.json'))}", soft_wrap=True)
 
 
@@ -310,27 +337,34 @@ def _shot_counts(text: str) -> list[int]:
     return counts
 
 
-def _comparison_table(rows: list[dict[str, Any]], reference: str) -> Table:
+def _comparison_tables(rows: list[dict[str, Any]], reference: str) -> list[Table]:
+    """One table for each number of shots, narrow enough for a terminal of 80 columns."""
+    return [
+        _comparison_table([row for row in rows if row["shots"] == shots], shots, reference)
+        for shots in sorted({row["shots"] for row in rows})
+    ]
+
+
+def _comparison_table(rows: list[dict[str, Any]], shots: int, reference: str) -> Table:
     from gcpl_lab.experiment import METHOD_TITLES
 
+    seeds = sorted({row["num_seeds"] for row in rows})
     table = Table(
-        title=f"Accuracy over seeds; differences are paired with {METHOD_TITLES[reference]}", box=SIMPLE_HEAD,
-        pad_edge=False,
+        title=f"{shots} shots, {' or '.join(map(str, seeds))} seeds; accuracy in percent, differences from "
+        f"{METHOD_TITLES[reference]} with 95 % intervals", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    headings = ("method", "shots", "seeds", "accuracy", "difference (95 %)", "p", "evaluations", "train", "classify")
-    for heading in headings:
+    for heading in ("method", "accuracy", "difference", "UNet runs", "train s", "test s"):
         name = heading == "method"
-        table.add_column(heading, justify="left" if name else "right", no_wrap=name)
-    for row in sorted(rows, key=lambda row: (row["shots"], -row["mean"])):
+        table.add_column(heading, justify="left" if name else "right", no_wrap=not name)
+    for row in sorted(rows, key=lambda row: -row["mean"]):
         spread = "" if row["standard_deviation"] is None else f" ± {100 * row['standard_deviation']:.1f}"
-        difference = "" if row["difference"] is None else f"{100 * row['difference']:+.1f}"
-        if row["low"] is not None:
-            difference += f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-        p_value = "" if row["p_value"] is None else f"{row['p_value']:.3f}"
+        own = row["method"] == reference or row["difference"] is None
+        difference = "" if own else f"{100 * row['difference']:+.1f}"
+        if not own and row["low"] is not None:
+            difference += f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
         table.add_row(
-            METHOD_TITLES[row["method"]], str(row["shots"]), str(row["num_seeds"]), f"{100 * row['mean']:.1f}{spread}",
-            difference, p_value, f"{row['denoiser_evaluations']:,.0f}", f"{row['train_seconds']:.1f} s",
-            f"{row['predict_seconds']:.1f} s",
+            METHOD_TITLES[row["method"]], f"{100 * row['mean']:.1f}{spread}", difference,
+            f"{row['denoiser_evaluations']:,.0f}", f"{row['train_seconds']:.1f}", f"{row['predict_seconds']:.1f}",
         )  # fmt: skip
     return table
 

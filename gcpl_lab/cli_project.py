@@ -44,7 +44,7 @@ def _answer(value: Any, as_json: bool) -> None:
 
 def doctor(as_json: JsonOption = False) -> None:
     """Show the machine, the versions, the bundled data and which models can be used now."""
-    from gcpl_lab.backbones.presets import PRESETS, describe_preset
+    from gcpl_lab.backbones.presets import PRESETS, describe_preset, preset_facts
     from gcpl_lab.data.samples import load_fashion
     from gcpl_lab.training.runtime import describe_machine, describe_versions
 
@@ -57,14 +57,36 @@ def doctor(as_json: JsonOption = False) -> None:
             report["samples"][f"fashion/{split}"] = f"{len(found)} pictures, checksums right"
         except LabError as error:
             report["samples"][f"fashion/{split}"] = f"not usable: {error}"
-    report["presets"] = {name: describe_preset(preset) for name, preset in PRESETS.items()}
+    report["presets"] = {
+        name: {"state": describe_preset(preset), **preset_facts(preset)} for name, preset in PRESETS.items()
+    }
     _answer(report, as_json)
     if not as_json:
-        for title, rows in report.items():
+        for title in ("machine", "versions", "samples"):
             table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-            for key, value in rows.items():
+            for key, value in report[title].items():
                 table.add_row(str(key), escape(str(value)))
             Console().print(table)
+        _show_presets(report["presets"])
+
+
+def _show_presets(presets: dict[str, dict[str, Any]]) -> None:
+    """One table to choose by, and below it what can be used now and how to get the rest."""
+    table = Table(title="presets", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False,
+                  padding=(0, 1, 0, 0))  # fmt: skip
+    for heading in ("", "px", "download", "training", "classifying", "licence"):
+        table.add_column(heading, justify="left" if heading in ("", "licence") else "right", no_wrap=True)
+    for name, facts in presets.items():
+        sizes = [facts[key] for key in ("download_gb", "training_gb", "classifying_gb")]
+        shown = [f"{size:.1f} GB" if size else "" for size in sizes]  # nothing to fetch, or not counted
+        table.add_row(name, str(facts["image_size"] or ""), *shown, escape(facts["licence"]))
+    out = Console()
+    out.print(table)
+    out.print("Memory in float32 for one picture a pass; bfloat16 takes half. gcpl-lab plan counts it for your case.",
+              soft_wrap=True)  # fmt: skip
+    for name, facts in presets.items():
+        out.print(f"[bold]{name}[/] ({escape(facts['source'])}): {escape(facts['state'])}", soft_wrap=True,
+                  highlight=False)  # fmt: skip
 
 
 def _free_memory() -> dict[str, float]:

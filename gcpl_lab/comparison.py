@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gcpl_lab.config import GCPLConfig
-from gcpl_lab.data.readers import read_class_folders
+from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
 from gcpl_lab.experiment import FewShotExperiment
+from gcpl_lab.project import read_support_and_test
 from gcpl_lab.reporting import measure_profiles
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.runtime import describe_machine, describe_versions
@@ -29,6 +33,8 @@ def run_comparison(
     seeds: Sequence[int],
     reference: str = "gcpl",
     images: Path | None = None,
+    published: str | None = None,
+    held_out: bool = False,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
     command: str = "",
@@ -42,7 +48,11 @@ def run_comparison(
         shots: Photographs a class.
         seeds: Draws of exemplars; every method sees the same ones.
         reference: The method the others are paired with.
-        images: Folder with ``support/`` and ``test/`` class folders; None for the bundled fashion set.
+        images: Folder with ``support/`` (or ``train/``) and ``test/`` class folders; None for the bundled fashion set.
+        published: A name in ``gcpl_lab.data.published.PUBLISHED`` in its place; ``images`` is then where torchvision
+            keeps its sets.
+        held_out: Judge on the support photographs outside the exemplars, a different set for each draw, and leave the
+            test photographs alone: for choosing between settings.
         preset: The frozen pair.
         settings: Fields of ``GCPLConfig``.
         command: What is written down as having made the results.
@@ -50,24 +60,35 @@ def run_comparison(
 
     Returns:
         The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary.
+
+    Raises:
+        DataError: The pictures are not there, or there are none to test on.
     """
     folder = Path(folder)
-    if images is None:
+    if images is None and published is None:
         support, test = load_fashion("support"), load_fashion("test")
     else:
-        support, test = read_class_folders(images / "support"), read_class_folders(images / "test")
-    experiment = FewShotExperiment(support, test, preset=preset, settings=settings)
+        support, test = read_support_and_test(images or "", published)
+    test = support if held_out else test
+    whole = FewShotExperiment(support, test, preset=preset, settings=settings)
+
+    @lru_cache(maxsize=1)  # trials come episode by episode
+    def leaving_out(shots: int, seed: int) -> FewShotExperiment:
+        left = support.subset(_outside(support, shots, seed))
+        return FewShotExperiment(support, left, preset=preset, settings=settings)
+
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
 
     def run(trial: Trial) -> dict[str, Any]:
         if on_trial:
             on_trial(f"{trial.method}, {trial.shots} shots, seed {trial.seed}")
+        experiment = leaving_out(trial.shots, trial.seed) if held_out else whole
         outcome = experiment.run(trial.method, trial.shots, trial.seed)
         separation = list(measure_profiles(experiment, [outcome]).values())
         return {**outcome.row, "shots": trial.shots, "separation": separation[0] if separation else None}
 
     config = GCPLConfig.from_dict({**(settings or {}), "preset": preset})
-    fingerprint = repr((config, support.checksum, test.checksum, experiment.diffusion.checksum()))
+    fingerprint = repr((config, support.checksum, test.checksum, whole.diffusion.checksum()))
     rows = list(run_trials(trials, run, folder / "trials", fingerprint))
     summary = summarise(rows, reference)
     for entry in summary:
@@ -76,12 +97,25 @@ def run_comparison(
     result = {
         "command": command,
         "data": {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names),
-                 "shots": list(shots), "test_size": len(test)},
+                 "shots": list(shots), "test_size": len(test), "held_out": held_out},
         "preset": preset, "config": config.as_dict(), "machine": describe_machine(), "versions": describe_versions(),
         "methods": rows, "summary": summary,
     }  # fmt: skip
     write_json(folder / "results.json", result)
     return result
+
+
+def _outside(support: ImageSet, shots: int, seed: int) -> np.ndarray:
+    """The photographs of the pool that an episode leaves over."""
+    left = np.setdiff1d(np.arange(len(support)), draw_episode(support, shots, seed))
+    counts = np.bincount(support.labels[left], minlength=len(support.class_names))
+    if not counts.all():
+        empty = support.class_names[int(counts.argmin())]
+        raise DataError(
+            f"{support.name}: {shots} exemplars of {empty!r} leave no photograph to judge on; take fewer shots, or "
+            "judge on test photographs"
+        )
+    return left
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,13 +22,13 @@ from gcpl_lab.data.readers import check_class_names, read_images
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.metrics import log_loss
 from gcpl_lab.methods.diffusion_classifier import (
-    DiffusionClassifier,
     Evidence,
     class_scores,
     fit_offsets,
     fit_temperature,
     probabilities,
 )
+from gcpl_lab.methods.fast_classifier import FastClassifier, FastEvidence, Shortcuts
 from gcpl_lab.methods.gcpl import (
     GCPL,
     CoMPLe,
@@ -35,10 +39,13 @@ from gcpl_lab.methods.gcpl import (
     hardest_rivals,
 )
 from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.methods.racing import Plan
 from gcpl_lab.storage import read_json, tensor_checksum, write_json
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Journal, Objective, StepRecord, TrainingConfig, end_early, train
 from gcpl_lab.training.runtime import (
+    FORWARD_ADVICE,
+    MeasuredFormat,
     MemoryFit,
     add_up,
     default_device,
@@ -48,6 +55,7 @@ from gcpl_lab.training.runtime import (
     is_main_process,
     leave_device,
     make_accelerator,
+    measure_formats,
     mixed_precision,
     prepare_for_device,
     processes,
@@ -58,6 +66,8 @@ from gcpl_lab.training.runtime import (
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Answer = TypeVar("Answer", bound=Evidence)
 
 VAE_BATCH_SIZE = 64
 """Pictures in one pass of the VAE, where memory allows."""
@@ -88,6 +98,9 @@ class GCPLClassifier:
             long runs about ``MAX_STATES``.
         best_step_: Where cross-validation stopped (0: no update is best), else None.
         train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
+        evidence_format_: With ``evidence_bfloat16=None`` what was measured when it first looked at photographs.
+        fast_: With ``classification="fast"`` the calibrated
+            :class:`~gcpl_lab.methods.fast_classifier.FastClassifier`; ``fast_.plan_`` is what it learned.
     """
 
     def __init__(
@@ -116,6 +129,7 @@ class GCPLClassifier:
             preset=preset, objective=objective, num_vectors=num_vectors, num_steps=num_steps, seed=seed, **settings
         )
         self._diffusion = diffusion
+        self.evidence_format_: MeasuredFormat | None = None
         self.journey_every = 10
 
     @property
@@ -145,6 +159,7 @@ class GCPLClassifier:
         *,
         coarse_words: Sequence[str] | None = None,
         checkpoint_folder: str | Path | None = None,
+        calibration: tuple[Sequence[Any], Sequence[Any] | np.ndarray] | None = None,
     ) -> GCPLClassifier:
         """Learn the class prompts.
 
@@ -154,14 +169,19 @@ class GCPLClassifier:
             class_names: Words for the classes in sorted order of their labels; by default the labels as text.
             coarse_words: One a class, for ``initial="coarse"``.
             checkpoint_folder: Where an interrupted fit leaves its state and goes on from.
+            calibration: With ``classification="fast"``: further pictures and their labels that it is calibrated on,
+                none of them among ``images`` (errors on what was learned from are too good, and margins found on
+                them too narrow) and none that will be tested on. Without them ``num_folds`` further trainings
+                find out how held-out exemplars fare.
 
         Raises:
             DataError: Pictures, labels or names that do not fit together, naming the item.
             TrainingError: The loss stopped being finite.
         """
         for _ in self.steps(
-            images, labels, class_names, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder
-        ):
+            images, labels, class_names, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder,
+            calibration=calibration,
+        ):  # fmt: skip
             pass
         return self
 
@@ -173,6 +193,7 @@ class GCPLClassifier:
         *,
         coarse_words: Sequence[str] | None = None,
         checkpoint_folder: str | Path | None = None,
+        calibration: tuple[Sequence[Any], Sequence[Any] | np.ndarray] | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """:meth:`fit`, one record an update, for plotting or stopping on the way."""
         classes, ids = _check_labels(images, labels)
@@ -180,12 +201,38 @@ class GCPLClassifier:
         if len(names) != len(classes):
             raise DataError(f"class_names has {len(names)} names for {len(classes)} classes ({classes.tolist()[:10]})")
         check_class_names(names)
+        if calibration is not None:
+            self._check_calibration(calibration, classes)
         pixels = self.diffusion.preprocess(read_images(images))
         exemplars = Exemplars.encode(self.diffusion, pixels, ids, self._encode_moments)
+        known = None
+        if calibration is not None:
+            known = self.encode(calibration[0]), np.searchsorted(classes, np.asarray(calibration[1]))
         leave_device(self.diffusion.vae, self.diffusion.device)
         yield from self.learn(
-            exemplars, names, classes=classes, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder
-        )
+            exemplars, names, classes=classes, coarse_words=coarse_words, checkpoint_folder=checkpoint_folder,
+            calibration=known,
+        )  # fmt: skip
+
+    def _check_calibration(
+        self, calibration: tuple[Sequence[Any], Sequence[Any] | np.ndarray], classes: np.ndarray
+    ) -> None:
+        images, labels = calibration
+        if self.config.classification != "fast":
+            raise DataError(
+                f"{len(images)} pictures to calibrate on are given, and classification is "
+                f"{self.config.classification!r}, which needs none; set classification='fast', or leave them out"
+            )
+        if len(images) != len(labels) or len(images) < 2:
+            raise DataError(
+                f"{len(images)} pictures and {len(labels)} labels to calibrate on; expected one label a picture, and "
+                "at least two pictures"
+            )
+        if strange := sorted({str(label) for label in np.asarray(labels).tolist()} - set(map(str, classes.tolist()))):
+            raise DataError(
+                f"pictures to calibrate on have the labels {', '.join(strange[:5])}, which are not learned; expected "
+                f"some of {', '.join(map(str, classes.tolist()[:10]))}"
+            )
 
     def learn(
         self,
@@ -196,6 +243,7 @@ class GCPLClassifier:
         coarse_words: Sequence[str] | None = None,
         warm_start: Tensor | None = None,
         checkpoint_folder: str | Path | None = None,
+        calibration: tuple[Tensor, np.ndarray] | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn from photographs whose latents are cached already.
 
@@ -206,8 +254,11 @@ class GCPLClassifier:
             coarse_words: See :meth:`fit`.
             warm_start: Vectors (class, V, dim) of a GCPL run; the discriminative objective then skips its own.
             checkpoint_folder: See :meth:`fit`.
+            calibration: See :meth:`fit`: scaled latents, and labels 0 to class − 1.
         """
         config, diffusion = self.config, self.diffusion
+        if config.classification == "fast" and calibration is None:  # too few exemplars: rather now than at the end
+            cross_validation_folds(exemplars.labels.numpy(), config.num_folds, config.seed)
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
         self._begin(class_names, coarse_words, warm_start)
         before = diffusion.num_denoiser_evaluations
@@ -226,6 +277,8 @@ class GCPLClassifier:
                 yield from self._run(self._discriminative_objective(exemplars), exemplars, folder, held_out)
         self.train_evaluations_ = int(add_up(torch.tensor(diffusion.num_denoiser_evaluations - before)))
         self._fit_temperature(everything)
+        if config.classification == "fast":
+            self._calibrate(everything, coarse_words, calibration)
 
     def _begin(self, class_names: Sequence[str], coarse_words: Sequence[str] | None, warm_start: Tensor | None) -> None:
         """The prompts before the first update; nothing of an earlier fit is left."""
@@ -240,7 +293,8 @@ class GCPLClassifier:
                 self.prompts_.vectors.copy_(warm_start)
         self.history_: list[StepRecord] = []
         self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
-        vars(self).pop("temperature_", None)
+        for name in ("temperature_", "fast_"):
+            vars(self).pop(name, None)
         self.offsets_ = np.zeros(len(self.class_names_))
         self._warm_started = config.objective == "discriminative" and warm_start is not None
 
@@ -316,8 +370,7 @@ class GCPLClassifier:
         warm_start: Tensor | None,
     ) -> dict[int, int]:
         """How many held-out photographs are told right after each validated number of updates, from 0."""
-        config = self.config
-        fold = GCPLClassifier(diffusion=self.diffusion, **{**config.as_dict(), "early_stopping": "none"})
+        config, fold = self.config, self._fold()
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(held_ids)])
         labels = exemplars.labels.numpy()[held_ids]
 
@@ -336,6 +389,11 @@ class GCPLClassifier:
             if record.step % config.validate_every == 0 or record.step == total:
                 right[record.step] = num_right()
         return right
+
+    def _fold(self) -> GCPLClassifier:
+        """The same settings on the same frozen model, for training on a part of the exemplars."""
+        plain = {"early_stopping": "none", "classification": "exact"}
+        return GCPLClassifier(diffusion=self.diffusion, **{**self.config.as_dict(), **plain})
 
     def _validation(self, objective: Objective, held_out: Exemplars) -> Callable[[], float]:
         """What early stopping lowers: the denoising loss, or the discriminative ranking's log-loss."""
@@ -425,15 +483,45 @@ class GCPLClassifier:
         else:
             self.temperature_ = fit_temperature(scores, labels)
 
+    def _calibrate(
+        self, exemplars: Exemplars, coarse_words: Sequence[str] | None, known: tuple[Tensor, np.ndarray] | None
+    ) -> None:
+        """Learn the fast classifier's plan from photographs that the prompts have not seen."""
+        config, labels = self.config, exemplars.labels.numpy()
+        if known is None:
+            pool = self._cross_fitted(exemplars, coarse_words)
+        else:
+            pool, labels = self._evidence(known[0], config.evidence_pool, config.seed), known[1]
+        self.fast_ = self._classifier(config.seed).plan_from(pool, labels)
+
+    def _cross_fitted(self, exemplars: Exemplars, coarse_words: Sequence[str] | None) -> Evidence:
+        """What every exemplar shows under prompts that were learned without its fold."""
+        config, labels = self.config, exemplars.labels.numpy()
+        updates = config.num_steps + (config.discriminative_steps if config.objective == "discriminative" else 0)
+        if self.best_step_ is not None:  # a warm start has seen all exemplars: the folds make their own
+            updates = self.best_step_ + (config.num_steps if self._warm_started else 0)
+        parts = []
+        folds = cross_validation_folds(labels, config.num_folds, config.seed)
+        for inside, outside in folds:
+            fold = self._fold()
+            fold._begin(self.class_names_, coarse_words, None)  # there may be no update at all
+            records = fold.learn(exemplars.subset(inside), self.class_names_, coarse_words=coarse_words)
+            deque(islice(records, updates), maxlen=0)  # up to the last update, before temperature and offsets
+            records.close()
+            latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(outside)])
+            parts.append(fold._evidence(latents, config.evidence_pool, config.seed))
+        back = np.argsort(np.concatenate([outside for _, outside in folds]))
+        errors = np.concatenate([part.errors for part in parts])[back]
+        return Evidence(errors, parts[0].timesteps, sum(part.num_evaluations for part in parts))
+
     # ------------------------------------------------------------------------------------- answering
 
-    def _classifier(self, seed: int) -> DiffusionClassifier:
+    def _classifier(self, seed: int) -> FastClassifier:
         with torch.no_grad():
             hidden = self.diffusion.encode_prompts(*self.prompts_())
-        return DiffusionClassifier(
-            self.diffusion, hidden, timestep_range=self.timestep_range, seed=seed,
-            batch_size=self.config.evidence_batch_size, bfloat16=self.config.evidence_bfloat16,
-        )  # fmt: skip
+        if self.config.evidence_bfloat16 is None and self.evidence_format_ is None:
+            self.evidence_format_ = measure_evidence(self.diffusion, hidden, self.config)
+        return make_classifier(self.diffusion, hidden, self.config, seed, self.evidence_format_)
 
     def encode(self, images: Sequence[Any]) -> Tensor:
         """Scaled latents (image, channel, height, width) of pictures."""
@@ -444,27 +532,52 @@ class GCPLClassifier:
         """The VAE's moments of pictures: every process encodes its share, in passes that fit into memory."""
         own = pixels[processes().share(len(pixels))]
         if len(own):
-            moments = MemoryFit(VAE_BATCH_SIZE)(lambda size: self.diffusion.encode_moments(own, size))
+            moments = MemoryFit(VAE_BATCH_SIZE, FORWARD_ADVICE)(lambda size: self.diffusion.encode_moments(own, size))
         else:
             moments = (torch.empty(0, *self.diffusion.latent_shape),) * 2
         means, log_variances = (gather_rows(values, len(pixels)) for values in moments)
         return means, log_variances
 
     def evidence(self, latents: Tensor) -> Evidence:
-        """Errors (image, class, timestep) of scaled latents under the learned prompts."""
+        """Errors (image, class, timestep) of scaled latents under the learned prompts: every class on every (t, ε)."""
         self._check_fitted()
         return self._evidence(latents, self.config.num_evidence, self.config.seed)
 
     def _evidence(self, latents: Tensor, num_samples: int, seed: int) -> Evidence:
         """Every process judges its share of the pictures; all get the whole."""
-        own = self._classifier(seed).exact(latents[processes().share(len(latents))], num_samples)
+        classifier, share = self._classifier(seed), latents[processes().share(len(latents))]
+        own = in_fitting_passes(classifier, lambda: classifier.exact(share, num_samples))
         errors = gather_rows(torch.from_numpy(own.errors), len(latents)).numpy()
         return Evidence(errors, own.timesteps, int(errors.size))
 
+    def classify(self, latents: Tensor) -> FastEvidence:
+        """What the fast classifier finds out about scaled latents, and what that took.
+
+        Raises:
+            DataError: It was not calibrated.
+        """
+        self._check_finished()
+        if not hasattr(self, "fast_"):
+            raise DataError(
+                "this classifier has no fast one beside it; set classification='fast' before fit, which calibrates it"
+            )
+        num_images = len(latents)
+        share = latents[processes().share(num_images)]
+        own = in_fitting_passes(self.fast_, lambda: self.fast_.classify(share))
+        errors, logits = (gather_rows(torch.from_numpy(part), num_images) for part in (own.errors, own.logits))
+        spent, whole = add_up(torch.tensor([own.num_evaluations, own.equivalent_evaluations], dtype=torch.float64))
+        return FastEvidence(errors.numpy(), own.timesteps, int(spent), logits.numpy(), float(whole))
+
     def decision_function(self, images: Sequence[Any]) -> np.ndarray:
-        """Scores (image, class): minus the mean error plus the class's offset; larger is better."""
+        """Scores (image, class); larger is better.
+
+        Minus the mean error plus the class's offset; with ``classification="fast"`` logits.
+        """
         self._check_fitted()
-        return self.scores(self.evidence(self.encode(images)))
+        latents = self.encode(images)
+        if self.config.classification == "fast":
+            return self.classify(latents).logits
+        return self.scores(self.evidence(latents))
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""
@@ -479,7 +592,8 @@ class GCPLClassifier:
     def predict_proba(self, images: Sequence[Any]) -> np.ndarray:
         """Probabilities (image, class) with the temperature fitted on the support photographs."""
         self._check_finished()
-        return probabilities(self.decision_function(images), self.temperature_)
+        temperature = 1.0 if self.config.classification == "fast" else self.temperature_  # logits have theirs in them
+        return probabilities(self.decision_function(images), temperature)
 
     def score(self, images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> float:
         """Accuracy."""
@@ -517,6 +631,8 @@ class GCPLClassifier:
             "classes": self.classes_.tolist(),
             "temperature": self.temperature_,
             "offsets": self.offsets_.tolist(),
+            **({"plan": self.fast_.plan_.as_dict()} if hasattr(self, "fast_") else {}),
+            **({"evidence_format": asdict(self.evidence_format_)} if self.evidence_format_ else {}),
             "diffusion": {
                 "name": self.diffusion.name,
                 "checksum": self.diffusion.checksum(),
@@ -547,6 +663,11 @@ class GCPLClassifier:
             offsets = np.asarray(metadata["offsets"], float).reshape(len(names))
             learned_on, weights = metadata["diffusion"]["checksum"], metadata["diffusion"].get("weights", "float32")
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[weights]
+            plan, measured = None, None
+            if "evidence_format" in metadata:
+                measured = MeasuredFormat(**metadata["evidence_format"])
+            if config.classification == "fast":
+                plan = Plan.from_dict(metadata["plan"], len(names), config.evidence_pool)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{Path(folder) / 'prompts.json'}: is incomplete or was changed ({error}); restore it or train again"
@@ -560,13 +681,87 @@ class GCPLClassifier:
                 "load the model they were learned on, or train again"
             )
         model.class_names_, model.classes_, model.temperature_ = tuple(names), np.asarray(classes), temperature
-        model.offsets_ = offsets
+        model.offsets_, model.evidence_format_ = offsets, measured
         model.prompts_ = ClassPrompts(
             model.diffusion, names, num_vectors=vectors.shape[1], templates=config.templates, initial="random"
         ).to(model.diffusion.device)
         with torch.no_grad():
             model.prompts_.vectors.copy_(vectors)
+        if plan is not None:
+            model.fast_ = model._classifier(config.seed)
+            model.fast_.plan_ = plan
         return model
+
+
+_MEASURED: WeakKeyDictionary[FrozenDiffusion, MeasuredFormat] = WeakKeyDictionary()
+"""A model is measured once a program, so that all estimators that share it choose alike."""
+
+MEASURED_SECONDS = 0.2
+"""About what a pass takes that formats are compared by; at least two evaluations."""
+
+
+def measure_evidence(diffusion: FrozenDiffusion, hidden: Tensor, config: GCPLConfig) -> MeasuredFormat:
+    """Which number format classifies faster on this machine.
+
+    Args:
+        diffusion: The frozen model.
+        hidden: Hidden states of prompts, (class, context length, dim).
+        config: ``evidence_batch_size`` counts.
+    """
+    if diffusion not in _MEASURED:
+        before = diffusion.num_denoiser_evaluations
+
+        @torch.no_grad()
+        def run(name: str, rows: int) -> None:
+            noisy = torch.zeros(rows, *diffusion.latent_shape, device=diffusion.device)
+            steps = torch.full((rows,), diffusion.num_timesteps // 2)
+            with torch.autocast(diffusion.device.type, torch.bfloat16, enabled=name == "bfloat16"):
+                diffusion.predict_noise(noisy, steps, hidden[:1].expand(rows, -1, -1)).cpu()
+
+        run("float32", 2)
+        began = time.perf_counter()
+        run("float32", 2)
+        fitting = int(2 * MEASURED_SECONDS / (time.perf_counter() - began))
+        rows = int(from_main(min(max(2, fitting), config.evidence_batch_size)))
+        _MEASURED[diffusion] = measure_formats(lambda name: run(name, rows))
+        diffusion.num_denoiser_evaluations = before  # nothing was classified
+    return _MEASURED[diffusion]
+
+
+def make_classifier(
+    diffusion: FrozenDiffusion,
+    hidden: Tensor,
+    config: GCPLConfig,
+    seed: int,
+    measured: MeasuredFormat | None = None,
+    norm: Literal["l1", "l2"] = "l2",
+) -> FastClassifier:
+    """The classifier that the settings ask for.
+
+    ``exact`` and ``staged`` take exact shortcuts alone, or none; the statistical ones of ``classification="fast"``
+    count for ``classify``. CLIP has no part in them.
+
+    Args:
+        diffusion: The frozen model.
+        hidden: Hidden states of the class prompts, (class, context length, dim).
+        config: Its settings of evidence count.
+        seed: Of the noises.
+        measured: With ``evidence_bfloat16=None`` what to go by; by default it is measured here.
+        norm: Of errors.
+    """
+    bfloat16 = config.evidence_bfloat16
+    if bfloat16 is None:
+        bfloat16 = (measured or measure_evidence(diffusion, hidden, config)).chosen == "bfloat16"
+    size = config.evidence_batch_size
+    shortcuts = Shortcuts.exact(len(hidden), size) if config.evidence_sharing else Shortcuts.none()
+    if config.classification == "fast":
+        shortcuts = replace(shortcuts, choose_samples=True, stopping="posterior", error_rate=config.error_rate,
+                            max_steps=config.num_evidence)  # fmt: skip
+    return FastClassifier(
+        diffusion, hidden, shortcuts=shortcuts, pool_size=config.evidence_pool, norm=norm,
+        timestep_range=config.timestep_range or diffusion.evidence_range, seed=seed, batch_size=size,
+        bfloat16=bfloat16,
+    )  # fmt: skip
 
 
 def _check_labels(images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -584,3 +779,23 @@ def _check_labels(images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> 
             f"all {len(images)} pictures have the label {classes.tolist()[0]!r}; expected at least two classes"
         )
     return classes, ids
+
+
+def in_fitting_passes(classifier: FastClassifier, answer: Callable[[], Answer]) -> Answer:
+    """An answer of a classifier, asked again with passes of half the size where memory runs out.
+
+    Passes of one classifier are alike, so as a rule it is the first that does not fit and nothing is lost.
+
+    Args:
+        classifier: Its ``batch_size`` is that of the passes that fit afterwards.
+        answer: Asks it.
+
+    Raises:
+        TrainingError: Not even one evaluation in a pass fits.
+    """
+
+    def ask(size: int) -> Answer:
+        classifier.batch_size = size
+        return answer()
+
+    return MemoryFit(classifier.batch_size, FORWARD_ADVICE)(ask)

@@ -19,7 +19,7 @@ from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import ImageSet, read_images
 from gcpl_lab.errors import DataError
-from gcpl_lab.estimators import GCPLClassifier
+from gcpl_lab.estimators import GCPLClassifier, make_classifier
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expected_calibration_error, log_loss
 from gcpl_lab.methods.baselines import (
     ENSEMBLE_TEMPLATES,
@@ -123,6 +123,11 @@ class FewShotExperiment:
             raise DataError(f"{test.name}: no test picture of {', '.join(missing)}; add some or leave the class out")
         self.support, self.test, self.preset = support, test, preset
         self.settings = dict(settings or {})
+        if self.settings.get("classification", "exact") != "exact":
+            raise DataError(
+                f"classification is {self.settings['classification']!r}; a comparison looks at every class on every "
+                "(t, ε), so leave it at 'exact'"
+            )
         self._on_step = on_step or (lambda _method, _record, _total: None)
         self._gcpl: dict[tuple[int, int], Outcome] = {}
         self._named: dict[int, tuple[DiffusionClassifier, GCPLConfig, Evidence, float]] = {}
@@ -248,10 +253,7 @@ class FewShotExperiment:
         if seed not in self._named:
             latents, config = self.test_latents, GCPLClassifier(self.preset, seed=seed, **self.settings).config
             hidden = self.diffusion.encode_texts([config.templates[0].format(name) for name in self.test.class_names])
-            classifier = DiffusionClassifier(
-                self.diffusion, hidden, timestep_range=config.timestep_range or self.diffusion.evidence_range,
-                seed=seed, batch_size=config.evidence_batch_size, bfloat16=config.evidence_bfloat16,
-            )  # fmt: skip
+            classifier = make_classifier(self.diffusion, hidden, config, seed)
             began = time.perf_counter()
             evidence = classifier.exact(latents, config.num_evidence)
             self._named[seed] = classifier, config, evidence, time.perf_counter() - began

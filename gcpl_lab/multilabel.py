@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,9 +36,16 @@ from gcpl_lab.training.runtime import (
     gather_rows,
     is_main_process,
     leave_device,
+    make_accelerator,
+    mixed_precision,
+    prepare_for_device,
     processes,
     wait_for_everyone,
+    weights_dtype,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 METHOD = "lmpt"
 """Tells saved contexts from the class tokens of GCPLClassifier, which share the file format."""
@@ -61,6 +68,19 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> 
     return torch.stack([gather_rows(view, len(pictures)) for view in views])
 
 
+def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:
+    """The preset's frozen CLIP on this machine's device.
+
+    Args:
+        config: With preset and precision.
+        dtype: Of its weights; by default what the precision says.
+    """
+    device = default_device()
+    clip = FrozenCLIP.load(config.preset, device, dtype or weights_dtype(config.precision, device))
+    prepare_for_device(clip.model.visual, device, config.precision)
+    return clip
+
+
 class LMPTClassifier:
     """Learn one prompt for each class from pictures with several labels and, where there are any, captions.
 
@@ -69,8 +89,11 @@ class LMPTClassifier:
         >>> model.fit(images, targets, class_names, captions)     # targets: 0/1, images × classes
         >>> model.predict(others), model.predict_proba(others)
 
-    Part of the given pictures is kept from training (``validation_share``): it chooses the epoch whose prompts
-    are kept, scales the probabilities, and sets each class's threshold. No other pictures are looked at.
+    Part of the given pictures is kept from training (``validation_share``): it scales the probabilities, sets each
+    class's threshold and, with ``keep="best"``, chooses the epoch. No other pictures are looked at.
+
+    Under ``accelerate launch`` the processes share the encoding of pictures; training on cached features is the same
+    small computation in each of them.
 
     Attributes:
         classes_: The class names; columns of targets and answers are in this order.
@@ -80,13 +103,15 @@ class LMPTClassifier:
         start_features_: Unit features (class, feature) of the prompts before training.
         sigmoid_: Scale and bias that turn logits into probabilities.
         thresholds_: Probability from which a class is predicted, (class,).
-        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update; ``validation`` is 1 − mAP.
+        validation_map_: mAP on the pictures kept from training, before anything was learned from them.
+        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update; with ``keep="best"``, ``validation`` is
+            1 − mAP after every epoch.
     """
 
     def __init__(
         self,
         preset: str = "tiny",
-        num_context: int = 16,
+        num_context: int = 4,
         seed: int = 0,
         *,
         clip: FrozenCLIP | None = None,
@@ -108,7 +133,7 @@ class LMPTClassifier:
     def clip(self) -> FrozenCLIP:
         """The frozen model, loaded when first asked for."""
         if self._clip is None:
-            self._clip = FrozenCLIP.load(self.config.preset, device=default_device())
+            self._clip = load_clip(self.config)
         return self._clip
 
     # -------------------------------------------------------------------------------------- training
@@ -194,14 +219,17 @@ class LMPTClassifier:
         def validate() -> float:
             return 1 - mean_average_precision(self._logits(held_out), wanted)
 
+        best = self.config.keep == "best"
         folder = Path(checkpoint_folder) if checkpoint_folder else None
         self.history_: list[StepRecord] = []
         self.num_steps_ = self.config.num_epochs * batches.steps_an_epoch
-        ended = yield from self._run(batches, folder and folder / "lmpt.checkpoint.safetensors", validate=validate)
+        ended = yield from self._run(
+            batches, folder and folder / "lmpt.checkpoint.safetensors", validate=validate if best else None
+        )
         logits = self._logits(held_out)
+        self.validation_map_ = mean_average_precision(logits, wanted)
         if self.config.refit and not ended:
-            measured = {r.step: r.validation for r in self.history_ if r.validation is not None}
-            num_epochs = math.ceil(min(measured, key=lambda step: measured[step]) / batches.steps_an_epoch)
+            num_epochs = self._best_epoch(batches.steps_an_epoch) if best else self.config.num_epochs
             self._begin(everything)
             yield from self._run(
                 everything, folder and folder / "lmpt_refit.checkpoint.safetensors",
@@ -209,6 +237,11 @@ class LMPTClassifier:
             )  # fmt: skip
         self.sigmoid_ = fit_sigmoid(logits, wanted)
         self.thresholds_ = choose_thresholds(sigmoid(logits, self.sigmoid_), wanted)
+
+    def _best_epoch(self, steps_an_epoch: int) -> int:
+        """After how many epochs the validation mAP was best."""
+        measured = {record.step: record.validation for record in self.history_ if record.validation is not None}
+        return math.ceil(min(measured, key=lambda step: measured[step]) / steps_an_epoch)
 
     def _begin(self, batches: CachedBatches) -> None:
         """A fresh objective for the pictures of ``batches``."""
@@ -229,7 +262,7 @@ class LMPTClassifier:
         records = train(
             self.objective_, batches, self._training_config(batches.steps_an_epoch), validate=validate,
             checkpoint=checkpoint, fingerprint=self._fingerprint(batches) if checkpoint else "", stop_after=stop_after,
-            journal=journal,
+            journal=journal, accelerator=self._accelerator(),
         )  # fmt: skip
 
         def keep() -> None:  # what a resumed run had done before comes out of its checkpoint
@@ -272,6 +305,11 @@ class LMPTClassifier:
             optimizer=config.optimizer, schedule=config.schedule, validate_every=steps_an_epoch,
             patience=config.patience, checkpoint_every=config.checkpoint_every or steps_an_epoch,
         )  # fmt: skip
+
+    def _accelerator(self) -> Accelerator:
+        return make_accelerator(
+            cpu=self.clip.device.type == "cpu", mixed_precision=mixed_precision(self.config.precision, self.clip.dtype)
+        )
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         data = {"views": batches.views, "targets": batches.targets, "captions": batches.captions,
@@ -371,7 +409,8 @@ class LMPTClassifier:
             "num_train": self.num_train_,
             "log_scale": float(self.objective_.log_scale.detach()), "bias": float(self.objective_.bias.detach()),
             "sigmoid": list(self.sigmoid_), "thresholds": self.thresholds_.tolist(),
-            "clip": {"name": self.clip.name, "checksum": self.clip.checksum()}, "versions": describe_versions(),
+            "clip": {"name": self.clip.name, "checksum": self.clip.checksum(),
+                     "weights": str(self.clip.dtype).removeprefix("torch.")}, "versions": describe_versions(),
         }  # fmt: skip
         if is_main_process():
             save_class_prompts(folder, context.expand(len(self.classes_), -1, -1), metadata)
@@ -395,6 +434,8 @@ class LMPTClassifier:
             raise ArtifactError(f"{path}: holds no contexts of LMPT; class tokens are loaded by GCPLClassifier.load")
         try:
             model = cls(clip=clip, **LMPTConfig.from_dict(metadata["config"]).as_dict())
+            weights = metadata["clip"].get("weights", "float32")
+            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[weights]
             model.classes_ = np.asarray(metadata["class_names"])
             model.class_counts_ = np.asarray(metadata["class_counts"], np.int64)
             model.num_train_ = int(metadata["num_train"])
@@ -405,6 +446,8 @@ class LMPTClassifier:
             learned_on = metadata["clip"]["checksum"]
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
+        if clip is None:  # in the precision they were learned with, whatever this machine prefers
+            model._clip = load_clip(model.config, dtype)
         if model.clip.checksum() != learned_on:
             raise ArtifactError(
                 f"{folder}: its prompts were learned on other frozen weights than those of {model.clip.name!r}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from gcpl_lab.config import LMPTConfig
 from gcpl_lab.data.multilabel import MultiLabelSet, replace_captions, split_validation
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
-from gcpl_lab.evaluation.multilabel import choose_thresholds
+from gcpl_lab.evaluation.multilabel import choose_thresholds, multilabel_report
 from gcpl_lab.methods.baselines import ZeroShotCLIP
 from gcpl_lab.methods.calibration import fit_sigmoid
 from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe
-from gcpl_lab.multilabel import LMPTClassifier, encode_views, measure_scores, sigmoid
+from gcpl_lab.multilabel import LMPTClassifier, encode_views, load_clip, measure_scores, sigmoid
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.loop import StepRecord
-from gcpl_lab.training.runtime import default_device, describe_machine, describe_versions
+from gcpl_lab.training.runtime import describe_machine, describe_versions
 
 MULTILABEL_TITLES = {
     "zero_shot_clip": "Zero-shot CLIP",
@@ -52,6 +52,9 @@ PUBLISHED: dict[str, Any] = {
 """LMPT's loss with the authors' settings for VOC-LT, on CLIP's own scale."""
 
 SCORES = ("map", "map_head", "map_medium", "map_tail")
+PART_SEED = 1000
+"""Keeps the splits that settings are chosen on apart from the validation splits of the reported seeds."""
+
 NOISE_SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -117,7 +120,7 @@ class MultiLabelExperiment:
     @cached_property
     def clip(self) -> FrozenCLIP:
         """The frozen CLIP."""
-        return self._clip or FrozenCLIP.load(self.config.preset, device=default_device())
+        return self._clip or load_clip(self.config)
 
     @cached_property
     def views(self) -> Tensor:
@@ -195,10 +198,27 @@ class MultiLabelExperiment:
         row = {"name": method, "seed": seed, **measured, "train_seconds": train_seconds,
                "predict_seconds": time.perf_counter() - trained}  # fmt: skip
         if model is not None:
-            row["validation_map"] = 1 - min(
-                record.validation for record in model.history_ if record.validation is not None
-            )
+            row["validation_map"] = model.validation_map_
         return MultiLabelOutcome(method, seed, logits, sigmoid(logits, scale_and_bias), thresholds, row, model)
+
+    def part(self, number: int, share: float = 0.25) -> MultiLabelExperiment:
+        """An experiment on the training pictures alone: learn from some of them, measure on the others.
+
+        Settings are chosen on such parts; the test pictures are not touched. What a method keeps for validation is
+        a part of what it learns from here.
+
+        Args:
+            number: Of the split.
+            share: What is measured on.
+        """
+        learned, measured = split_validation(self.train.targets, share, PART_SEED + number)
+        part = MultiLabelExperiment(
+            self.train.subset(learned), self.train.subset(measured), preset=self.config.preset,
+            settings=self.config.as_dict(), clip=self.clip, on_step=self._on_step,
+        )  # fmt: skip
+        part.views = self.views[:, torch.from_numpy(learned)]
+        part.test_features = self.views[0][torch.from_numpy(measured)]
+        return part
 
     def fingerprint(self) -> str:
         """Whatever results depend on besides method and seed."""
@@ -242,6 +262,65 @@ def run_multilabel_comparison(
     trials = [Trial(method, 0, seed) for seed in seeds for method in methods]
     rows = list(run_trials(trials, run, Path(folder) / "trials", experiment.fingerprint()))
     return _write_results(folder, experiment, rows, reference, command, {})
+
+
+def run_tails(
+    folder: str | Path,
+    experiments: Sequence[MultiLabelExperiment],
+    *,
+    methods: Sequence[str] = ("zero_shot_clip", "coop_bce", "lmpt"),
+    seeds: Sequence[int] = tuple(range(4)),
+    reference: str = "coop_bce",
+    command: str = "",
+    on_trial: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Compare methods on several drawn tails: differences between draws count, not those between seeds of one.
+
+    Args:
+        folder: Each tail's results go to a folder of its own in it.
+        experiments: One a tail.
+        methods: Names in ``MULTILABEL_METHODS``.
+        seeds: Of each tail.
+        reference: The method the others are paired with.
+        command: What is written down as having made the results.
+        on_trial: Called with a line about the trial that comes next.
+
+    Returns:
+        ``tails`` (of each the class counts and the mean score of every method), ``reference``, and ``summary`` over
+        tails: each is one number a method, the mean over its seeds.
+    """
+    tails, rows = [], []
+    for number, experiment in enumerate(experiments):
+
+        def tell(line: str, number: int = number) -> None:
+            if on_trial:
+                on_trial(f"tail {number}: {line}")
+
+        result = run_multilabel_comparison(
+            Path(folder) / f"tail_{number}", experiment, methods=methods, seeds=seeds, reference=reference,
+            command=command, on_trial=tell,
+        )  # fmt: skip
+        scores = result["summary"]
+        means = [
+            {"method": method, "shots": 0, "seed": number,
+             **{score: _mean_of(entries, method) for score, entries in scores.items()}}
+            for method in methods
+        ]  # fmt: skip
+        rows += means
+        counts = dict(zip(experiment.train.class_names, experiment.train.class_counts().tolist(), strict=True))
+        tails.append({"class_counts": counts, "train_checksum": experiment.train.checksum,
+                      "test_checksum": experiment.test.checksum, "methods": means})  # fmt: skip
+    shared = [score for score in SCORES if all(score in row for row in rows)]
+    summary = {score: summarise(rows, reference, score) for score in shared}
+    result = {"command": command, "preset": experiments[0].config.preset, "config": experiments[0].config.as_dict(),
+              "machine": describe_machine(), "versions": describe_versions(), "seeds": list(seeds),
+              "reference": reference, "tails": tails, "summary": summary}  # fmt: skip
+    write_json(Path(folder) / "results.json", result)
+    return result
+
+
+def _mean_of(entries: Sequence[Mapping[str, Any]], method: str) -> float:
+    return float(next(entry["mean"] for entry in entries if entry["method"] == method))
 
 
 def _write_results(
@@ -365,3 +444,84 @@ def _noise_curve(rows: Sequence[dict[str, Any]], noisy: Mapping[str, float]) -> 
         if noisy and all(row[score] is not None for row in chosen)
         for entry in summarise(chosen, "lmpt", score)
     ]
+
+
+# ------------------------------------------------------------------------------- the choice of settings
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "chosen": {},
+    "coop_bce": {"mix": 1.0, "classification": "binary_cross_entropy"},
+    "best_epoch": {"keep": "best"},
+    "epochs_25": {"num_epochs": 25},
+    "epochs_100": {"num_epochs": 100},
+    "rate_0.02": {"learning_rate": 0.02},
+    "batch_32": {"batch_size": 32},
+    "context_2": {"num_context": 2, "initial_words": "of a"},
+    "context_16": {"num_context": 16},
+    "random_start": {"initial_words": ""},
+    "name_in_the_middle": {"class_position": "middle"},
+    "mix_0.3": {"mix": 0.3},
+    "mix_0.7": {"mix": 0.7},
+    "gamma_0.5": {"reweight_gamma": 0.5},
+    "margin_1": {"margin": 1.0},
+    "without_mirror_images": {"flip": False},
+    "published_loss": PUBLISHED,
+}
+"""What was tried beside the chosen settings; each differs from them in what it says."""
+
+
+def run_validation(
+    folder: str | Path,
+    experiment: MultiLabelExperiment,
+    *,
+    candidates: Mapping[str, Mapping[str, Any]] = CANDIDATES,
+    num_parts: int = 10,
+    reference: str = "chosen",
+    command: str = "",
+    on_trial: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure candidate settings on parts of the training pictures; the test pictures are not touched.
+
+    Average precisions are taken as if every class were equally frequent: parts of a long tail hold two or three
+    pictures of a rare class, and the plain ones of those are noise.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        experiment: Data and the settings that the candidates change.
+        candidates: Settings by name; ``reference`` is one of them.
+        num_parts: Splits of the training pictures, the same for every candidate.
+        reference: The candidate the others are paired with.
+        command: What is written down as having made the results.
+        on_trial: Called with a line about the trial that comes next.
+
+    Returns:
+        The content of ``results.json``: candidates, a row a trial, and a summary of each score as in
+        :func:`run_multilabel_comparison`.
+    """
+    part_of = cache(experiment.part)
+
+    def run(trial: Trial) -> dict[str, Any]:
+        if on_trial:
+            on_trial(f"{trial.method}, part {trial.seed}")
+        part = part_of(trial.seed)
+        found = part.run(trial.method, trial.seed, candidates[trial.method])
+        counts = experiment.train.class_counts()
+        report = multilabel_report(found.logits, part.test.targets, counts, part.test.class_names, even=True)
+        return {"name": trial.method, **{score: report[score] for score in SCORES}}
+
+    fingerprint = repr((experiment.config.as_dict(), experiment.train.checksum, experiment.clip.checksum()))
+    rows: list[dict[str, Any]] = []
+    for number in range(num_parts):
+        for name, settings in candidates.items():
+            # Each candidate has a fingerprint of its own: another one beside it makes no result out of date.
+            own = f"validation {dict(settings)} {fingerprint}"
+            rows += run_trials([Trial(name, 0, number)], run, Path(folder) / "trials", own)
+    scores = [score for score in SCORES if all(row[score] is not None for row in rows)]
+    result = {
+        "command": command, "train_checksum": experiment.train.checksum, "preset": experiment.config.preset,
+        "config": experiment.config.as_dict(), "candidates": {name: dict(s) for name, s in candidates.items()},
+        "machine": describe_machine(), "versions": describe_versions(), "methods": rows, "reference": reference,
+        "summary": {score: summarise(rows, reference, score) for score in scores},
+    }  # fmt: skip
+    write_json(Path(folder) / "results.json", result)
+    return result

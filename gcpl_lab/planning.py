@@ -1,7 +1,8 @@
 """What a run will cost before it is started: denoiser evaluations, time, memory and money.
 
-The number of evaluations follows exactly from the settings. Seconds come from a :class:`Profile`: measured on the
-present machine in a few steps, or recorded on another one. Memory is counted tensor by tensor.
+The number of evaluations follows exactly from the settings. Seconds come from a :class:`Profile`, a model with few
+numbers: fitted to a few steps on the present machine, or recorded on another one. ``benchmarks/scaling.py`` tests its
+predictions on work that it was not fitted to. Memory is counted tensor by tensor.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gcpl_lab.backbones.presets import MEMORY_BASIS, PRESETS, StepMemory, find_p
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.errors import DataError, ModelError
 from gcpl_lab.storage import read_json
+from gcpl_lab.training.runtime import choose_fastest
 
 if TYPE_CHECKING:
     from gcpl_lab.backbones.diffusion import FrozenDiffusion
@@ -41,9 +43,10 @@ class Profile:
         source: Who measured it, and what.
         encoding_seconds: The VAE, for one picture.
         training_seconds: A denoiser evaluation with its backward pass, everything around it included, by precision.
-        classifying_seconds: A denoiser evaluation alone, by precision.
+        classifying_seconds: A denoiser evaluation of the classifier, what is shared between prompts shared out.
         memory: Bytes in float32.
         derived: Which of these numbers were not measured, and what they follow from.
+        update_seconds: What an update takes however few pictures it has: text encoder, optimiser; 0 where absent.
     """
 
     preset: str
@@ -55,6 +58,16 @@ class Profile:
     classifying_seconds: dict[Timed, float]
     memory: StepMemory
     derived: tuple[str, ...] = ()
+    update_seconds: dict[Timed, float] = field(default_factory=dict)
+
+    def training_time(self, num_updates: int, batch_size: int, precision: Timed) -> float:
+        """Seconds of some updates of ``batch_size`` evaluations each."""
+        each = self.update_seconds.get(precision, 0.0) + batch_size * self.training_seconds[precision]
+        return num_updates * each
+
+    def classifying_time(self, num_evaluations: int, precision: Timed) -> float:
+        """Seconds of some evaluations without a backward pass."""
+        return num_evaluations * self.classifying_seconds[precision]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -97,7 +110,8 @@ def measure_profile(
     Args:
         diffusion: Where it will run; its weights' type is kept, so a model loaded in bfloat16 is timed in that alone.
         preset: What the profile is called; the model's name by default.
-        batch_size: Pictures a step, and evaluations a pass: larger passes cost less a picture.
+        batch_size: Pictures a step, and evaluations a pass: larger passes cost less a picture. Steps of a quarter of
+            it tell what an update takes however many pictures it has.
         num_steps: Timed steps after one that warms up; their median counts.
     """
     import torch
@@ -110,15 +124,16 @@ def measure_profile(
     encoding = _median_seconds(lambda: diffusion.encode_moments(pixels), num_steps, diffusion) / len(pixels)
     precisions: list[Timed] = ["float32", "bfloat16"] if diffusion.dtype == torch.float32 else ["bfloat16"]
     before = diffusion.num_denoiser_evaluations
-    training = {kind: _training_seconds(diffusion, batch_size, num_steps, kind) for kind in precisions}
+    updates = {kind: _update_model(diffusion, batch_size, num_steps, kind) for kind in precisions}
     classifying = {kind: _classifying_seconds(diffusion, batch_size, num_steps, kind) for kind in precisions}
     memory = count_memory(diffusion)
     diffusion.num_denoiser_evaluations = before
     machine = describe_machine()
     return Profile(
         preset or diffusion.name, f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
-        diffusion.device.type, f"gcpl-lab plan, {num_steps} steps of {batch_size} pictures", encoding, training,
-        classifying, memory,
+        diffusion.device.type, f"gcpl-lab plan, {num_steps} steps of {batch_size} pictures", encoding,
+        {kind: picture for kind, (_, picture) in updates.items()}, classifying, memory,
+        update_seconds={kind: start for kind, (start, _) in updates.items()},
     )  # fmt: skip
 
 
@@ -148,8 +163,18 @@ def _objective_and_batches(diffusion: FrozenDiffusion, batch_size: int) -> tuple
     return GCPL(diffusion, prompts), ExemplarSampler(diffusion, exemplars, batch_size=batch_size)
 
 
-def _training_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
-    """Whole updates of the training loop, for one picture."""
+def _update_model(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> tuple[float, float]:
+    """Seconds of an update without pictures, and of each picture: the line through two sizes of batches."""
+    whole, few = _update_seconds(diffusion, batch_size, num_steps, precision), max(1, batch_size // 4)
+    if few == batch_size:
+        return 0.0, whole / batch_size
+    picture = (whole - _update_seconds(diffusion, few, num_steps, precision)) / (batch_size - few)
+    picture = min(max(picture, 0.0), whole / batch_size)  # neither part can take less than nothing
+    return whole - batch_size * picture, picture
+
+
+def _update_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
+    """A whole update of the training loop."""
     from gcpl_lab.training.loop import TrainingConfig, train
     from gcpl_lab.training.runtime import make_accelerator
 
@@ -159,20 +184,21 @@ def _training_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: in
     )
     config = TrainingConfig(num_steps=num_steps + 1, learning_rate=1e-3)
     times = [0.0] + [record.seconds for record in train(objective, batches, config, accelerator=accelerator)]
-    return statistics.median(np.diff(times)[1:]) / batch_size
+    return float(statistics.median(np.diff(times)[1:]))
 
 
 def _classifying_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
     import torch
 
-    from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+    from gcpl_lab.estimators import make_classifier
 
-    hidden = diffusion.encode_texts(["a photo of a coat", "a photo of a shirt"])
-    classifier = DiffusionClassifier(diffusion, hidden, batch_size=batch_size, bfloat16=precision == "bfloat16")
-    latents = torch.zeros(1, *diffusion.latent_shape)
-    samples = max(1, batch_size // 2)
+    num_classes = min(8, max(2, batch_size))
+    hidden = diffusion.encode_texts([f"a photo of a {name}" for name in ("coat", "shirt", "bag", "dress") * 2])
+    config = GCPLConfig(evidence_batch_size=max(2, batch_size), evidence_bfloat16=precision == "bfloat16")
+    classifier = make_classifier(diffusion, hidden[:num_classes], config, seed=0)
+    latents, samples = torch.zeros(1, *diffusion.latent_shape), max(1, batch_size // num_classes)
     seconds = _median_seconds(lambda: classifier.exact(latents, samples), num_steps, diffusion)
-    return seconds / (2 * samples)
+    return seconds / (num_classes * samples)
 
 
 def count_memory(diffusion: FrozenDiffusion) -> StepMemory:
@@ -414,16 +440,29 @@ class _Task:
     @property
     def evidence_precision(self) -> Timed:
         """Of classification."""
-        halved = self.config.evidence_bfloat16 and "bfloat16" in self.profile.classifying_seconds
-        return "bfloat16" if halved else self.precision
+        known, halved = self.profile.classifying_seconds, self.config.evidence_bfloat16
+        if halved is None:  # measured when it runs: what the profile's machine would choose
+            measured: dict[str, list[float]] = {name: [seconds] for name, seconds in known.items()}
+            halved = "float32" not in known or choose_fastest(measured) == "bfloat16"
+        return "bfloat16" if halved and "bfloat16" in known else self.precision
+
+    def updates(self) -> list[tuple[int, int]]:
+        """Numbers of updates, and the evaluations with a backward pass in each."""
+        config = self.config
+        stages = [(config.num_steps, config.batch_size)]
+        if config.objective == "discriminative":
+            stages.append((config.discriminative_steps, self._discriminative_batch()))
+        return stages
 
     def training_evaluations(self) -> int:
         """Evaluations with a backward pass."""
-        config = self.config
-        evaluations = config.num_steps * config.batch_size
-        if config.objective == "discriminative":
-            evaluations += config.discriminative_steps * self._discriminative_batch()
-        return evaluations
+        return sum(count * size for count, size in self.updates())
+
+    def _training_time(self) -> float:
+        seconds = sum(self.profile.training_time(count, size, self.precision) for count, size in self.updates())
+        if self.config.gradient_checkpointing:  # everything is computed once more
+            seconds += self.profile.classifying_time(self.training_evaluations(), self.precision)
+        return seconds
 
     def _discriminative_batch(self) -> int:
         config, others = self.config, self.num_classes - 1
@@ -440,14 +479,15 @@ class _Task:
         return self.num_classes * self.num_shots * self.num_classes * config.num_samples
 
     def calibration_evaluations(self) -> int:
-        """Evaluations of exemplars that fit temperature and offsets."""
+        """Evaluations of exemplars that fit temperature and offsets, and the fast classifier's plan."""
         from gcpl_lab.estimators import MAX_TEMPERATURE_IMAGES
 
-        images = min(MAX_TEMPERATURE_IMAGES, self.num_classes * self.num_shots)
-        return images * self.num_classes * self.config.num_evidence
+        exemplars = self.num_classes * self.num_shots
+        pool = exemplars * self.config.evidence_pool if self.config.classification == "fast" else 0
+        return self.num_classes * (min(MAX_TEMPERATURE_IMAGES, exemplars) * self.config.num_evidence + pool)
 
     def classification_evaluations(self) -> int:
-        """Evaluations of all test pictures."""
+        """Evaluations of all test pictures; of the fast classifier, which stops early, the most there can be."""
         if self.schedule is None:
             return self.num_test * self.num_classes * self.config.num_evidence
         each, seen, left = 0, 0, self.num_classes
@@ -460,19 +500,22 @@ class _Task:
         """All three, with seconds, memory and money."""
         profile, config = self.profile, self.config
         exemplars = 2 * self.num_classes * self.num_shots  # as they are and mirrored
-        forward = profile.classifying_seconds[self.evidence_precision]
-        step = profile.training_seconds[self.precision]
-        if config.gradient_checkpointing:
-            step += profile.classifying_seconds[self.precision]  # everything is computed once more
         rivals, fitting, testing = (
             self.rival_evaluations(), self.calibration_evaluations(), self.classification_evaluations(),
         )  # fmt: skip
-        learning = self.training_evaluations()
+        # The fast classifier's folds are trained like the whole; their rivals are found like the whole's.
+        folds = config.num_folds if config.classification == "fast" else 0
+        learning, training = self.training_evaluations() + rivals, self._training_time()
+
+        def forward(evaluations: int) -> float:
+            return profile.classifying_time(evaluations, self.evidence_precision)
+
         rows = (
-            ("training", learning + rivals, exemplars, learning * step + rivals * forward, self._training_memory()),
-            ("calibration", fitting, 0, fitting * forward, self._classifying_memory()),
-            ("classification", testing, self.num_test, testing * forward, self._classifying_memory()),
-        )
+            ("training", learning, exemplars, training + forward(rivals), self._training_memory()),
+            ("calibration", fitting + folds * learning, 0, forward(fitting + folds * rivals) + folds * training,
+             max(self._classifying_memory(), self._training_memory() if folds else 0)),
+            ("classification", testing, self.num_test, forward(testing), self._classifying_memory()),
+        )  # fmt: skip
         stages = []
         for name, evaluations, pictures, seconds, memory in rows:
             seconds += pictures * profile.encoding_seconds

@@ -15,6 +15,7 @@ from gcpl_lab.backbones.presets import find_preset
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.duplicates import MAX_DISTANCE, Duplicate, find_duplicates, hash_images
 from gcpl_lab.data.episodes import draw_episode, draw_test
+from gcpl_lab.data.published import load_published
 from gcpl_lab.data.readers import ImageSet, read_class_folders
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import read_json, write_json, write_text
@@ -66,6 +67,24 @@ def read_pictures(images: str | Path) -> tuple[ImageSet, ImageSet | None]:
             f"{images}: {pools[0].name}/ and test/ have different classes ({', '.join(only)} in one of them alone); "
             "expected the same sub-folders in both"
         )
+    return support, test
+
+
+def read_support_and_test(images: str | Path, published: str | None = None) -> tuple[ImageSet, ImageSet]:
+    """Support pool and test set, both of which must be there.
+
+    Args:
+        images: As for :func:`read_pictures`; for a published set the folder that torchvision keeps it in.
+        published: A name in ``gcpl_lab.data.published.PUBLISHED``.
+
+    Raises:
+        DataError: The pictures are not there, or there is no test set.
+    """
+    if published is not None:
+        return load_published(published, images, "train"), load_published(published, images, "test")
+    support, test = read_pictures(images)
+    if test is None:
+        raise DataError(f"{images}: has no test set; expected support/ and test/ with one sub-folder a class in each")
     return support, test
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcpl_lab.backbones.presets import find_preset, resolve
 from gcpl_lab.config import GCPLConfig, LMPTConfig
-from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.errors import ArtifactError
 from gcpl_lab.planning import published_config
 from gcpl_lab.storage import read_json, write_json
 
@@ -143,9 +143,10 @@ def _run_gcpl(
 ) -> dict[tuple[str, str], float]:  # fmt: skip
     from gcpl_lab.data.episodes import draw_episode, draw_test
     from gcpl_lab.estimators import GCPLClassifier
+    from gcpl_lab.project import read_support_and_test
 
     seed = int(changed.get("seed", recipe.values["seed"]))
-    pool, test = _gcpl_data(recipe, data)
+    pool, test = read_support_and_test(data, recipe.values["data"].get("published"))
     support = pool.subset(draw_episode(pool, shots or recipe.values["shots"], seed))
     if most_test and most_test < len(test):
         test = test.subset(draw_test(test, total=most_test, seed=seed))
@@ -182,31 +183,20 @@ def _percent(right: Any) -> float:
     return round(100 * float(right.mean()), 2)
 
 
-def _gcpl_data(recipe: Recipe, data: Path) -> tuple[ImageSet, ImageSet]:
-    from gcpl_lab.data.published import load_published
-    from gcpl_lab.project import read_pictures
-
-    if name := recipe.values["data"].get("published"):
-        return load_published(name, data, "train"), load_published(name, data, "test")
-    support, test = read_pictures(data)
-    if test is None:
-        raise DataError(f"{data}: has no support/ and test/; the recipe needs {recipe.values['data']['layout']}")
-    return support, test
-
-
 def _staged_accuracy(model: GCPLClassifier, test: ImageSet, schedule: dict[str, Any]) -> float:
     """Accuracy in percent of the published staged classifier under the learned prompts."""
     import torch
 
-    from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
+    from gcpl_lab.estimators import in_fitting_passes, make_classifier
+    from gcpl_lab.methods.diffusion_classifier import class_scores
 
     with torch.no_grad():
         hidden = model.diffusion.encode_prompts(*model.prompts_())
-    classifier = DiffusionClassifier(
-        model.diffusion, hidden, norm=schedule["norm"], timestep_range=model.timestep_range, seed=model.config.seed,
-        batch_size=model.config.evidence_batch_size, bfloat16=model.config.evidence_bfloat16,
-    )  # fmt: skip
-    evidence = classifier.staged(model.encode(test.images), schedule["to_keep"], schedule["n_samples"])
+    classifier = make_classifier(
+        model.diffusion, hidden, model.config, model.config.seed, model.evidence_format_, schedule["norm"]
+    )
+    latents, stages = model.encode(test.images), (schedule["to_keep"], schedule["n_samples"])
+    evidence = in_fitting_passes(classifier, lambda: classifier.staged(latents, *stages))
     return _percent(class_scores(evidence.errors, "absolute").argmax(1) == test.labels)
 
 

@@ -464,7 +464,7 @@ def answer_of(outcomes: Sequence[Outcome]) -> str:
     simple = max((name for name in share if name not in (*GENERATIVE_METHODS, BEFORE)), key=lambda name: share[name])
     way = "up from" if share[best] > share[BEFORE] else "down from" if share[best] < share[BEFORE] else "no more than"
     return (
-        f"{METHOD_TITLES[best]} recognises {share[best]:.0%} of the test photographs, {way} {share[BEFORE]:.0%} with "
+        f"{METHOD_TITLES[best]}: {share[best]:.0%} of the test photographs recognised, {way} {share[BEFORE]:.0%} with "
         f"the class names as prompts; the best simple baseline on the same photographs, {METHOD_TITLES[simple]}, "
         f"reaches {share[simple]:.0%}."
     )

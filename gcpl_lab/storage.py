@@ -105,14 +105,16 @@ def write_tensors(
     Raises:
         OSError: The file cannot be written, for instance because the disk is full; an earlier one is untouched.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    try:
-        return write_atomically(path, lambda target: save_file(whole, target, metadata=dict(metadata or {})))
-    except SafetensorError as error:  # its only way to say what the operating system said
-        raise OSError(f"{path}: {error}") from error
+    # Not save_file: from safetensors 0.8 on it writes a temporary file of its own, which a killed process leaves.
+    content = save(whole, metadata=dict(metadata or {}))
+
+    def write(target: Path) -> None:
+        target.write_bytes(content)
+
+    return write_atomically(path, write)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -154,16 +154,14 @@ for part, ids in parts.items():
     print(f"{part:6s} {[f'{wardrobe.class_names[i]} {counts[i]}' for i in ids]}")
 
 # %%
-colors = {"head": "#0072B2", "medium": "#E69F00", "tail": "#D55E00"}
 order = np.argsort(-counts)
 with style.figure_style():
     figure = style.new_figure(10, 4.5)
     ax = figure.subplots()
     for part, ids in parts.items():
-        places = [place for place, label in enumerate(order) if label in ids]
-        bars = ax.bar(places, counts[order[places]], color=colors[part])
-        ax.bar_label(bars)
-        ax.annotate(part, (np.mean(places), 0.93), xycoords=("data", "axes fraction"), ha="center", color=colors[part])
+        places, color = [place for place, label in enumerate(order) if label in ids], style.PART_LOOKS[part][0]
+        ax.bar_label(ax.bar(places, counts[order[places]], color=color))
+        ax.annotate(part, (np.mean(places), 0.93), xycoords=("data", "axes fraction"), ha="center", color=color)
     ax.set_xticks(range(len(order)), [wardrobe.class_names[label] for label in order], rotation=35, ha="right")
     ax.set(ylabel="training pictures", ylim=(0, 1.15 * counts.max()))
 figure

@@ -49,9 +49,9 @@ parts, order = head_medium_tail(counts), np.argsort(-counts)
 with style.figure_style():
     figure = style.new_figure(10, 3.6)
     ax = figure.subplots()
-    for (part, ids), color in zip(parts.items(), style.PALETTE, strict=False):
+    for part, ids in parts.items():
         places = [int(np.flatnonzero(order == label)[0]) for label in ids]
-        bars = ax.bar(places, counts[ids], color=color, label=part)
+        bars = ax.bar(places, counts[ids], color=style.PART_LOOKS[part][0], label=part)
         ax.bar_label(bars)
     ax.set_xticks(range(len(names)), [names[label] for label in order], rotation=30, ha="right")
     ax.set_ylabel("training scenes")

@@ -233,7 +233,7 @@ placed = project(centred, "pca", fit_on="scenes")
 counts = scenes.class_counts()
 part_of = {int(label): part for part, ids in head_medium_tail(counts).items() for label in ids}
 rarest = [part_of[min(np.flatnonzero(row), key=lambda label: counts[label])] for row in scenes.targets]
-looks = dict(zip(("head", "medium", "tail"), zip(style.PALETTE, style.MARKERS, strict=False), strict=False))
+looks = {part: style.PART_LOOKS[part] for part in ("head", "medium", "tail")}
 
 # %%
 from gcpl_lab.views.labels import name_places

@@ -1,5 +1,6 @@
 """The program: what it prints, how it ends, and that no error costs a user earlier results."""
 
+import io
 import json
 import os
 import re
@@ -137,9 +138,12 @@ def test_doctor_answers_people_and_programs(program: Any) -> None:
     assert report["samples"] == {
         "fashion/support": "640 pictures, checksums right", "fashion/test": "500 pictures, checksums right",
     }  # fmt: skip
-    assert report["presets"]["tiny"] == "ready (in a local folder)"
-    assert "hf download" in report["presets"]["sd-1.4"] or "ready" in report["presets"]["sd-1.4"]
+    assert report["presets"]["tiny"]["state"] == "ready (in a local folder)"
+    real = report["presets"]["sd-1.4"]
+    assert "hf download" in real["state"] or "ready" in real["state"]
     shown = program("doctor")
+    for fact in (real["source"], real["licence"], f"{real['training_gb']} GB", f"{real['download_gb']} GB", "512"):
+        assert fact in shown.out
     assert shown.code == 0
     for title in report:
         assert title in shown.out
@@ -183,6 +187,29 @@ def test_train_then_classify(program: Any, support: Path, tmp_path: Path, preset
         assert sum(answer["probabilities"].values()) == pytest.approx(1)
         assert answer["probability"] == max(answer["probabilities"].values())
         assert answer["probabilities"][answer["class"]] == answer["probability"]
+
+
+def test_classify_takes_the_pictures_of_sub_folders(
+    program: Any, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Path] = []
+
+    class Stop(Exception): ...
+
+    class Classifier:
+        def predict_proba(self, files: list[Path]) -> None:
+            judged.extend(files)
+            raise Stop
+
+    monkeypatch.setattr("gcpl_lab.estimators.GCPLClassifier.load", lambda _folder: Classifier())
+    (tmp_path / ".hidden").mkdir()
+    with pytest.raises(Stop):
+        program("classify", "prompts", support)
+    assert [path.parent.name for path in judged] == ["bag"] * 4 + ["boot"] * 4 + ["shirt"] * 4
+    assert sorted(judged) == sorted(path for path in support.rglob("*.png"))
+    ended = program("classify", "prompts", tmp_path)
+    assert ended.code == 1
+    assert "holds no picture; expected files that end in" in " ".join(ended.err.split())
 
 
 def test_train_says_what_it_did(program: Any, support: Path, tmp_path: Path, preset: str) -> None:
@@ -334,7 +361,8 @@ def test_wrong_arguments_end_with_2_and_a_reason(
         (["classify", "nowhere", "picture.png"], "nowhere"),
         (["train", "gcpl", "{support}", "--shots", "2", "--preset", "sd-9"], "'sd-9' is neither a preset nor a folder"),
         (["train", "gcpl", "{support}", "--shots", "5"], "has 4 pictures, fewer than the 5 shots"),
-        (["compare", "--images", "{support}"], "support"),
+        (["compare", "--images", "{support}"], "has no test set; expected support/ and test/"),
+        (["compare", "--published", "cars"], "'cars' is no published set; expected one of flowers102"),
         (["demo", "--test", "501"], "total is 501"),
         (["build-samples", "--raw", "nowhere"], "dataset-fashion-mnist"),
     ],
@@ -418,3 +446,28 @@ def test_a_real_process_ends_without_a_traceback(tmp_path: Path, arguments: list
 def test_methods_are_named_once_each() -> None:
     assert cli._method_names("all", "gcpl") == list(METHODS)
     assert cli._method_names(" gcpl ,linear_probe,", "comple") == ["gcpl", "linear_probe"]
+
+
+def test_tables_of_results_fit_a_terminal_of_80_columns() -> None:
+    from rich.console import Console
+
+    from gcpl_lab.experiment import METHODS
+
+    row = {"accuracy": 0.7833, "accuracy_within_family": 0.7458, "denoiser_evaluations": 40_000, "train_seconds": 127.9,
+           "predict_seconds": 43.0}  # fmt: skip
+    summary = row | {"num_seeds": 5, "mean": 0.612, "standard_deviation": 0.011, "difference": -0.143, "low": -0.173,
+                     "high": -0.114, "p_value": 0.0001}  # fmt: skip
+    tables = [
+        cli._method_table([row | {"name": name} for name in METHODS]),
+        *cli._comparison_tables([summary | {"method": name, "shots": shots} for shots in (4, 16) for name in METHODS],
+                                "gcpl"),
+    ]  # fmt: skip
+    assert len(tables) == 3
+    for table in tables:
+        out = Console(width=80, record=True, file=io.StringIO())
+        out.print(table)
+        text = out.export_text()
+        assert "…" not in text
+        assert "40,000" in text
+        assert "Tip-Adapter-F" in text
+    assert "-14.3 (-17.3 to -11.4)" in text

@@ -69,6 +69,42 @@ def test_ablate_writes_a_table_and_figures(random_pair: Any, own_data: Path, tmp
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("trials/*.json")}
 
 
+def test_ablate_can_choose_settings_and_draw_tails(
+    random_pair: Any, own_data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from gcpl_lab import multilabel_experiment
+    from gcpl_lab.data import wardrobe
+
+    monkeypatch.setattr(multilabel_experiment.run_validation, "__kwdefaults__",
+                        {**multilabel_experiment.run_validation.__kwdefaults__,
+                         "candidates": {"chosen": {}, "other": {"mix": 0.9}}})  # fmt: skip
+    options = ("--preset", random_pair.folder, *FAST, "--set", "validation_share=0.3")
+    run("ablate", "lmpt", "--folder", tmp_path / "parts", "--metadata", own_data / "metadata.csv", "--validation", 1,
+        *options)  # fmt: skip
+    assert {row["name"] for row in read_json(tmp_path / "parts/results.json")["methods"]} == {"chosen", "other"}
+
+    built: list[tuple[Any, ...]] = []
+
+    def build(raw: Path, target: Path, seed: int, tail_order: tuple[str, ...]) -> None:
+        built.append((raw, seed, tail_order))
+        target.mkdir(parents=True)
+
+    def load(split: str, folder: Path) -> Any:
+        return bundled(split).subset(np.arange(0, 520, 5))
+
+    bundled = wardrobe.load_wardrobe
+    monkeypatch.setattr(wardrobe, "build_wardrobe", build)
+    monkeypatch.setattr(wardrobe, "load_wardrobe", load)
+    for _ in range(2):  # scenes that are there are not built again
+        told = run(
+            "ablate", "lmpt", "--folder", tmp_path / "tails", "--tails", 2, "--raw", "raw", "--seeds", 1, *options
+        )
+    assert [(str(raw), seed) for raw, seed, _ in built] == [("raw", 1), ("raw", 2)]
+    assert built[0][2] != built[1][2]
+    assert "CoOp + BCE" in told.output
+    assert len(read_json(tmp_path / "tails/results.json")["tails"]) == 2
+
+
 def test_wrong_options_are_explained(own_data: Path) -> None:
     for arguments, message in (
         (("train", "lmpt", "--set", "lambda=1"), "unknown settings lambda"),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings, pool_token_embeddings
+from gcpl_lab.backbones.clip import FrozenCLIP, PromptTower, encode_token_embeddings
 from gcpl_lab.backbones.presets import Preset
 from gcpl_lab.errors import ModelError
 
@@ -49,13 +49,16 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str) -> None:
         block_type="custom" if kind == "custom block" else "default",
     ).double()  # fmt: skip
     embeddings = torch.randn(4, 7, 16, dtype=torch.float64)
+    embeddings[:, 0] = embeddings[0, 0]  # the start token
     ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)
     found = []
-    for encode in (lambda *given: encode_token_embeddings(*given)[1], pool_token_embeddings):
+    short = PromptTower(tower, embeddings[0, 0], ends)
+    assert short.is_plain == (kind in ("plain", "layer scale"))
+    for encode in (lambda leaf: encode_token_embeddings(tower, leaf, ends)[1], short):
         leaf = embeddings.clone().requires_grad_()
-        features = encode(tower, leaf, ends)
+        features = encode(leaf)
         (gradient,) = torch.autograd.grad((features * weights).sum(), leaf)
-        found.append((features.detach(), gradient))
+        found.append((features.detach(), gradient[:, 1:]))
     for expected, other in zip(*found, strict=True):
         torch.testing.assert_close(other, expected, atol=1e-12, rtol=0)
 
@@ -122,6 +125,20 @@ def test_pictures_are_normalised_as_in_training(clip: object) -> None:
     pixels = clip.transform(grey)
     assert pixels.shape == (3, 64, 64)
     torch.testing.assert_close(pixels, torch.full((3, 64, 64), (77 / 255 - 0.3) / 0.35))
+
+
+def test_towers_in_half_precision(random_pair: object) -> None:
+    """Features stay float32 and near those of float32 weights; the factor on cosines is untouched."""
+    half, whole = FrozenCLIP.load(str(random_pair.folder), dtype=torch.bfloat16), random_pair.clip
+    assert (half.dtype, whole.dtype) == (torch.bfloat16, torch.float32)
+    assert half.logit_scale == whole.logit_scale
+    for found, expected in (
+        (half.encode_texts(TEXTS[:3]), whole.encode_texts(TEXTS[:3])),
+        (half.encode_images(images()), whole.encode_images(images())),
+    ):
+        assert found.dtype is torch.float32
+        assert not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
 def test_nothing_of_it_can_be_trained(clip: object) -> None:

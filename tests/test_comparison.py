@@ -9,6 +9,9 @@ import pytest
 
 import gcpl_lab.comparison as comparison
 from gcpl_lab.comparison import AVERAGED, run_comparison
+from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.readers import read_class_folders
+from gcpl_lab.errors import DataError
 from gcpl_lab.experiment import FewShotExperiment
 
 SMALL = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_evidence": 2}
@@ -37,6 +40,39 @@ def test_every_trial_runs_once_and_a_rerun_runs_none(tmp_path: Path, few_shot_fo
     assert again == result
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert written == json.loads(json.dumps(result))  # JSON has lists for tuples
+
+
+def test_held_out_photographs_take_the_place_of_the_test_set(
+    tmp_path: Path, few_shot_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[set[str], set[str]]] = []
+    real = FewShotExperiment.run
+
+    def spy(self: FewShotExperiment, method: str, shots: int, seed: int) -> Any:
+        exemplars = draw_episode(self.support, shots, seed)
+        judged, used = self.test.images, [self.support.images[index] for index in exemplars]
+        seen.append(({str(image) for image in judged}, {str(image) for image in used}))
+        return real(self, method, shots, seed)
+
+    monkeypatch.setattr(FewShotExperiment, "run", spy)
+    told: list[str] = []
+    plain = compare(tmp_path, few_shot_folder, told)
+    tested = set.union(*(judged for judged, _ in seen))
+    seen.clear()
+    held = compare(tmp_path, few_shot_folder, told, shots=[1], held_out=True)
+    assert (plain["data"]["held_out"], held["data"]["held_out"]) == (False, True)
+    pool = {str(image) for image in read_class_folders(few_shot_folder / "support").images}
+    assert len(seen) == 4
+    for judged, used in seen:
+        assert judged == pool - used
+        assert not judged & tested
+
+
+def test_held_out_photographs_must_be_left(tmp_path: Path, few_shot_folder: Path) -> None:
+    pool = read_class_folders(few_shot_folder / "support")
+    most = int((pool.labels == 0).sum())
+    with pytest.raises(DataError, match="leave no photograph to judge on"):
+        compare(tmp_path, few_shot_folder, [], shots=[most], held_out=True)
 
 
 def test_only_what_is_missing_is_run(tmp_path: Path, few_shot_folder: Path) -> None:

@@ -14,7 +14,8 @@ OTHER: dict[str, Any] = {
     "timestep_range": (0.25, 0.5), "contrast_weight": 0.2, "discriminative_steps": 4, "discriminative_batch_size": 2,
     "num_samples": 1, "num_rivals": None, "discriminative_rate": 0.1, "temperature": 3.0, "gcpl_share": 0.0,
     "early_stopping": "validation", "validation_share": 0.5, "num_folds": 2, "validate_every": 5, "patience": 2,
-    "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False,
+    "num_evidence": 1, "evidence_batch_size": 2, "evidence_bfloat16": False, "evidence_sharing": False,
+    "classification": "fast", "evidence_pool": 5, "error_rate": 0.5,
     "weighting": "relative", "class_offsets": False, "flip": False, "seed": 7,
     "checkpoint_every": 7, "precision": "bfloat16", "micro_batch_size": 4, "gradient_checkpointing": True,
     "compile_denoiser": True,
@@ -47,6 +48,7 @@ def test_unknown_settings_are_named() -> None:
         ("patience", -1), ("templates", "a {}"), ("timestep_range", (0.5, 0.5)), ("timestep_range", (-0.1, 1.0)),
         ("timestep_range", (0.0, 1.1)), ("num_steps", "many"), ("num_steps", 2.5), ("num_steps", True), ("flip", 1),
         ("learning_rate", "fast"), ("learning_rate", True), ("num_rivals", 2.5), ("preset", 3),
+        ("classification", "slow"), ("evidence_bfloat16", 1), ("evidence_pool", 0), ("error_rate", 1.0),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(name: str, value: Any) -> None:

@@ -153,6 +153,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "discriminative": {"objective": "discriminative"},
     "validated": {"early_stopping": "validation", "validate_every": 1},
     "worsening": {"early_stopping": "validation", "validate_every": 1, **WORSENING},
+    "fast": {"classification": "fast", "num_evidence": 4, "num_folds": 2},
     "folded": {"early_stopping": "cross_validation", "validate_every": 1, "num_folds": 2},
 }
 """Runs in which a setting has something to change."""
@@ -180,8 +181,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "validate_every": ("validated", {"validate_every": 2}),
     "patience": ("worsening", {"patience": 1}),
     "num_evidence": ("gcpl", {"num_evidence": 3}),
+    "classification": ("gcpl", {"classification": "fast", "num_folds": 2}),
+    "evidence_pool": ("fast", {"evidence_pool": 5}),
     "evidence_batch_size": ("gcpl", {"evidence_batch_size": 5}),
     "evidence_bfloat16": ("gcpl", {"evidence_bfloat16": False}),
+    "evidence_sharing": ("gcpl", {"evidence_sharing": False}),
     "weighting": ("gcpl", {"weighting": "relative"}),
     "class_offsets": ("gcpl", {"class_offsets": False}),
     "flip": ("gcpl", {"flip": False}),
@@ -190,7 +194,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient_checkpointing": ("gcpl", {"gradient_checkpointing": True}),
     "seed": ("gcpl", {"seed": 1}),
 }
-TESTED_BELOW = {"preset", "checkpoint_every", "compile_denoiser"}
+TESTED_BELOW = {"preset", "checkpoint_every", "compile_denoiser", "error_rate"}
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +248,189 @@ def test_how_the_work_is_cut_up_changes_no_result(outcome: Any, change: dict[str
     scores = [np.frombuffer(values, np.float32) for values in (cut[1], plain[1])]
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert cut[2] > plain[2]
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 512])  # with 2, keys of three prompts are not kept
+def test_sharing_between_prompts_changes_no_evidence(random_pair: object, pictures: Any, batch_size: int) -> None:
+    found, passes = [], []
+    block = random_pair.diffusion.denoiser.mid_block.resnets[1]
+    for sharing in (True, False):
+        model = small(random_pair.diffusion, evidence_sharing=sharing, evidence_batch_size=batch_size,
+                      evidence_bfloat16=False, num_steps=0).fit(*pictures)  # fmt: skip
+        rows: list[int] = []
+        hook = block.register_forward_pre_hook(lambda _module, inputs, rows=rows: rows.append(len(inputs[0])))
+        spent = random_pair.diffusion.num_denoiser_evaluations
+        found.append(model.evidence(model.encode(pictures[0])))
+        hook.remove()
+        passes.append(max(rows))
+        assert random_pair.diffusion.num_denoiser_evaluations - spent == found[-1].num_evaluations == 12 * 3 * 2
+    np.testing.assert_allclose(found[0].errors, found[1].errors, rtol=0, atol=1e-5)
+    assert passes == [min(batch_size, 12 * 3 * 2)] * 2  # the memory bound
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_the_measured_format_is_used_and_kept_with_the_prompts(
+    random_pair: object, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    images, ids = pictures
+    calls = []
+
+    def measure(run: Any, repeats: int = 5) -> Any:
+        calls.append(run("float32"))
+        return estimators.MeasuredFormat(chosen, {"float32": 1.0, "bfloat16": 2.0})
+
+    monkeypatch.setattr(estimators, "_MEASURED", type(estimators._MEASURED)())
+    monkeypatch.setattr(estimators, "measure_formats", measure)
+    spent = random_pair.diffusion.num_denoiser_evaluations
+    model = small(random_pair.diffusion, evidence_bfloat16=None).fit(images, ids)
+    assert random_pair.diffusion.num_denoiser_evaluations - spent == 2 * 4 + 12 * 3 * 2  # measuring does not count
+    other = small(random_pair.diffusion, evidence_bfloat16=chosen == "bfloat16").fit(images, ids)
+    np.testing.assert_array_equal(model.decision_function(images), other.decision_function(images))
+    folder = model.save(tmp_path / "run")
+    recorded = json.loads((folder / "prompts.json").read_text())["evidence_format"]
+    assert recorded == {"chosen": chosen, "seconds": {"float32": 1.0, "bfloat16": 2.0}}
+    estimators._MEASURED.clear()  # on another machine
+    again = GCPLClassifier.load(folder, random_pair.diffusion)
+    np.testing.assert_array_equal(again.decision_function(images), model.decision_function(images))
+    assert len(calls) == 1
+    assert other.evidence_format_ is None
+
+
+def test_a_format_is_measured_on_the_model_itself(random_pair: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimators, "_MEASURED", type(estimators._MEASURED)())
+    diffusion = random_pair.diffusion
+    hidden = diffusion.encode_texts(["coat", "bag"])
+    found = estimators.measure_evidence(diffusion, hidden, GCPLConfig(evidence_batch_size=2))
+    assert found.chosen in found.seconds
+    assert all(seconds > 0 for seconds in found.seconds.values())
+    assert estimators.measure_evidence(diffusion, hidden, GCPLConfig()) is found
+
+
+# ------------------------------------------------------------------------------------------ the fast classifier
+
+FAST: dict[str, Any] = {"classification": "fast", "num_folds": 2, "num_evidence": 4, "evidence_pool": 6}
+
+
+@pytest.fixture(scope="module")
+def fast(random_pair: object, pictures: Any) -> GCPLClassifier:
+    images, ids = pictures
+    return small(random_pair.diffusion, **FAST).fit(images, np.array(["zebra", "ant", "moth"])[ids])
+
+
+def test_the_fast_classifier_answers_with_its_plan(fast: GCPLClassifier, pictures: Any) -> None:
+    images, _ = pictures
+    found = fast.classify(fast.encode(images))
+    np.testing.assert_array_equal(fast.decision_function(images), found.logits)
+    np.testing.assert_allclose(fast.predict_proba(images), found.probabilities())
+    assert fast.predict(images).tolist() == fast.classes_[found.logits.argmax(1)].tolist()
+    assert found.num_evaluations == (~np.isnan(found.errors)).sum() <= 12 * 3 * len(fast.fast_.plan_.samples)
+    assert fast.evidence(fast.encode(images)).errors.shape == (12, 3, 4)  # complete evidence is still to be had
+
+
+def test_the_plan_is_learned_on_photographs_that_the_prompts_have_not_seen(
+    random_pair: object, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every exemplar is judged once, under prompts of the other folds."""
+    images, ids = pictures
+    learned, judged = [], []
+    subset, evidence = estimators.Exemplars.subset, GCPLClassifier._evidence
+
+    def keep_subset(self: Any, chosen: Any) -> Any:
+        learned.append(set(np.asarray(chosen).tolist()))
+        return subset(self, chosen)
+
+    def keep_evidence(self: GCPLClassifier, latents: torch.Tensor, num_samples: int, seed: int) -> Any:
+        judged.append((num_samples, latents))
+        return evidence(self, latents, num_samples, seed)
+
+    monkeypatch.setattr(estimators.Exemplars, "subset", keep_subset)
+    monkeypatch.setattr(GCPLClassifier, "_evidence", keep_evidence)
+    model = small(random_pair.diffusion, **FAST).fit(images, ids)
+    assert [len(part) for part in learned] == [6, 6]
+    encoded = model.encode(images)
+    for inside, (_, latents) in zip(learned, [(n, part) for n, part in judged if n == 6], strict=True):
+        outside = sorted(set(range(12)) - inside)
+        torch.testing.assert_close(latents, encoded[outside], rtol=0, atol=1e-5)
+
+
+def test_photographs_to_calibrate_on_spare_the_folds(random_pair: object, pictures: Any) -> None:
+    images, ids = pictures
+    names = np.array(["zebra", "ant", "moth"])[ids]
+    settings = FAST | {"num_folds": 4}  # more than the exemplars of a class
+    chosen, rest = np.flatnonzero(np.arange(12) % 4 < 2), np.flatnonzero(np.arange(12) % 4 >= 2)
+    model = small(random_pair.diffusion, **settings)
+    with pytest.raises(DataError, match="has 2 pictures, fewer than the 4 folds"):
+        model.fit([images[i] for i in chosen], names[chosen])
+    calibration = [images[i] for i in rest], names[rest]
+    spent = random_pair.diffusion.num_denoiser_evaluations
+    model.fit([images[i] for i in chosen], names[chosen], calibration=calibration)
+    # Two updates of four, temperature on six photographs, and the pool on the other six.
+    assert random_pair.diffusion.num_denoiser_evaluations - spent == 2 * 4 + 6 * 3 * 4 + 6 * 3 * 6
+    wanted = model._evidence(model.encode(calibration[0]), 6, 0)
+    again = model._classifier(0).plan_from(wanted, np.searchsorted(model.classes_, calibration[1])).plan_
+    assert model.fast_.plan_.as_dict() == again.as_dict()
+
+
+def test_the_plan_keeps_to_the_error_rate(random_pair: object, pictures: Any) -> None:
+    """Errors that tell the classes apart more and more surely: who may err more, drops classes sooner."""
+    labels = np.arange(60) % 3
+    rng = np.random.default_rng(0)
+    errors = rng.normal(1, 0.1, (60, 3, 6)).astype(np.float32)
+    errors[np.arange(60), labels] -= 0.1
+    pool, plans = estimators.Evidence(errors, np.arange(6), errors.size), []
+    for error_rate in (0.02, 0.4):
+        model = small(random_pair.diffusion, **FAST, error_rate=error_rate)
+        hidden = random_pair.diffusion.encode_texts(["coat", "bag", "shoe"])
+        plans.append(estimators.make_classifier(random_pair.diffusion, hidden, model.config, 0)
+                     .plan_from(pool, labels).plan_)  # fmt: skip
+    assert [plan.error_rate for plan in plans] == [0.02, 0.4]
+    assert plans[1].margin < plans[0].margin
+    assert plans[1].measured["race_evaluations"] < plans[0].measured["race_evaluations"]
+
+
+def test_photographs_to_calibrate_on_are_checked(random_pair: object, pictures: Any) -> None:
+    images, ids = pictures
+    with pytest.raises(DataError, match="classification is 'exact', which needs none"):
+        small(random_pair.diffusion).fit(images, ids, calibration=(images, ids))
+    model = small(random_pair.diffusion, **FAST)
+    with pytest.raises(DataError, match="2 pictures and 1 labels to calibrate on"):
+        model.fit(images, ids, calibration=(images[:2], ids[:1]))
+    with pytest.raises(DataError, match="the labels 7, 9, which are not learned; expected some of 0, 1, 2"):
+        model.fit(images, ids, calibration=(images[:2], [9, 7]))
+
+
+def test_a_saved_plan_answers_the_same(fast: GCPLClassifier, pictures: Any, tmp_path: Path) -> None:
+    images, _ = pictures
+    folder = fast.save(tmp_path / "run")
+    again = GCPLClassifier.load(folder, fast.diffusion)
+    assert again.fast_.plan_.as_dict() == fast.fast_.plan_.as_dict()
+    np.testing.assert_array_equal(again.predict_proba(images), fast.predict_proba(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: plan.update(samples=[0, 6]), "the plan's samples are"),
+        (lambda plan: plan.update(scales=[0.0] * len(plan["scales"])), "the plan's scales are"),
+        (lambda plan: plan.update(stopping="soon"), "the plan's stopping is 'soon'"),
+        (lambda plan: plan["fits"].append(plan["fits"][0]), "fits; expected one for each of its"),
+        (lambda plan: plan["fits"][0].update(offsets=[0.0]), "1 weights and 1 offsets; expected 1 and 3"),
+        (lambda plan: plan["fits"][0].update(weights=[float("nan")]), "not finite"),
+        (lambda plan: plan.pop("margin"), "'margin'"),
+    ],
+)
+def test_a_damaged_plan_is_refused(fast: GCPLClassifier, tmp_path: Path, change: Any, said: str) -> None:
+    folder = fast.save(tmp_path / "run")
+    metadata = json.loads((folder / "prompts.json").read_text())
+    change(metadata["plan"])
+    (folder / "prompts.json").write_text(json.dumps(metadata))
+    with pytest.raises(ArtifactError, match=f"incomplete or was changed .*{said}"):
+        GCPLClassifier.load(folder, fast.diffusion)
+
+
+def test_an_exact_classifier_has_no_fast_one(fitted: GCPLClassifier, pictures: Any) -> None:
+    with pytest.raises(DataError, match="set classification='fast' before fit"):
+        fitted.classify(fitted.encode(pictures[0][:1]))
 
 
 def test_the_denoiser_is_compiled_for_training_alone(
@@ -572,3 +759,32 @@ def test_any_name_can_be_learned(diffusion: object, pictures: Any, name: str) ->
     images, ids = pictures
     model = small(diffusion).fit(images, ids, ["coat", "bag", name])
     assert np.isfinite(model.predict_proba(images[:2])).all()
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("most", [5, 0])
+def test_classifying_makes_smaller_passes_where_memory_runs_out(
+    fitted: GCPLClassifier, pictures: Any, most: int, tmp_path: Path
+) -> None:
+    """A device whose memory ends at ``most`` evaluations in a pass."""
+    model = GCPLClassifier.load(fitted.save(tmp_path), fitted.diffusion)
+    latents, sizes = model.encode(pictures[0]), list[int]()
+    expected = model.evidence(latents).errors
+
+    def run_out(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = fitted.diffusion.denoiser.register_forward_pre_hook(run_out)
+    try:
+        if most:
+            np.testing.assert_allclose(model.evidence(latents).errors, expected, rtol=1e-2)  # bfloat16 rounds
+            assert max(sizes[-3:]) <= most < sizes[0]
+        else:
+            with pytest.raises(TrainingError, match="memory ran out with a single piece.*'bfloat16', or free the"):
+                model.evidence(latents)
+    finally:
+        handle.remove()

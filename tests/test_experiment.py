@@ -170,3 +170,8 @@ def test_more_shots_than_pictures_are_refused_by_name(few_shot: FewShotExperimen
 def test_an_unknown_method_is_refused_with_a_list(few_shot: FewShotExperiment) -> None:
     with pytest.raises(ValueError, match="'magic' is no method; expected one of zero_shot_clip, .*discriminative"):
         few_shot.run("magic", 2, 0)
+
+
+def test_comparisons_look_at_complete_evidence(few_shot: FewShotExperiment) -> None:
+    with pytest.raises(DataError, match="classification is 'fast'; a comparison looks at every class"):
+        FewShotExperiment(few_shot.support, few_shot.test, settings={"classification": "fast"})

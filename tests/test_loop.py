@@ -427,6 +427,34 @@ def test_the_gradients_of_all_processes_add_up(monkeypatch: pytest.MonkeyPatch, 
         torch.testing.assert_close(one, parameter.grad)
 
 
+@pytest.mark.parametrize(("together", "micro", "count"), [(1, 2, 2), (1, 2, 3), (1, 1, 7), (3, 3, 3), (3, 3, 2)])
+def test_passes_are_the_same_whoever_computes_them(together: int, micro: int, count: int) -> None:
+    def parts(index: int, of: int) -> list[tuple[list[float], float]]:
+        here = Processes(index, of)
+        most = loop._units_a_pass(rows_at(0), together, micro, here)
+        return [(part[:, 0].tolist(), share) for part, share in loop._parts(rows_at(0), together, most, most, here)]
+
+    assert [part for index in range(count) for part in parts(index, count)] == parts(0, 1)
+
+
+class Weighing(Quadratic):
+    """A loss whose gradient in one place is the batch itself."""
+
+    def __call__(self, batch: float) -> dict[str, Tensor]:
+        return {"loss": self.vectors[0, 0] * batch}
+
+
+def test_the_order_of_passes_leaves_no_trace() -> None:
+    """In float32, 1 + 2^-24 + 2^-24 is 1 from the left and more from the right."""
+    objective, little = Weighing(), 2.0**-24
+    run = loop._Gradients(objective, objective.trainable_parameters(), make_accelerator(cpu=True), None)
+    for values in ([1.0, little, little], [little, little, 1.0]):
+        (gradient, unused), totals = run._passes([(value, 1.0) for value in values])
+        assert gradient.float()[0, 0] == 1 + 2 * little
+        assert totals["loss"].float() == 0.5 + little
+        assert unused is None  # a parameter that no pass reaches is none of the optimiser's business
+
+
 def test_what_cannot_be_parted_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one of three processes computes the whole batch, and a third of it counts."""
     alone, shared = Quadratic(), Quadratic()

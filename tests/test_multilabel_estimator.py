@@ -106,17 +106,22 @@ def test_the_package_offers_it() -> None:
 
 
 def test_the_best_validated_prompts_are_kept(clip: Any) -> None:
-    model = learned(clip, num_epochs=6)
+    model = learned(clip, num_epochs=6, keep="best")
     measured = [record.validation for record in model.history_ if record.validation is not None]
     assert len(measured) == 6
     assert all(0 <= value <= 1 for value in measured)
-    short = learned(clip, num_epochs=30, patience=1, refit=False)
+    assert model.validation_map_ == pytest.approx(1 - min(measured))
+    short = learned(clip, num_epochs=30, patience=1, refit=False, keep="best")
     assert len(short.history_) < short.num_steps_
+    last = learned(clip, num_epochs=6)
+    assert all(record.validation is None for record in last.history_)
+    assert 0 < last.validation_map_ <= 1
+    assert len(last.history_) == last.num_steps_  # both learnings go through the whole schedule
 
 
 def test_the_last_learning_has_every_picture_and_the_best_number_of_epochs(clip: Any) -> None:
     views, targets, _ = cached()
-    first, whole = learned(clip, num_epochs=4, refit=False), learned(clip, num_epochs=4)
+    first, whole = (learned(clip, num_epochs=4, keep="best", refit=refit) for refit in (False, True))
     assert first.num_train_ < whole.num_train_ == len(targets)
     np.testing.assert_array_equal(whole.class_counts_, targets.sum(0))
     done = len(first.history_)
@@ -145,6 +150,25 @@ def test_probabilities_do_not_overflow() -> None:
     np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4]), (10.0, 0.0)), [0, 0.5, 1])
 
 
+def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_path: Path) -> None:
+    settings = {"preset": str(random_pair.folder), "num_epochs": 3}
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        model = LMPTClassifier(**settings, precision=precision)
+        for _ in model.learn(*cached()[:2], NAMES, cached()[2]):
+            pass
+        assert model.clip.dtype is getattr(torch, precision)
+        assert model.objective_.prompts.context.dtype is torch.float32
+        found[precision] = model.history_[0].loss, model.history_[-1].loss
+        again = LMPTClassifier.load(model.save(tmp_path / precision))  # in the precision that it was learned in
+        assert again.clip.dtype is model.clip.dtype
+        np.testing.assert_array_equal(again.scores_of(cached()[0][0]), model.scores_of(cached()[0][0]))
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
+    assert found["bfloat16"] != found["float32"]
+    with pytest.raises(ArtifactError, match="other frozen weights"):
+        LMPTClassifier.load(tmp_path / "bfloat16", clip=random_pair.clip)
+
+
 # ------------------------------------------------------------------------------------------- settings
 
 CHANGES: dict[str, Any] = {
@@ -153,12 +177,12 @@ CHANGES: dict[str, Any] = {
     "reweight_gamma": 0.3, "reweight": False, "contrast_reduction": "weighted", "negative_scale": 3.0, "mu": 0.1,
     "rebalance": False, "negative_tolerant": False, "focal": False, "scale": "clip", "num_epochs": 2, "batch_size": 9,
     "optimizer": "sgd", "learning_rate": 0.003, "schedule": "constant", "patience": 1, "validation_share": 0.4,
-    "flip": False, "refit": False, "seed": 1,
+    "flip": False, "refit": False, "keep": "last", "precision": "bfloat16", "seed": 1,
 }  # fmt: skip
 BASE: dict[str, Any] = {
     "classification": "distribution_balanced", "mix": 0.5, "margin": 1.2, "contrast_reduction": "mean",
     "scale": "learned", "initial_words": "a photo", "negative_scale": 5.0, "mu": 0.3, "learning_rate": 0.02,
-    "reweight_gamma": 1.0, "num_epochs": 5,
+    "reweight_gamma": 1.0, "num_epochs": 5, "keep": "best",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Methods × seeds on one split, the short demonstration, and the sentences about it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from gcpl_lab.multilabel_experiment import (
     MultiLabelExperiment,
     run_ablation,
     run_multilabel_comparison,
+    run_tails,
+    run_validation,
 )
 from gcpl_lab.multilabel_reporting import caveats_of, draw_worst_mistake, read_prompts, run_lmpt_demo
 
@@ -76,6 +79,43 @@ def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelEx
     with pytest.raises(DataError, match="no picture has a caption"):
         run_ablation(tmp_path, MultiLabelExperiment(bare, experiment.test, clip=experiment.clip))
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_chosen_on_parts_of_the_training_pictures(
+    experiment: MultiLabelExperiment, tmp_path: Path
+) -> None:
+    part = experiment.part(1)
+    images = [set(map(str, data.images)) for data in (part.train, part.test)]
+    assert not images[0] & images[1]
+    assert images[0] | images[1] == set(map(str, experiment.train.images))
+    np.testing.assert_array_equal(part.views[0].numpy(), MultiLabelExperiment(
+        part.train, part.test, clip=experiment.clip).views[0].numpy())  # fmt: skip
+    asked: list[str] = []
+    candidates: dict[str, Any] = {"chosen": {}, "slow": {"learning_rate": 1e-9}}
+    # Test pictures that cannot be read: whoever touches them fails.
+    gone = replace(experiment.test, images=tuple(Path("gone.png") for _ in experiment.test.images))
+    unseen = MultiLabelExperiment(experiment.train, gone, clip=experiment.clip, settings=FAST)
+    arguments: dict[str, Any] = {"candidates": candidates, "num_parts": 2, "on_trial": asked.append}
+    result = run_validation(tmp_path, unseen, **arguments)
+    assert len(asked) == 4
+    assert run_validation(tmp_path, unseen, **arguments)["methods"] == result["methods"]
+    assert len(asked) == 4
+    assert {entry["method"]: entry["num_seeds"] for entry in result["summary"]["map"]} == {"chosen": 2, "slow": 2}
+    assert result["candidates"]["slow"] == {"learning_rate": 1e-9}
+
+
+def test_tails_count_once_each(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
+    other = MultiLabelExperiment(
+        experiment.train, experiment.test.subset(np.arange(30)), clip=experiment.clip, settings=FAST
+    )
+    result = run_tails(tmp_path, [experiment, other], methods=("coop_bce", "zero_shot_clip"), seeds=(0, 1))
+    assert [entry["num_seeds"] for entry in result["summary"]["map"]] == [2, 2]
+    assert len(result["tails"]) == 2
+    rows = run_multilabel_comparison(tmp_path / "tail_1", other, methods=("coop_bce", "zero_shot_clip"),
+                                     seeds=(0, 1))["methods"]  # fmt: skip
+    mean = np.mean([row["map"] for row in rows if row["name"] == "coop_bce"])
+    assert result["tails"][1]["methods"][0]["map"] == pytest.approx(mean)
+    assert (tmp_path / "results.json").is_file()
 
 
 def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment) -> None:

@@ -28,6 +28,23 @@ def test_average_precision_by_hand() -> None:
     assert average_precisions(np.array([[3.0], [2.0], [1.0]]), np.array([[1], [0], [1]])) == pytest.approx([5 / 6])
 
 
+def test_even_classes_are_weighed_as_if_equally_frequent() -> None:
+    """Repeating a class's positives changes its average precision; with ``even`` it does not."""
+    scores, targets = SCORES[:, :2], TARGETS[:, :2]
+    rare = np.flatnonzero(targets[:, 1])
+    rows = np.concatenate([np.arange(80), *[rare] * 3])
+    plain = [average_precisions(scores, targets)[1], average_precisions(scores[rows], targets[rows])[1]]
+    assert plain[1] > plain[0] + 0.1
+    # One class alone is as frequent as the average already.
+    assert average_precisions(scores[:, 1:], targets[:, 1:], even=True) == pytest.approx(plain[:1])
+    # By hand: hits 1 and 3 of 4 weigh 1/4 each, misses 2 and 4 too; the class beside it has no other share.
+    hand = average_precisions(np.array([[4.0, 4], [3, 3], [2, 2], [1, 1]]), np.array([[1, 1], [0, 0], [1, 0], [0, 0]]),
+                              even=True)  # fmt: skip
+    # Mean share 3/8: of the first class a hit weighs (3/8)/2, a miss (5/8)/2.
+    assert hand == pytest.approx([(1 + 2 * 3 / (2 * 3 + 5)) / 2, 1.0])
+    assert average_precisions(np.zeros((2, 2)), np.array([[1, 0], [1, 0]]), even=True) == [pytest.approx(1), None]
+
+
 def test_scores_of_another_scale_rank_alike() -> None:
     assert average_precisions(3 * SCORES - 7, TARGETS) == average_precisions(SCORES, TARGETS)
 

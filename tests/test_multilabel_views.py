@@ -14,7 +14,7 @@ from gcpl_lab.views.multilabel import (
     plot_tail_bars,
 )
 from gcpl_lab.views.plots import save_figure
-from gcpl_lab.views.style import figure_style, new_figure
+from gcpl_lab.views.style import PART_LOOKS, figure_style, new_figure
 
 TITLES = {"zero": "Zero-shot CLIP", "lmpt": "LMPT", "never": "not run"}
 
@@ -50,6 +50,8 @@ def test_the_noise_curve_is_sorted_by_share() -> None:
     line = ax.lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [0, 0.5, 1])
     np.testing.assert_allclose(line.get_ydata(), [0.5, 0.45, 0.4])
+    curves = [line.get_color() for line in ax.lines if len(line.get_xdata()) == 3]
+    assert curves == [PART_LOOKS["all"][0], PART_LOOKS["tail"][0]]
     with pytest.raises(DataError, match="curve is empty"):
         plot_noise_curve(ax, [])
 
@@ -71,6 +73,7 @@ def test_differences_leave_the_reference_out() -> None:
         ax = plot_differences(new_figure(9, 3).subplots(), {"map": entries, "map_tail": single}, TITLES, "zero")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["LMPT"]
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [1, 3])
+    assert ax.lines[0].get_color() == PART_LOOKS["all"][0]
     with pytest.raises(DataError, match="no variant"):
         plot_differences(ax, {"map": entries}, {"never": "not run"}, "zero")
 

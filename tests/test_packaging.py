@@ -95,19 +95,44 @@ def test_makefile_installs_the_tested_set() -> None:
     assert re.search(r"^\$\(STAMP\): pyproject\.toml constraints\.txt$", makefile, re.MULTILINE)
 
 
-def test_continuous_integration_fails_when_the_tests_fail(tmp_path: Path) -> None:
-    """``.ci/run`` with a `make` of our own: its status is kept and pytest's closing line comes last."""
-    (tmp_path / ".ci").mkdir()
-    script = tmp_path / ".ci" / "run"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+def run_continuous_integration(folder: Path, **targets: tuple[str, int]) -> subprocess.CompletedProcess[str]:
+    """``.ci/run`` with a Makefile of our own, whose targets say something and end with a status."""
+    (folder / ".ci").mkdir(exist_ok=True)
+    script = folder / ".ci" / "run"
     script.write_bytes((ROOT / ".ci" / "run").read_bytes())
-    for failed, closing in ((0, "===== 3 passed, 1 skipped in 1.25s ====="), (1, "== 1 failed, 2 passed in 65.02s ==")):
-        (tmp_path / "Makefile").write_text(f"test:\n\t@echo '{closing}'\n\t@echo later words\n\t@exit {failed}\n")
-        done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode != 0) == bool(failed)
-        assert done.stdout.splitlines()[-1] == closing
-    (tmp_path / "Makefile").write_text("test:\n\t@echo broken\n\t@exit 3\n")
-    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+    said = {"test": ("1 passed in 1.00s", 0)} | {name.replace("_", "-"): what for name, what in targets.items()}
+    rules = [
+        f"{name}:\n\t@echo '{words}'\n\t@echo later words\n\t@exit {status}\n" for name, (words, status) in said.items()
+    ]
+    (folder / "Makefile").write_text("\n".join(rules), encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    environment["PATH"] = f"{folder}{os.pathsep}{environment['PATH']}"
+    browser = folder / "chromium"  # nothing is to be installed for this
+    browser.write_text("#!/bin/sh\n", encoding="utf-8")
+    browser.chmod(0o755)
+    return subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_continuous_integration_counts_the_tests_of_all_runs(tmp_path: Path) -> None:
+    done = run_continuous_integration(
+        tmp_path, test=("===== 3 passed, 1 skipped in 1.25s =====", 0), test_notebooks=("11 passed in 600.02s", 0),
+        test_browser=("==== 2 skipped, 40 deselected in 0.90s (0:00:01) ====", 0),
+        test_processes=("1 passed in 1.00s", 0),
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "15 passed, 3 skipped, 40 deselected in 603s"
+
+
+@pytest.mark.parametrize("failing", ["test", "test_processes", "test_notebooks", "test_browser"])
+def test_continuous_integration_fails_when_a_run_fails(tmp_path: Path, failing: str) -> None:
+    said = dict.fromkeys(("test", "test_processes", "test_notebooks", "test_browser"), ("2 passed in 2.00s", 0))
+    done = run_continuous_integration(tmp_path, **(said | {failing: ("== 1 failed, 2 passed in 65.02s ==", 1)}))
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[-1].startswith("1 failed, ")
+
+
+def test_continuous_integration_says_when_no_test_ran(tmp_path: Path) -> None:
+    done = run_continuous_integration(tmp_path, test=("broken", 3))
     assert done.returncode != 0
     assert "did not run" in done.stdout.splitlines()[-1]
 

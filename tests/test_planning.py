@@ -1,8 +1,6 @@
 """Plans: counts by hand, seconds and memory that follow from the profile, and what the program prints."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gcpl_lab import cli
+from gcpl_lab import cli, planning
 from gcpl_lab.backbones.presets import PRESETS, StepMemory
 from gcpl_lab.backbones.shapes import LiveBytes
 from gcpl_lab.cli_project import duration
@@ -53,11 +51,41 @@ def test_counts_and_seconds_by_hand() -> None:
     assert made.calibration.denoiser_evaluations == 3200
     assert made.classification.denoiser_evaluations == 50 * 10 * 8
     assert made.classification.seconds == pytest.approx(4000 * 0.2 + 50)
-    assert made.classification.memory_bytes == 1000 + 512 * 10
+    assert made.classification.memory_bytes == 1000 + 128 * 10
     assert made.seconds == pytest.approx(1080 + 640 + 850)
     assert made.cost == pytest.approx(2 * 2570)
     assert sum(stage.cost for stage in made.stages) == pytest.approx(made.cost)
     assert plan().cost is None
+
+
+def test_an_update_takes_time_of_its_own() -> None:
+    profile = replace(PROFILE, update_seconds={"float32": 0.3})
+    config = GCPLConfig(num_steps=100, batch_size=20, objective="discriminative", discriminative_steps=10,
+                        discriminative_batch_size=2, num_samples=3, num_rivals=1)  # fmt: skip
+    made = make_plan("tiny", num_classes=2, num_shots=4, num_test=5, config=config, profile=profile)
+    # 100 updates of 20 evaluations and 10 of 2 · 3 · 2; with two classes every rival is known; 16 pictures encoded
+    assert made.training.seconds == pytest.approx(100 * (0.3 + 20 * 0.5) + 10 * (0.3 + 12 * 0.5) + 16)
+    assert Profile.from_dict(json.loads(json.dumps(profile.as_dict()))) == profile
+
+
+def test_an_update_and_its_pictures_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(_diffusion: Any, batch_size: int, _num_steps: int, _precision: str) -> float:
+        return 0.25 + 0.5 * batch_size
+
+    monkeypatch.setattr(planning, "_update_seconds", timed)
+    assert planning._update_model(None, 40, 3, "float32") == pytest.approx((0.25, 0.5))
+    assert planning._update_model(None, 1, 3, "float32") == (0, 0.75)  # one size tells nothing apart
+    monkeypatch.setattr(planning, "_update_seconds", lambda _d, size, *_: 0.1 * size * size)
+    assert planning._update_model(None, 40, 3, "float32") == (0, 4.0)  # no update takes less than nothing
+
+
+def test_the_fast_classifier_costs_folds_and_a_pool() -> None:
+    plain, fast = plan(), plan(classification="fast", num_folds=3, evidence_pool=16)
+    assert fast.training == plain.training
+    more = fast.calibration.denoiser_evaluations - plain.calibration.denoiser_evaluations
+    assert more == 3 * 2000 + 40 * 10 * 16
+    assert fast.calibration.seconds - plain.calibration.seconds == pytest.approx(3 * 2000 * 0.5 + 6400 * 0.2)
+    assert fast.calibration.memory_bytes == max(plain.training.memory_bytes, plain.calibration.memory_bytes)
 
 
 def test_counts_are_those_of_a_real_run(diffusion: Any, pictures: tuple[list[Any], Any]) -> None:
@@ -65,9 +93,10 @@ def test_counts_are_those_of_a_real_run(diffusion: Any, pictures: tuple[list[Any
     from gcpl_lab.estimators import GCPLClassifier
 
     images, labels = pictures
-    for objective in ("gcpl", "discriminative"):
+    for objective, classification in (("gcpl", "exact"), ("discriminative", "exact"), ("gcpl", "fast")):
         config = GCPLConfig(objective=objective, num_steps=2, batch_size=3, discriminative_steps=1, num_rivals=1,
-                            discriminative_batch_size=2, num_samples=2, num_evidence=2)  # fmt: skip
+                            discriminative_batch_size=2, num_samples=2, num_evidence=2, num_folds=2, evidence_pool=3,
+                            classification=classification)  # fmt: skip
         model = GCPLClassifier(diffusion=diffusion, **config.as_dict())
         before = diffusion.num_denoiser_evaluations
         model.fit(images, labels, ["coat", "bag", "shirt"])
@@ -77,7 +106,8 @@ def test_counts_are_those_of_a_real_run(diffusion: Any, pictures: tuple[list[Any
         assert spent == made.training.denoiser_evaluations + made.calibration.denoiser_evaluations
         before = diffusion.num_denoiser_evaluations
         model.predict(images[:5])
-        assert diffusion.num_denoiser_evaluations - before == made.classification.denoiser_evaluations
+        spent, counted = diffusion.num_denoiser_evaluations - before, made.classification.denoiser_evaluations
+        assert spent <= counted if classification == "fast" else spent == counted
 
 
 def test_staged_counts_are_those_of_the_classifier(known_diffusion: Any) -> None:
@@ -101,7 +131,7 @@ def test_savings_say_what_each_would_change() -> None:
     assert savings["fewer_samples"].saved_seconds == pytest.approx((3200 + 4000) / 2 * 0.2)
     assert savings["fewer_updates"].saved_seconds == pytest.approx(1000 * 0.5)
     assert savings["bfloat16"].saved_seconds == pytest.approx(2000 * 0.25 + 7200 * 0.1)
-    assert savings["bfloat16"].memory_bytes == 500 + 512 * 5
+    assert savings["bfloat16"].memory_bytes == 500 + 128 * 5
     # one more forward pass a picture, and the smaller step; here classification is the largest stage
     assert savings["checkpointing"].saved_seconds == pytest.approx(-2000 * 0.2)
     assert savings["published_classifier"].denoiser_evaluations == 2000 + 3200 + 50 * (10 * 50 + 5 * 450)
@@ -241,19 +271,3 @@ def test_the_program_times_a_folder_of_models(random_pair: Any, tmp_path: Path) 
 )
 def test_durations(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
-
-
-def test_the_step_benchmark_on_a_small_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(__file__).parents[1] / "benchmarks" / "gcpl_step.py"
-    spec = importlib.util.spec_from_file_location("gcpl_step", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gcpl_step", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    result = module.measure("sd-1.x-small", ["bfloat16"], 1, 1, tmp_path)
-    assert [(row["precision"], row["checkpointed"]) for row in result["rows"]] == [
-        ("bfloat16", False), ("bfloat16", True),
-    ]  # fmt: skip
-    for row in result["rows"]:
-        assert row["ratio"] == pytest.approx(row["update_seconds"] / row["bare_seconds"])
-        assert row["bare_seconds"] > 0
-        assert row["peak_bytes"] > 1e7

@@ -9,7 +9,7 @@ from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.separation import measure_within_families
 from gcpl_lab.views import evidence, plots
-from gcpl_lab.views.labels import spread_apart
+from gcpl_lab.views.labels import label_ends, spread_apart
 from gcpl_lab.views.projection import project
 from gcpl_lab.views.style import PALETTE, class_style, family_order, family_spans, figure_style, label_text, new_figure
 
@@ -328,3 +328,23 @@ def test_saved_figures_are_closed_and_equal_byte_for_byte(tmp_path, cloud):
         ax.plot([0, 1])
     plots.save_figure(figure, tmp_path, "of_pyplot")
     assert plt.get_fignums() == open_before
+
+
+def test_a_run_of_one_step_is_a_mark_at_a_whole_number():
+    with figure_style():
+        figure = new_figure(6, 4)
+        ax = plots.plot_losses(figure.subplots(), {"training": (np.array([1]), np.array([0.5]))})
+        figure.draw_without_rendering()
+    assert ax.lines[-1].get_marker() == "o"
+    assert all(float(place).is_integer() for place in ax.get_xticks())
+
+
+def test_names_at_line_ends_keep_apart_in_a_part_of_a_figure():
+    with figure_style():
+        figure = new_figure(8, 6)
+        ax = figure.add_subfigure(figure.add_gridspec(3, 1)[0]).subplots()
+        ax.plot([0, 1], [0, 1])
+        label_ends(ax, [(0.5, "one", "#0072B2"), (0.5, "other", "#E69F00")])
+        figure.draw_without_rendering()
+    one, other = (text.get_bbox_patch().get_window_extent() for text in ax.texts)
+    assert not one.overlaps(other)

@@ -28,12 +28,17 @@ from gcpl_lab.training.runtime import processes
 pair, images, out = sys.argv[1], np.load(sys.argv[2]), Path(sys.argv[3])
 labels, answers, here = np.repeat(np.arange(3), 4), {}, processes()
 small = dict(num_vectors=2, num_steps=4, discriminative_steps=2, discriminative_batch_size=3, num_samples=2,
-             num_evidence=2, learning_rate=0.01, num_rivals=1, evidence_bfloat16=False)  # bfloat16: three digits
+             num_evidence=2, learning_rate=0.01, num_rivals=1, evidence_bfloat16=False)
 diffusion = GCPLClassifier(preset=pair).diffusion
+parted = dict(micro_batch_size=3, evidence_batch_size=6)  # 6: a photograph's classes × samples
 for name, settings in {
     "gcpl": dict(batch_size=5), "comple": dict(objective="comple", batch_size=7), "one": dict(batch_size=1),
     "discriminative": dict(objective="discriminative", batch_size=5),
     "validated": dict(batch_size=5, early_stopping="validation", validate_every=1, patience=1),
+    "parted gcpl": dict(batch_size=5, **parted),
+    "parted comple": dict(objective="comple", batch_size=7, **parted),
+    "parted discriminative": dict(objective="discriminative", batch_size=5, **parted),
+    "parted bfloat16": dict(batch_size=5, **(parted | dict(evidence_bfloat16=True))),
 }.items():
     model = GCPLClassifier(diffusion=diffusion, **{**small, **settings})
     model.fit(images, labels, checkpoint_folder=out / f"{name}-run")
@@ -84,6 +89,13 @@ def answers(random_pair: Any, pictures: Any, tmp_path_factory: pytest.TempPathFa
         left = [path.name for path in out.rglob("*.part")]
         assert not left
     return found
+
+
+@pytest.mark.parametrize("name", ["parted gcpl", "parted comple", "parted discriminative", "parted bfloat16"])
+def test_passes_of_a_given_size_give_the_same_digits(answers: dict[int, list[Any]], name: str) -> None:
+    (one,), (main, other) = answers[1], answers[2]
+    for key in ("vectors", "scores", "losses", "temperature", "train", "alone"):
+        assert main[name][key] == other[name][key] == one[name][key], key
 
 
 @pytest.mark.parametrize("name", ["gcpl", "comple", "one", "discriminative", "validated"])

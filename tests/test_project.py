@@ -15,7 +15,14 @@ from gcpl_lab import cli
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError, ModelError
-from gcpl_lab.project import create_project, draw_sets, open_project, read_pictures, report_data
+from gcpl_lab.project import (
+    create_project,
+    draw_sets,
+    open_project,
+    read_pictures,
+    read_support_and_test,
+    report_data,
+)
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -105,6 +112,21 @@ def test_without_a_test_folder_the_rest_is_the_test_set(photographs: Path) -> No
 def test_train_is_another_name_for_support(photographs: Path) -> None:
     (photographs / "support").rename(photographs / "train")
     assert [len(part) for part in read_pictures(photographs)] == [10, 6]
+
+
+def test_a_published_set_is_read_by_its_name(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, root: Path, split: str) -> object:
+        asked.append((name, root, split))
+        return split
+
+    monkeypatch.setattr("gcpl_lab.project.load_published", load)
+    assert read_support_and_test(photographs, "dtd") == ("train", "test")
+    assert asked == [("dtd", photographs, "train"), ("dtd", photographs, "test")]
+    assert [len(part) for part in read_support_and_test(photographs)] == [10, 6]
+    with pytest.raises(DataError, match=r"support: has no test set; expected support/ and test/ with one sub-folder"):
+        read_support_and_test(photographs / "support")
 
 
 # ------------------------------------------------------------------------------------------- the project

@@ -12,6 +12,7 @@ from gcpl_lab.methods.racing import (
     choose_samples,
     group_prompts,
     learn_plan,
+    lower_bound,
     race,
     representatives,
     shortlisted,
@@ -261,3 +262,58 @@ def test_a_tree_over_many_classes_saves() -> None:
     without = run(learn_plan(errors, labels, stopping="none", max_steps=4), unseen)
     assert (with_tree.logits.argmax(1) == truth).mean() >= 0.95
     assert with_tree.num_pairs < 0.5 * without.num_pairs
+
+
+# ------------------------------------------------------------------------------- empirical Bernstein, and files
+
+
+def test_the_lower_bound_by_hand() -> None:
+    """Four differences of 1 ± 0.1 within 2: mean 1, variance 0.04 / 3, and a range of 4."""
+    surprise = np.log(2 * 4 * 5 / 0.1)
+    expected = 1 - np.sqrt(2 * 0.04 / 3 * surprise / 4) - 7 * 4 * surprise / (3 * 3)
+    found = lower_bound(np.array([[[0.9, 1.1, 0.9, 1.1]]]), 2.0, 0.1)
+    np.testing.assert_allclose(found, [[expected]])
+    assert lower_bound(np.ones((1, 2, 1)), 2.0, 0.1).tolist() == [[-np.inf, -np.inf]]
+    np.testing.assert_allclose(lower_bound(np.array([[[np.nan, 9.0]]]), 2.0, 0.1),
+                               lower_bound(np.array([[[0.0, 2.0]]]), 2.0, 0.1))  # fmt: skip
+
+
+def test_the_lower_bound_is_seldom_above_the_mean_at_any_step() -> None:
+    draws = np.random.default_rng(5).uniform(-1, 1, (400, 1, 300))  # their mean is 0
+    above = np.stack([lower_bound(draws[:, :, :steps], 1.0, 0.05)[:, 0] > 0 for steps in range(2, 301)])
+    assert above.any(axis=0).mean() <= 0.05
+    telling = lower_bound(draws + 0.8, 1.8, 0.05)
+    assert (telling > 0).all()  # and it does decide where there are samples enough
+    assert (telling < 0.8).all()
+
+
+def test_a_race_by_empirical_bernstein_drops_whom_the_bound_rules_out() -> None:
+    steps = 60
+    fit = JoinedEvidence(np.array([2.0]), np.zeros(3), 1.0, 0.0)
+    plan = simple_plan(stopping="empirical_bernstein", samples=np.arange(steps), scales=np.ones(steps),
+                       fits=(fit,) * steps, bound=1.0)  # fmt: skip
+    errors = np.tile(np.array([[[1.0], [1.01], [2.0]]], np.float32), (1, 1, steps))
+    outcome = run(plan, errors)
+    seen = (~np.isnan(outcome.errors)).sum(axis=2)[0].tolist()
+    assert seen[:2] == [steps, steps]
+    first = next(n for n in range(2, steps) if lower_bound(np.ones((1, 1, n)), 1.0, 0.05)[0, 0] > 0)
+    assert seen[2] == first < steps
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_a_plan_goes_to_json_and_back(with_prior: bool) -> None:
+    import json
+
+    errors, labels = draw(60, 1)
+    prior = prior_of(labels, 2) if with_prior else None
+    plan = learn_plan(errors, labels, prior=prior, tree=group_prompts(np.eye(NUM_CLASSES)), tree_steps=2)
+    text = json.dumps(plan.as_dict(), allow_nan=False)
+    again = Plan.from_dict(json.loads(text), NUM_CLASSES, 16)
+    unseen, others = draw(30, 7)
+    known = prior_of(others, 8) if with_prior else None
+    np.testing.assert_array_equal(run(again, unseen, known).logits, run(plan, unseen, known).logits)
+    assert again.as_dict() == plan.as_dict()
+    with pytest.raises(ValueError, match="samples are .*; expected different ones of 0 to 1"):
+        Plan.from_dict(json.loads(text), NUM_CLASSES, 2)
+    with pytest.raises(ValueError, match="expected [12] and 4|tree has 6 classes; expected 4"):
+        Plan.from_dict(json.loads(text), 4, 16)

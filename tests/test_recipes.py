@@ -98,7 +98,7 @@ def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any) -> None
     for row in answer["results"]:
         assert row["ours"] in (0.0, 25.0, 50.0, 75.0, 100.0)
     assert stages[0] == "gcpl: learning 2 prompts from 4 pictures"
-    with pytest.raises(DataError, match="has no support/ and test/"):
+    with pytest.raises(DataError, match="has no test set; expected support/ and test/"):
         run_recipe(recipe, tmp_path / "data" / "test", tmp_path / "other", settings=small, shots=1)
 
 

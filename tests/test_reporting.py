@@ -107,14 +107,14 @@ def test_miscalibration_is_said_of_the_method_that_has_it() -> None:
 )
 def test_the_answer_goes_the_way_that_was_measured(before: float, words: str) -> None:
     answer = answer_of(made_up(GOOD | {"zero_shot_diffusion": before}))
-    assert answer.startswith("Discriminative prompts recognises 78% of the test photographs")
+    assert answer.startswith("Discriminative prompts: 78% of the test photographs recognised")
     assert words in answer
     assert answer.endswith("Linear probe, reaches 70%.")
 
 
 def test_the_answer_names_the_best_objective_and_the_best_baseline() -> None:
     answer = answer_of(made_up(GOOD | {"gcpl": 0.9, "zero_shot_clip": 0.71}))
-    assert answer.startswith("GCPL recognises 90%")
+    assert answer.startswith("GCPL: 90% of the test photographs recognised")
     assert "Zero-shot CLIP, reaches 71%" in answer
 
 

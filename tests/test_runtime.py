@@ -230,6 +230,21 @@ def test_memory_that_never_suffices_is_an_error_that_says_what_to_do() -> None:
         with pytest.raises(TrainingError, match="a single piece of a batch.*gradient_checkpointing"):
             fit(out_of_memory(0, tried))
     assert tried == [4, 2, 1, 1]
+    with pytest.raises(TrainingError, match=r"in a pass\. Buy memory$"):
+        runtime.MemoryFit(1, "Buy memory")(out_of_memory(0, tried))
+
+
+def test_sums_are_wide_where_the_device_can() -> None:
+    assert [runtime.widest_float(name) for name in ("cpu", "cuda", "mps")] == [
+        torch.float64, torch.float64, torch.float32,
+    ]  # fmt: skip
+
+
+def test_gathered_rows_are_laid_out_alike_with_any_number_of_processes() -> None:
+    rows = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
+    found = runtime.gather_rows(rows.contiguous(memory_format=torch.channels_last), 2)
+    assert found.is_contiguous()
+    assert torch.equal(found, rows)
 
 
 def test_other_errors_are_not_about_memory() -> None:
@@ -257,3 +272,33 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "REPORTED_PACKAGES", ("torch", "no-such-package"))
     expected = {"python": platform.python_version(), "torch": importlib.metadata.version("torch")}
     assert runtime.describe_versions() == expected | {"no-such-package": "not installed"}
+
+
+# -------------------------------------------------------------------------------------- formats, by measuring
+
+
+def test_only_a_gain_worth_having_is_chosen() -> None:
+    assert runtime.choose_fastest({"float32": [1.0, 1.0], "bfloat16": [0.95, 0.95]}) == "float32"
+    assert runtime.choose_fastest({"float32": [1.0, 1.0], "bfloat16": [0.5, 0.5], "compiled": [0.6, 0.6]}) == "bfloat16"
+    # A slow round slows both sides: what counts is the ratio within each.
+    assert runtime.choose_fastest({"float32": [1.0, 9.0, 1.0], "bfloat16": [0.99, 8.9, 0.99]}) == "float32"
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("", "float32")])
+def test_formats_are_measured_in_turn(slow: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, called = [0.0], []
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: clock[0])
+
+    def run(name: str) -> None:
+        called.append(name)
+        clock[0] += 2.0 if name == slow else 1.0
+
+    found = runtime.measure_formats(run, repeats=3)
+    assert found.chosen == chosen
+    assert found.seconds == {name: 2.0 if name == slow else 1.0 for name in ("float32", "bfloat16")}
+    assert called == ["float32", "bfloat16"] * 4  # one round warms up
+
+
+def test_a_chosen_format_must_have_been_measured() -> None:
+    with pytest.raises(ValueError, match="'float8'; expected one of float32"):
+        runtime.MeasuredFormat("float8", {"float32": 1.0})

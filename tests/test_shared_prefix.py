@@ -177,3 +177,59 @@ def test_cost_in_whole_evaluations() -> None:
     layers = [module for name, module in diffusion.denoiser.named_modules() if name.endswith("attn2")]
     flops = sum(2 * 2 * 5 * 16 * layer.inner_dim for layer in layers)
     np.testing.assert_allclose(shared.keys_share * shared._whole_flops, flops)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_prompts_as_they_do_one_by_one(kind: str) -> None:
+    diffusion, found = build(**KINDS[kind]), []
+    for shared in (True, False):
+        hidden = randn(3, 5, 16, seed=2).requires_grad_()
+        predicted = answers(diffusion, hidden, share_prefix=shared, cache_keys=shared)
+        (predicted * randn(*predicted.shape, seed=3)).mean().backward()
+        found.append(hidden.grad)
+    assert found[0] is not None
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-7)
+    assert all(value.abs().max() > 1e-5 for value in found[0])
+
+
+def test_a_second_update_learns_from_prompts_of_its_own() -> None:
+    diffusion, hidden = build(), randn(3, 5, 16, seed=2).requires_grad_()
+    shared, found = SharedDenoiser(diffusion, hidden), []
+    noisy, steps = randn(4, *diffusion.latent_shape), torch.tensor([3, 250, 600, 999])
+    for _ in range(2):
+        found.append(shared.predict_noise(noisy, steps, *PAIRS))
+        found[-1].square().mean().backward()
+        with torch.no_grad():
+            hidden.mul_(-1)
+    assert float((found[0] - found[1]).detach().abs().max()) > 1e-3
+    torch.testing.assert_close(found[1], answers(diffusion, -randn(3, 5, 16, seed=2)), rtol=0, atol=1e-6)
+
+
+def test_layers_that_run_again_later_are_left_alone() -> None:
+    diffusion, hidden = build(), randn(3, 5, 16, seed=2).requires_grad_()
+    diffusion.denoiser.enable_gradient_checkpointing()
+    assert "backward pass" in SharedDenoiser(diffusion, hidden).statement
+    with torch.no_grad():
+        assert SharedDenoiser(diffusion, hidden).shares_prefix
+    diffusion.denoiser.disable_gradient_checkpointing()
+    diffusion.denoiser.compile()
+    assert "compiled" in SharedDenoiser(diffusion, hidden).statement
+
+
+def test_threads_do_not_meet_each_others_layers() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    diffusion, hidden = build(), randn(3, 5, 16, seed=2)
+    noisy, steps = randn(4, *diffusion.latent_shape), torch.tensor([3, 250, 600, 999])
+    shared = SharedDenoiser(diffusion, hidden)
+
+    @torch.no_grad()
+    def ask(number: int) -> torch.Tensor:
+        if number % 2:
+            return diffusion.predict_noise(noisy, steps, hidden[:1].expand(4, -1, -1))
+        return shared.predict_noise(noisy, steps, *PAIRS)
+
+    alone = [ask(0), ask(1)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(ask, range(24))):
+            torch.testing.assert_close(found, alone[number % 2], rtol=0, atol=1e-5)

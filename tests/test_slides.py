@@ -1,15 +1,19 @@
 """Decks opened again: what is on every slide, how large it is, and that nothing lies on anything else."""
 
+import io
 from itertools import combinations
 
 import pytest
+from PIL import Image
 from pptx import Presentation
 from pptx.util import Emu
 
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.views.letters import letters_of_at_least, shown_texts
 from gcpl_lab.views.slides import (
     LEADING,
     MOST_BARS,
+    PICTURE,
     SMALLEST,
     TEXT,
     THEMES,
@@ -23,7 +27,7 @@ from gcpl_lab.views.slides import (
     to_slide,
     wrap_text,
 )
-from gcpl_lab.views.style import figure_style
+from gcpl_lab.views.style import figure_style, new_figure
 
 ORIGIN = Provenance(3, "ab12cd34" * 8, "gcpl-lab demo --seed 3", "9.9")
 BARS = Bars(["Zero-shot CLIP, 5 templates", "Linear probe"], [0.7, 0.6], [0.65, 0.5], [0.8, 0.64])
@@ -135,10 +139,51 @@ def test_a_deck_refuses_what_would_overflow():
     assert deck.slides == []
 
 
-def test_small_letters_are_an_error_unless_asked_for():
-    with pytest.raises(DataError, match=r"come out at 12\.0 points"):
-        to_slide(drawn("figure"), "t", "m", "", alt="x")
-    assert to_slide(drawn("figure"), "t", "m", "", alt="x", smallest=0).files
+def shown_points(figure):
+    """Sizes of the letters where the figure is shown on a slide."""
+    scale = min(PICTURE.width / figure.get_figwidth(), PICTURE.height / figure.get_figheight())
+    return [text.get_fontsize() * scale for text in shown_texts(figure)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(12, 4.4), (6.4, 4.8), (7.6, 7.8), (4, 9)])
+def test_a_figure_for_a_page_is_laid_out_anew_for_the_slide(width, height):
+    with figure_style("figure"):
+        figure = new_figure(width, height)
+        ax = figure.subplots()
+        ax.plot([0, 1], label="a line")
+        ax.set(xlabel="steps", ylabel="loss", title="A curve")
+        ax.text(0.2, 0.6, "small", size=7)
+        ax.legend()
+        assert min(shown_points(figure)) < SMALLEST - 1
+        with letters_of_at_least(figure, SMALLEST, PICTURE.width, PICTURE.height, "it"):
+            assert min(shown_points(figure)) >= SMALLEST - 0.05
+            assert figure.get_figwidth() / figure.get_figheight() == pytest.approx(PICTURE.width / PICTURE.height)
+        slide = to_slide(figure, "t", "m", "", alt="x")
+    assert figure.get_size_inches() == pytest.approx([width, height]), "the figure itself stays as it was"
+    assert {text.get_fontsize() for text in ax.texts} == {7}
+    picture = Image.open(io.BytesIO(slide.files["png"]))
+    assert picture.width == pytest.approx(192 * PICTURE.width, abs=2)
+    assert picture.height == pytest.approx(192 * PICTURE.height, abs=2)
+
+
+def test_a_figure_for_the_slide_is_taken_as_it_is():
+    figure = drawn()
+    with letters_of_at_least(figure, SMALLEST, PICTURE.width, PICTURE.height, "it"):
+        assert figure.get_size_inches() == pytest.approx([PICTURE.width, PICTURE.height])
+
+
+@pytest.mark.parametrize("message", ["cut off or lies on other words", "no room is left"])
+def test_more_words_than_fit_are_an_error(message):
+    with figure_style("figure"):
+        figure = new_figure(9, 9)
+        ax = figure.subplots()
+        if "room" in message:
+            ax.set(ylabel="long\n" * 40, xlabel="long\n" * 40)
+        else:
+            ax.set_yticks(range(30), [f"class {number}" for number in range(30)])
+        with pytest.raises(DataError, match=message):
+            to_slide(figure, "t", "m", "", alt="x")
+    assert figure.get_size_inches() == pytest.approx([9, 9])
 
 
 def test_bad_input_is_named(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gcpl_lab.views.slides import THEMES
-from gcpl_lab.views.style import MARKERS, PALETTE, class_style
+from gcpl_lab.views.style import MARKERS, PALETTE, PART_LOOKS, class_style
 
 SIMULATIONS = {
     "normal": np.eye(3),
@@ -60,6 +60,13 @@ def test_members_of_a_family_differ_more(simulation):
     """Six colours in a row, as the members of one family take them, for the eyes that the palette was ordered for."""
     for start in range(len(PALETTE) - 5):
         assert min(delta(one, other, simulation) for one, other in combinations(PALETTE[start : start + 6], 2)) >= 23.9
+
+
+@pytest.mark.parametrize("simulation", list(SIMULATIONS))
+def test_parts_of_the_tail_differ_for_every_eye(simulation):
+    colors = [color for color, _ in PART_LOOKS.values()]
+    assert min(delta(one, other, simulation) for one, other in combinations(colors, 2)) >= 40
+    assert len({marker for _, marker in PART_LOOKS.values()}) == len(PART_LOOKS)
 
 
 def test_colour_never_stands_alone():

@@ -8,7 +8,14 @@ from PIL import Image
 from gcpl_lab.data.fashion import DEBIAN_FOLDER, FASHION_CLASSES, SUPPORT_PART
 from gcpl_lab.data.multilabel import head_medium_tail, read_longtail_list
 from gcpl_lab.data.samples import find_samples
-from gcpl_lab.data.wardrobe import TAIL_ORDER, build_wardrobe, caption_quality, load_wardrobe, train_class_counts
+from gcpl_lab.data.wardrobe import (
+    TAIL_ORDER,
+    build_wardrobe,
+    caption_quality,
+    draw_tail_order,
+    load_wardrobe,
+    train_class_counts,
+)
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import read_json
 
@@ -32,6 +39,13 @@ def test_the_tail_is_long() -> None:
     ordered = counts[[FASHION_CLASSES.index(name) for name in TAIL_ORDER]]
     assert (np.diff(ordered) < 0).all()
     assert train.class_names == test.class_names == FASHION_CLASSES
+
+
+def test_another_tail_is_drawn_for_each_number() -> None:
+    orders = [draw_tail_order(number) for number in range(5)]
+    assert len(set(orders)) == 5
+    assert all(sorted(order) == sorted(TAIL_ORDER) for order in orders)
+    assert draw_tail_order(3) == orders[3]
 
 
 def test_scenes_hold_two_to_five_items_and_no_photograph_twice() -> None:

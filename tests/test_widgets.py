@@ -95,6 +95,7 @@ def test_every_control_can_be_focused_and_says_what_it_does(tmp_path: Path) -> N
         assert controls
         for control in controls:
             assert control.description
+            assert not isinstance(control, ipywidgets.Dropdown | ipywidgets.Select), "JupyterLab takes its arrow keys"
             assert control.tooltip or isinstance(control, ipywidgets.IntProgress)
             assert getattr(control, "continuous_update", False) is False, "a slider draws when it is let go"
 

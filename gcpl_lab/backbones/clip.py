@@ -25,14 +25,15 @@ def encode_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: 
 
     Args:
         text_tower: An open_clip ``CLIP`` or the ``text`` of a ``CustomTextCLIP`` (plain CLIP kind).
-        embeddings: (batch, token, dim) before positions are added; token ≤ context length.
+        embeddings: (batch, token, dim) before positions are added, in any precision; token ≤ context length.
         end_positions: int64 (batch,): where each prompt's end token stands.
 
     Returns:
         Hidden states (batch, token, dim) after the final norm, and features (batch, feature), not normalised.
     """
     num_tokens = embeddings.shape[1]
-    hidden = embeddings + text_tower.positional_embedding[:num_tokens].to(embeddings.dtype)
+    position = text_tower.positional_embedding[:num_tokens]
+    hidden = embeddings.to(position.dtype) + position
     mask = text_tower.attn_mask
     if mask is not None:
         mask = mask[:num_tokens, :num_tokens].to(hidden.dtype)
@@ -50,31 +51,85 @@ def _project(text_tower: Any, pooled: Tensor) -> Tensor:
     return result
 
 
-def pool_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-    """The features of :func:`encode_token_embeddings` alone, with less work.
+class PromptTower:
+    """An open_clip text tower on prompts of one layout: their features, with no more work than they need.
 
-    Nothing reads the last block's other positions, so it runs on the end tokens only; and the blocks are called
-    without ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of
-    another build than open_clip's plain causal one goes the long way.
-
-    Args:
-        text_tower: See :func:`encode_token_embeddings`.
-        embeddings: (batch, token, dim) before positions are added.
-        end_positions: int64 (batch,).
-
-    Returns:
-        (batch, feature), not normalised.
+    The tower is causal and only the end tokens are read, so nothing else is computed: no position behind a prompt's
+    end (what is left of all prompts stands in one matrix, row by row), the last block on the end tokens alone, and
+    the start token, which hears nothing but itself, once when this is made. Blocks are called without
+    ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of another
+    build than open_clip's plain causal one goes the long way.
     """
-    transformer = text_tower.transformer
-    if text_tower.attn_mask is None or transformer.grad_checkpointing or not _is_plain(transformer.resblocks):
-        return encode_token_embeddings(text_tower, embeddings, end_positions)[1]
-    num_tokens = embeddings.shape[1]
-    hidden = embeddings + text_tower.positional_embedding[:num_tokens].to(embeddings.dtype)
-    *blocks, last = transformer.resblocks
-    for block in blocks:
-        hidden = _run_block(block, hidden)
-    pooled = text_tower.ln_final(_run_block(last, hidden, end_positions).squeeze(1))
-    return _project(text_tower, pooled)
+
+    def __init__(self, text_tower: Any, start: Tensor, end_positions: Tensor) -> None:
+        """Lay the rows out, and run the tower on the start token.
+
+        Args:
+            text_tower: See :func:`encode_token_embeddings`.
+            start: Embedding of the token in front of every prompt, (dim,).
+            end_positions: int64 (batch,), at least 1: where each prompt's end token stands.
+        """
+        self.text_tower, self.end_positions = text_tower, end_positions
+        transformer = text_tower.transformer
+        self.is_plain = (
+            text_tower.attn_mask is not None and not transformer.grad_checkpointing and _is_plain(transformer.resblocks)
+        )
+        if not self.is_plain:
+            return
+        positions = torch.arange(int(end_positions.max()) + 1, device=end_positions.device)
+        needed = (positions > 0) & (positions <= end_positions[:, None])
+        self._needed = needed.flatten().nonzero().flatten()
+        # Where each (prompt, position) finds its row. The start token's stands last; what lies behind an end gets
+        # the same one, and is never looked at.
+        places = torch.full_like(needed, len(self._needed), dtype=torch.int64)
+        places[needed] = torch.arange(len(self._needed), device=places.device)
+        self._places, self._ends = places.flatten(), places.gather(1, end_positions[:, None]).flatten()
+        self._seen = (positions <= end_positions[:, None])[:, None, None]
+        position = text_tower.positional_embedding.detach()
+        self._position = position[: len(positions)].repeat(len(needed), 1)[self._needed]
+        self._start = self._run_start(start.to(position.dtype) + position[0])
+
+    @torch.no_grad()
+    def _run_start(self, hidden: Tensor) -> list[Tensor]:
+        """Query, key and value (1, 3 · dim) of the start token in every block."""
+        found, hidden = [], hidden[None]
+        for block in self.text_tower.transformer.resblocks:
+            found.append(F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
+            hidden = _close_block(block, hidden, found[-1].chunk(3, dim=1)[2])
+        return found
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Features (batch, feature), not normalised, of token embeddings (batch, token, dim) without positions.
+
+        Gradients reach every position up to the end token but the first.
+        """
+        if not self.is_plain:
+            return encode_token_embeddings(self.text_tower, embeddings, self.end_positions)[1]
+        *blocks, last = self.text_tower.transformer.resblocks
+        hidden = embeddings.flatten(0, 1).index_select(0, self._needed).to(self._position.dtype) + self._position
+        for block, start in zip(blocks, self._start, strict=False):
+            projected = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
+            query, key, value = self._by_prompt(block, projected, start)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            mixed = mixed.transpose(1, 2).reshape(-1, hidden.shape[1]).index_select(0, self._needed)
+            hidden = _close_block(block, hidden, mixed)
+        return _project(self.text_tower, self.text_tower.ln_final(self._run_last(last, hidden)))
+
+    def _run_last(self, block: Any, hidden: Tensor) -> Tensor:
+        """The last block on the end tokens, (batch, dim)."""
+        dim, heads = hidden.shape[1], block.attn.num_heads
+        normed, weight, bias = block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias
+        query = F.linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim]).view(-1, heads, 1, dim // heads)
+        key, value = self._by_prompt(block, F.linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._seen)
+        return _close_block(block, hidden.index_select(0, self._ends), mixed.flatten(1))
+
+    def _by_prompt(self, block: Any, projected: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        """Rows (row, parts · dim) and the start token's as ``parts`` tensors (batch, head, token, dim of a head)."""
+        dim, heads = block.attn.embed_dim, block.attn.num_heads
+        rows = torch.cat([projected, start]).index_select(0, self._places)
+        shape = (len(self.end_positions), -1, rows.shape[1] // dim, heads, dim // heads)
+        return rows.view(shape).permute(2, 0, 3, 1, 4).unbind()
 
 
 def _is_plain(blocks: Any) -> bool:
@@ -83,21 +138,9 @@ def _is_plain(blocks: Any) -> bool:
     return all(type(block) is ResidualAttentionBlock and block.attn._qkv_same_embed_dim for block in blocks)
 
 
-def _run_block(block: Any, hidden: Tensor, ends: Tensor | None = None) -> Tensor:
-    """A causal residual block on (batch, token, dim), or on one position of each row: (batch, 1, dim)."""
-    batch, num_tokens, dim = hidden.shape
-    heads = block.attn.num_heads
-    projected = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    query, key, value = projected.view(batch, num_tokens, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
-    if ends is None:
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    else:
-        place = ends.view(-1, 1, 1)
-        hidden = hidden.take_along_dim(place, dim=1)
-        query = query.take_along_dim(place.unsqueeze(-1), dim=2)
-        seen = torch.arange(num_tokens, device=ends.device) <= place
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen.unsqueeze(1))
-    hidden = hidden + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).reshape(batch, -1, dim)))
+def _close_block(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
+    """What follows attention in a residual block, row by row (row, dim)."""
+    hidden = hidden + block.ls_1(block.attn.out_proj(mixed))
     result: Tensor = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
     return result
 
@@ -135,12 +178,18 @@ class FrozenCLIP:
         self._probe_special_tokens()
 
     @classmethod
-    def load(cls, preset: str | Preset = "tiny", device: torch.device | str = "cpu") -> FrozenCLIP:
+    def load(
+        cls,
+        preset: str | Preset = "tiny",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> FrozenCLIP:
         """Load a preset's CLIP with open_clip's own loader, from safetensors only.
 
         Args:
             preset: Name in ``PRESETS``, or a folder that holds ``clip/`` or is an open_clip model itself.
             device: Where the weights go.
+            dtype: Of both towers; the factor on cosines stays float32.
 
         Raises:
             ModelError: The weights are not in the folder or cache and cannot be fetched; found out before
@@ -170,6 +219,8 @@ class FrozenCLIP:
                 f"preset {found.name!r}: CLIP {source!r} in {path} cannot be loaded ({error}); "
                 "it is damaged or of another architecture: fetch or save it anew"
             ) from error
+        scale = model.logit_scale.detach().clone()
+        model.to(dtype).logit_scale.data = scale
         return cls(model=model, tokenizer=tokenizer, transform=transform, name=found.name)
 
     def _probe_special_tokens(self) -> None:
@@ -184,6 +235,12 @@ class FrozenCLIP:
         """Where the weights are."""
         device: torch.device = self.text_tower.positional_embedding.device
         return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the towers' weights."""
+        dtype: torch.dtype = self.text_tower.positional_embedding.dtype
+        return dtype
 
     @property
     def logit_scale(self) -> float:
@@ -212,23 +269,26 @@ class FrozenCLIP:
             return str(self.tokenizer.decoder[token_id])
         return str(self.tokenizer.tokenizer.convert_ids_to_tokens(token_id))
 
-    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    def prompt_tower(self, ids: Tensor) -> PromptTower:
+        """The text tower for prompts with these ids, int64 (batch, token), whatever their embeddings become."""
+        ends = (ids.to(self.device) == self.end_id).int().argmax(dim=1)
+        return PromptTower(self.text_tower, self.embedding_table.detach()[self.start_id], ends)
+
+    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None, tower: PromptTower | None = None) -> Tensor:
         """Unit text features of prompts, (batch, feature).
 
-        Only as many positions run as the longest prompt needs; the towers are causal, so the rest changes
-        nothing.
+        Only as many positions run as each prompt needs; the towers are causal, so the rest changes nothing.
 
         Args:
             ids: int64 (batch, token) with start, end and padding.
-            embeddings: (batch, token, dim), or None for the table's.
+            embeddings: (batch, token, dim), the start token's in front; or None for the table's.
+            tower: The :meth:`prompt_tower` of these ids, where they are encoded again and again.
         """
-        ids = ids.to(self.device)
-        ends = (ids == self.end_id).int().argmax(dim=1)
-        num_tokens = int(ends.max()) + 1
+        tower = tower or self.prompt_tower(ids)
+        num_tokens = int(tower.end_positions.max()) + 1
         if embeddings is None:
-            embeddings = self.text_tower.token_embedding(ids[:, :num_tokens])
-        features = pool_token_embeddings(self.text_tower, embeddings[:, :num_tokens].to(self.device), ends)
-        return F.normalize(features.float(), dim=-1)
+            embeddings = self.text_tower.token_embedding(ids[:, :num_tokens].to(self.device))
+        return F.normalize(tower(embeddings[:, :num_tokens].to(self.device)).float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -249,5 +309,9 @@ class FrozenCLIP:
         for start in range(0, len(images), batch_size):
             pixels = torch.stack([self.transform(image.convert("RGB")) for image in images[start : start + batch_size]])
             pixels = pixels.flip(-1) if flip else pixels
-            features.append(F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
+            features.append(self._encode_pixels(pixels).cpu())
         return torch.cat(features) if features else torch.empty(0, int(self.model.visual.output_dim))
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_image(pixels.to(self.device, self.dtype))
+        return F.normalize(features.float(), dim=-1)

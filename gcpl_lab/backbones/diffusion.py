@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -76,8 +76,10 @@ class FrozenDiffusion:
                 f"{name}: its scheduler predicts {scheduler.config.prediction_type!r}; "
                 "expected 'epsilon' or 'v_prediction'"
             )
-        # The hook that puts embeddings in place is seen by every thread that encodes meanwhile.
+        # The hook that puts embeddings in place is seen by every thread that encodes meanwhile, and layers that are
+        # replaced for one prediction by every thread that predicts.
         self._one_encoding = threading.Lock()
+        self._one_prediction = threading.RLock()
         self._checksum = CachedChecksum()
         self.num_denoiser_evaluations = 0
         """How many (image, timestep, prompt) triples the denoiser has seen; what classification costs."""
@@ -309,6 +311,10 @@ class FrozenDiffusion:
         signal, spread = self._coefficients(timesteps, latents)
         return signal * latents + spread * noise
 
+    def alone(self) -> AbstractContextManager[Any]:
+        """No other thread runs the denoiser meanwhile; for whoever changes how it runs."""
+        return self._one_prediction
+
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         """ε_θ(z_t, t, h) as float32, whether the model predicts noise or velocity.
 
@@ -322,7 +328,8 @@ class FrozenDiffusion:
         self.num_denoiser_evaluations += len(noisy)
         inputs = noisy.to(self.device, self.dtype)
         steps = timesteps.to(self.device)
-        output: Tensor = self.denoiser(inputs, steps, hidden.to(self.device, self.dtype), return_dict=False)[0]
+        with self.alone():
+            output: Tensor = self.denoiser(inputs, steps, hidden.to(self.device, self.dtype), return_dict=False)[0]
         output = output.float()
         if self.scheduler.config.prediction_type == "v_prediction":
             signal, spread = self._coefficients(timesteps, output)
@@ -353,12 +360,13 @@ class FrozenDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn((len(hidden), *self.latent_shape), generator=generator)
-        pictures = pipeline(
-            prompt_embeds=hidden.to(self.dtype),
-            negative_prompt_embeds=self.encode_texts([""]).expand_as(hidden),
-            latents=latents.to(self.device, self.dtype), num_inference_steps=num_steps, guidance_scale=guidance,
-            height=self.image_size, width=self.image_size, output_type="pil",
-        ).images  # fmt: skip
+        with self.alone():
+            pictures = pipeline(
+                prompt_embeds=hidden.to(self.dtype),
+                negative_prompt_embeds=self.encode_texts([""]).expand_as(hidden),
+                latents=latents.to(self.device, self.dtype), num_inference_steps=num_steps, guidance_scale=guidance,
+                height=self.image_size, width=self.image_size, output_type="pil",
+            ).images  # fmt: skip
         return list(pictures)
 
 

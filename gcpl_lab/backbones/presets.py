@@ -332,3 +332,23 @@ def describe_preset(preset: Preset) -> str:
         where = "in a local folder" if set(lines) == {"folder"} else "in the Hugging Face cache"
         return f"ready ({where})"
     return f"not here ({preset.download_bytes / 1e9:.1f} GB, {preset.licence}); fetch with: {' && '.join(missing)}"
+
+
+def preset_facts(preset: Preset) -> dict[str, str | int | float | None]:
+    """What a person chooses a preset by: source, licence, picture size, download, and memory in float32.
+
+    Returns:
+        ``source``, ``licence``, ``image_size`` (px), ``download_gb``, ``training_gb`` (weights, VAE and a step of one
+        picture), ``classifying_gb`` (weights, VAE and one evaluation); None where it is not known.
+    """
+    repositories = [name for name in (preset.diffusion_source, preset.clip_hub) if name and not Path(name).is_dir()]
+    memory = preset.memory
+    fixed = memory.weights + memory.vae if memory else 0
+    return {
+        "source": " + ".join(repositories) or "with the package",
+        "licence": preset.licence,
+        "image_size": preset.image_size or None,
+        "download_gb": round(preset.download_bytes / 1e9, 1),
+        "training_gb": round((fixed + memory.training) / 1e9, 1) if memory else None,
+        "classifying_gb": round((fixed + memory.classifying) / 1e9, 1) if memory else None,
+    }

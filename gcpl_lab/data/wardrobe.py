@@ -153,6 +153,11 @@ def build_wardrobe(
     return target
 
 
+def draw_tail_order(number: int) -> tuple[str, ...]:
+    """The ten classes from the most to the least frequent, drawn at random; the same for the same number from 0."""
+    return tuple(str(name) for name in np.random.default_rng([number, 31]).permutation(FASHION_CLASSES))
+
+
 def _few_shot_photographs() -> dict[str, set[int]]:
     """Indices of the photographs of the bundled few-shot set, by ``train`` and ``test``."""
     files = read_json(find_samples("fashion") / "checksums.json")["files"]

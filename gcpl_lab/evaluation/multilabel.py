@@ -16,12 +16,18 @@ from gcpl_lab.data.multilabel import check_targets, head_medium_tail
 from gcpl_lab.errors import DataError
 
 
-def average_precisions(scores: np.ndarray, targets: np.ndarray) -> list[float | None]:
+def average_precisions(scores: np.ndarray, targets: np.ndarray, even: bool = False) -> list[float | None]:
     """Average precision of every class, as scikit-learn defines it (no interpolation).
+
+    The average precision of a random ranking is the share of positives, so on pictures with a long tail a class with
+    two positives has a small and very noisy one. ``even`` weighs positives and negatives of each class as if all
+    classes were as frequent as they are on average: what is wanted where settings are chosen on such pictures for
+    a test set without a tail.
 
     Args:
         scores: (image, class), any finite numbers; only their order within a class counts.
         targets: (image, class), 0 or 1.
+        even: See above.
 
     Returns:
         One number from 0 to 1 a class; None for a class without a positive image.
@@ -30,8 +36,14 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> list[float | 
         DataError: Shapes differ, a score is not finite, or a target is neither 0 nor 1.
     """
     scores, targets = _check(scores, targets)
+    shares = targets.mean(axis=0)
+    wanted = float(targets.mean()) if even else shares
+    with np.errstate(divide="ignore", invalid="ignore"):  # a class without positives or negatives is not weighed
+        weights = np.where(targets == 1, wanted / shares, (1 - wanted) / (1 - shares))
     return [
-        float(average_precision_score(targets[:, label], scores[:, label])) if targets[:, label].any() else None
+        float(average_precision_score(targets[:, label], scores[:, label], sample_weight=weights[:, label]))
+        if targets[:, label].any()
+        else None
         for label in range(targets.shape[1])
     ]
 
@@ -49,7 +61,11 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def multilabel_report(
-    scores: np.ndarray, targets: np.ndarray, train_counts: Sequence[int] | np.ndarray, class_names: Sequence[str]
+    scores: np.ndarray,
+    targets: np.ndarray,
+    train_counts: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    even: bool = False,
 ) -> dict[str, Any]:
     """Mean average precision over all, head, medium and tail classes, and every class by itself.
 
@@ -58,6 +74,7 @@ def multilabel_report(
         targets: (image, class), 0 or 1.
         train_counts: (class,): training images with each class; they part head, medium and tail.
         class_names: One a class.
+        even: See :func:`average_precisions`.
 
     Returns:
         ``map``, ``map_head``, ``map_medium``, ``map_tail`` (None where a part has no class to average),
@@ -67,7 +84,7 @@ def multilabel_report(
     Raises:
         DataError: As :func:`average_precisions`; also where counts or names are of another number.
     """
-    precisions = average_precisions(scores, targets)
+    precisions = average_precisions(scores, targets, even)
     for what, values in (("train_counts", train_counts), ("class_names", class_names)):
         if len(values) != len(precisions):
             raise DataError(f"{what} has {len(values)} entries; expected {len(precisions)}, one a class")

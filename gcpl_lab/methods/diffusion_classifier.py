@@ -204,11 +204,12 @@ class DiffusionClassifier:
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                     predicted = self._predict(latents, noises, timesteps, image, label, sample)
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(
+            except torch.OutOfMemoryError as error:  # stays what it is: whoever can makes smaller passes
+                error.add_note(
                     f"memory ran out with {len(image)} denoiser evaluations in one pass; lower batch_size "
                     f"(it is {self.batch_size})"
-                ) from error
+                )
+                raise
             difference = (predicted - noise).flatten(1)
             results.append((difference.abs() if self.norm == "l1" else difference.square()).mean(1).cpu())
             if not bool(torch.isfinite(results[-1]).all()):

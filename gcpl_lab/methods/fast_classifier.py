@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ class Shortcuts:
         noise: ``"independent"``; ``"antithetic"``: each noise is used with both signs at one timestep; or
             ``"stratified"``: a scrambled Sobol sequence, which spreads every coordinate evenly.
         stopping: ``"none"``; ``"posterior"`` drops a rival once the leader is ahead by a margin found on the support
-            images; ``"e_process"`` once a bet on the paired differences has paid off.
+            images; ``"e_process"`` once a bet on the paired differences has paid off; ``"empirical_bernstein"`` once
+            a bound on their mean is above 0.
         error_rate: Share of images that the stopping rule may decide otherwise than without it.
         shortlist: Leave out classes that CLIP finds unlikely (needs CLIP's scores).
         coverage: Share of support images whose true class shortlist and tree keep, each.
@@ -62,7 +63,7 @@ class Shortcuts:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("noise", ("independent", "antithetic", "stratified")), ("stopping", ("none", "posterior", "e_process")),
+            ("noise", ("independent", "antithetic", "stratified")), ("stopping", get_args(Stopping)),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
@@ -72,6 +73,15 @@ class Shortcuts:
         """No shortcut but those given."""
         plain = cls(share_prefix=False, cache_keys=False, choose_samples=False, stopping="none", shortlist=False)
         return replace(plain, **changes)
+
+    @classmethod
+    def exact(cls, num_prompts: int, batch_size: int) -> Shortcuts:
+        """The shortcuts that change nothing but the rounding.
+
+        Kept keys and values grow with the number of prompts, and what a pass needs with ``batch_size``; they are kept
+        while there are no more prompts than evaluations in a pass, so that they are a small part of its memory.
+        """
+        return cls.none(share_prefix=True, cache_keys=num_prompts <= batch_size)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.methods.diffusion_classifier import spaced_timesteps
 from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, expected_contrast, relative_errors
 from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.methods.shared_prefix import SharedDenoiser
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,8 @@ class GCPL:
         classes, index = batch.labels.unique(return_inverse=True)  # only the classes in the batch are encoded
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-        # Plain indexing adds up the gradients of a repeated class in the order the threads happen to run.
-        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden.index_select(0, index))
+        rows = torch.arange(len(noisy))
+        return SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index)
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
         """``loss`` of one batch, and ``prediction_norm``, the mean square of the prediction (1 for true noise)."""
@@ -361,11 +362,8 @@ class Discriminative:
         classes, index = candidates.unique(return_inverse=True)
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-        predicted = self.diffusion.predict_noise(
-            noisy.repeat_interleave(num_candidates, 0),
-            batch.timesteps.repeat_interleave(num_candidates, 0),
-            hidden.index_select(0, index.flatten()),  # deterministic, as above
-        )
+        rows = torch.arange(len(noisy)).repeat_interleave(num_candidates)
+        predicted = SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index.flatten())
         noise = batch.noise.repeat_interleave(num_candidates, 0)
         errors = (predicted - noise).square().flatten(1).mean(1)
         errors = errors.reshape(-1, batch.num_samples, num_candidates)

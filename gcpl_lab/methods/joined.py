@@ -9,8 +9,9 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -41,6 +42,25 @@ class JoinedEvidence:
     offsets: np.ndarray
     penalty: float
     held_out_loss: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON, which has no nan: a loss that is not known is None."""
+        loss = None if np.isnan(self.held_out_loss) else self.held_out_loss
+        return {"weights": self.weights.tolist(), "offsets": self.offsets.tolist(), "penalty": self.penalty,
+                "held_out_loss": loss}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> JoinedEvidence:
+        """Back from JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing or no finite number.
+        """
+        weights, offsets = (np.asarray(values[name], float) for name in ("weights", "offsets"))
+        if not (np.isfinite(weights).all() and np.isfinite(offsets).all()):
+            raise ValueError("weights or offsets are not finite; expected numbers")
+        loss = values["held_out_loss"]
+        return cls(weights, offsets, float(values["penalty"]), float("nan") if loss is None else float(loss))
 
     def logits(self, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Of sources (image, class) in the order of the fit, float64 (image, class)."""

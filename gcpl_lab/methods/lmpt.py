@@ -231,6 +231,7 @@ class LMPT:
             "negative_scale": negative_scale, "mu": mu, "rebalance": rebalance,
             "negative_tolerant": negative_tolerant, "focal": focal,
         }  # fmt: skip
+        self._tower = clip.prompt_tower(prompts.get_buffer("ids"))
         device = prompts.context.device
         self.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale), device=device))
         self.bias = nn.Parameter(torch.zeros((), device=device))
@@ -250,7 +251,7 @@ class LMPT:
             targets: (image, class), 0 or 1.
         """
         if self.scale == "learned":
-            cosines = features.to(self.bias.device) @ self.text_features().T
+            cosines = _cosines(features.to(self.bias.device), self.text_features())
             scale, bias = fit_sigmoid(cosines.cpu().numpy(), targets.cpu().numpy())
             self.log_scale.fill_(math.log(scale))
             self.bias.fill_(bias)
@@ -261,7 +262,7 @@ class LMPT:
 
     def encode(self, ids: Tensor, embeddings: Tensor) -> Tensor:
         """Unit features (class, feature) of prompts, from as many positions as the longest one needs."""
-        return self.clip.encode_prompts(ids, embeddings)
+        return self.clip.encode_prompts(ids, embeddings, self._tower)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, and its parts ``classification`` and, where captions count, ``contrast``."""
@@ -294,20 +295,27 @@ class LMPT:
         if not len(captions):
             return text.sum() * 0  # a batch without captions: nothing to learn, and a gradient of zero
         if self.reading == "pooled":
-            distances = 1 - captions @ text.T
+            distances = 1 - _cosines(captions, text)
         else:
             prompt = F.normalize(embeddings[:, self.prompts.context.shape[1] :], dim=-1)
             num_positions = min(prompt.shape[1], captions.shape[1])
-            distances = 1 - torch.einsum("ipd,cpd->ipc", captions[:, :num_positions], prompt[:, :num_positions])
-            distances = distances.flatten(0, 1)  # every position is a comparison of its own
+            pairs = captions[:, :num_positions].transpose(0, 1), prompt[:, :num_positions].transpose(0, 1)
+            # Every position is a comparison of its own.
+            distances = 1 - _cosines(*pairs).transpose(0, 1).flatten(0, 1)
             targets = targets.repeat_interleave(num_positions, dim=0)
         loss = class_specific_embedding_loss(distances, targets, class_counts=self.class_counts, **self._embedding)
         return loss * targets.shape[1] if self.contrast_reduction == "weighted" else loss
 
     def _logits(self, features: Tensor, text: Tensor) -> Tensor:
-        return self.log_scale.exp() * features @ text.T + self.bias
+        return self.log_scale.exp() * _cosines(features, text) + self.bias
 
     @torch.no_grad()
     def scores(self, features: Tensor) -> Tensor:
         """Logits (image, class), on the CPU; a sigmoid, never a softmax, belongs on them."""
         return self._logits(features.to(self.bias.device), self.text_features()).cpu()
+
+
+def _cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Products of unit rows (..., row, dim) and (..., other, dim), in float32 under autocast too."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ others.float().mT

@@ -6,9 +6,9 @@ labelled support images by cross-validation, and :func:`race` follows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -16,7 +16,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.methods.joined import JoinedEvidence, fit_joined, log_sum_exp
 
-Stopping = Literal["none", "posterior", "e_process"]
+Stopping = Literal["none", "posterior", "e_process", "empirical_bernstein"]
 
 Ask = Callable[[np.ndarray], np.ndarray]
 """Errors of (image, class, step) triples, int64 (count, 3)."""
@@ -55,10 +55,11 @@ class Plan:
         scales: (step,): spread of the errors there; an error is divided by it, so that all steps count alike.
         fits: How the mean scaled error after 1, 2, … steps (and the prior) becomes logits.
         prior_fit: The same before the first step; None without a prior.
-        stopping: ``"none"``, ``"posterior"`` or ``"e_process"``.
+        stopping: ``"none"``, ``"posterior"``, ``"e_process"`` or ``"empirical_bernstein"``.
         error_rate: Of the stopping rule.
         margin: Lead in logits at which the posterior rule drops a rival.
-        bound: Largest scaled paired difference on the support images; the e-process bets on shares of it.
+        bound: Largest scaled paired difference on the support images; the e-process bets on shares of it, and the
+            empirical Bernstein bound takes twice it as the range.
         shortlist_margin: Classes this far behind in the prior's logits are never evaluated; inf keeps all.
         tree: Branches of classes; None without a tree.
         tree_steps: Steps that the branches' representatives are judged by.
@@ -88,6 +89,71 @@ class Plan:
         known = ~np.isnan(source)
         sources = [np.where(known, source, 0.0), *([] if prior is None else [prior])]
         return np.where(known, self.fits[num_steps - 1].logits(sources), np.nan)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON, which has no infinity: a margin that drops nobody is None."""
+        return {
+            **{name: getattr(self, name) for name in ("stopping", "error_rate", "bound", "tree_steps")},
+            **{name: _finite(getattr(self, name)) for name in _MARGINS},
+            "samples": self.samples.tolist(), "scales": self.scales.tolist(),
+            "fits": [fit.as_dict() for fit in self.fits],
+            "prior_fit": None if self.prior_fit is None else self.prior_fit.as_dict(),
+            "tree": self.tree and {name: part.tolist() for name, part in self.tree._asdict().items()},
+            "measured": {name: _finite(value) for name, value in self.measured.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], num_classes: int, pool_size: int) -> Plan:
+        """Back from JSON.
+
+        Args:
+            values: Of :meth:`as_dict`.
+            num_classes: That the prompts are for.
+            pool_size: (t, ε) that the samples are chosen from.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing or does not fit, naming it.
+        """
+        samples, scales = np.asarray(values["samples"], np.int64), np.asarray(values["scales"], float)
+        if (
+            not len(samples)
+            or samples.min() < 0
+            or samples.max() >= pool_size
+            or len(np.unique(samples)) < len(samples)
+        ):
+            raise ValueError(
+                f"the plan's samples are {samples.tolist()}; expected different ones of 0 to {pool_size - 1}"
+            )
+        if len(scales) != len(samples) or not (scales > 0).all():
+            raise ValueError(f"the plan's scales are {scales.tolist()}; expected {len(samples)} numbers above 0")
+        if values["stopping"] not in get_args(Stopping):
+            raise ValueError(f"the plan's stopping is {values['stopping']!r}; expected one of {get_args(Stopping)}")
+        prior_fit = None if values["prior_fit"] is None else JoinedEvidence.from_dict(values["prior_fit"])
+        fits, num_sources = tuple(map(JoinedEvidence.from_dict, values["fits"])), 1 if prior_fit is None else 2
+        if len(fits) != len(samples):
+            raise ValueError(f"the plan has {len(fits)} fits; expected one for each of its {len(samples)} samples")
+        for fit, wanted in [*((fit, num_sources) for fit in fits), *([(prior_fit, 1)] if prior_fit else [])]:
+            if fit.weights.shape != (wanted,) or fit.offsets.shape != (num_classes,):
+                raise ValueError(f"a fit of the plan has {fit.weights.size} weights and {fit.offsets.size} offsets; "
+                                 f"expected {wanted} and {num_classes}")  # fmt: skip
+        tree = None
+        if values["tree"] is not None:
+            tree = PromptTree(np.asarray(values["tree"]["branches"], np.int64), np.asarray(values["tree"]["distances"]))
+            if any(part.shape != (num_classes,) for part in tree):
+                raise ValueError(f"the plan's tree has {len(tree.branches)} classes; expected {num_classes}")
+        margins = {name: np.inf if values[name] is None else float(values[name]) for name in _MARGINS}
+        return cls(
+            samples=samples, scales=scales, fits=fits, prior_fit=prior_fit, stopping=values["stopping"],
+            error_rate=float(values["error_rate"]), bound=float(values["bound"]), tree=tree,
+            tree_steps=int(values["tree_steps"]), measured=dict(values["measured"]), **margins,
+        )  # fmt: skip
+
+
+_MARGINS = ("margin", "shortlist_margin", "tree_margin")
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -207,7 +273,10 @@ def _dropped(plan: Plan, errors: np.ndarray, logits: np.ndarray, num_steps: int)
     seen = errors[:, :, :num_steps] / plan.scales[:num_steps]
     differences = seen - seen[np.arange(len(seen)), leaders][:, None]
     # The leader was found by looking, so the error rate is shared by all its rivals.
-    return capital(differences, plan.bound) >= (logits.shape[1] - 1) / plan.error_rate
+    share = plan.error_rate / max(1, logits.shape[1] - 1)
+    if plan.stopping == "e_process":
+        return capital(differences, plan.bound) >= 1 / share
+    return lower_bound(differences, plan.bound, share) > 0
 
 
 def capital(differences: np.ndarray, bound: float) -> np.ndarray:
@@ -228,6 +297,33 @@ def capital(differences: np.ndarray, bound: float) -> np.ndarray:
     """
     shares = np.clip(np.nan_to_num(differences) / bound, -1.0, 1.0)
     return np.mean([np.prod(1 + bet * shares, axis=-1) for bet in BETS], axis=0)
+
+
+def lower_bound(differences: np.ndarray, bound: float, error_rate: float) -> np.ndarray:
+    """What the mean difference exceeds, at every step at once with probability 1 − ``error_rate`` at least.
+
+    The empirical Bernstein bound with the error rate shared out over the steps (1 / (n(n+1)) of it to step n). It
+    needs what :func:`capital` needs. Its second term shrinks with the number of steps and not with the spread, so
+    that it decides nothing within a few steps.
+
+    Args:
+        differences: (image, class, step): a rival's error minus the leader's; NaN counts as no difference.
+        bound: Largest difference; larger ones are cut to it.
+        error_rate: Between 0 and 1.
+
+    Returns:
+        (image, class); −inf after a single step.
+
+    Source: Maurer and Pontil 2009, https://arxiv.org/abs/0907.3740, theorem 4
+    """
+    steps = differences.shape[-1]
+    if steps < 2:
+        return np.full(differences.shape[:-1], -np.inf)
+    cut = np.clip(np.nan_to_num(differences), -bound, bound)
+    surprise = np.log(2 * steps * (steps + 1) / error_rate)
+    spread = np.sqrt(2 * cut.var(axis=-1, ddof=1) * surprise / steps)
+    result: np.ndarray = cut.mean(axis=-1) - spread - 7 * 2 * bound * surprise / (3 * (steps - 1))
+    return result
 
 
 # ----------------------------------------------------------------------------------------------- learning
@@ -264,8 +360,9 @@ def learn_plan(
         standard_errors: Fewer steps are taken where their log-loss is within this many standard errors of the
             least; 0 takes the least.
         choose: Take the most telling (t, ε) first; False: a seeded random order of the pool.
-        stopping: ``"none"`` (every class that is still in sees every step), ``"posterior"`` or ``"e_process"``.
-        error_rate: See above; of the e-process: probability of dropping a class that is better in truth.
+        stopping: ``"none"`` (every class that is still in sees every step), ``"posterior"``, ``"e_process"`` or
+            ``"empirical_bernstein"``.
+        error_rate: See above; of the last two: probability of dropping a class that is better in truth.
         shortlist: Leave out classes that the prior finds unlikely.
         coverage: See above.
         tree: From :func:`group_prompts`; None looks at all classes.
@@ -332,7 +429,7 @@ def _fit_steps(
     else:
         order = np.random.default_rng([seed, 31]).permutation(errors.shape[2])[:num_steps]
     chosen = errors[:, :, order]
-    scales = np.maximum((chosen - chosen.mean(axis=1, keepdims=True)).std(axis=(0, 1)), 1e-12)
+    scales = np.maximum((chosen - chosen.mean(axis=1, keepdims=True)).std(axis=(0, 1), dtype=np.float64), 1e-12)
     fits = []
     for step in range(1, num_steps + 1):
         source = -(chosen[:, :, :step] / scales[:step]).mean(axis=2, dtype=np.float64)

@@ -3,7 +3,7 @@
 A text-conditioned denoiser hears the prompt through its cross-attention layers alone. So everything before the first
 of them is the same for all prompts and runs once for each (image, t, ε); and the keys and values that those layers
 make of a prompt are the same for all latents and are made once for each prompt. Both change nothing but the order
-of the arithmetic.
+of the arithmetic, in classification and in training: gradients reach the prompts through keys and values.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +49,12 @@ class SharedDenoiser:
 
         Args:
             diffusion: The frozen model.
-            hidden: Hidden states of the prompts, (prompt, context length, dim).
+            hidden: Hidden states of the prompts, (prompt, context length, dim). While gradients are recorded, keys and
+                values are made anew for each call, and gradients reach these.
             share_prefix: Run the common part once for a row, where the denoiser allows it.
             cache_keys: Project each prompt's keys and values once, where the denoiser allows it.
         """
-        self.diffusion, self.hidden = diffusion, hidden.detach()
+        self.diffusion, self.hidden = diffusion, hidden
         reason = why_not_shared(diffusion.denoiser)
         self.shares_prefix, self.caches_keys = share_prefix and not reason, cache_keys and not reason
         parts = [
@@ -63,9 +65,8 @@ class SharedDenoiser:
             self.statement = f"nothing is shared between prompts: {reason}"
         else:
             self.statement = f"shared: {' and '.join(parts)}" if parts else "nothing is shared between prompts: as set"
-        self._keys: dict[bool, dict[str, Tensor]] = {}
+        self._keys: dict[bool, dict[nn.Module, Tensor]] = {}
 
-    @torch.no_grad()
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, rows: Tensor, prompts: Tensor) -> Tensor:
         """The predicted noise of some (row, prompt) pairs.
 
@@ -82,16 +83,19 @@ class SharedDenoiser:
         noisy, rows, prompts = noisy.to(device), rows.to(device), prompts.to(device)
         timesteps = timesteps.to(device)
         replaced: dict[nn.Module, Callable[..., Any]] = {}
-        if self.shares_prefix and len(noisy) < len(rows):
-            replaced |= _replayed(self._run_prefix(noisy, timesteps), rows)
-        if self.caches_keys:
-            replaced |= self._known_keys(prompts)
-            hidden = self.hidden[:1].expand(len(prompts), -1, -1)  # its shape is asked for, its content is not
-        else:
-            hidden = self.hidden[prompts.to(self.hidden.device)]
-        with _forwards(replaced):
-            return self.diffusion.predict_noise(noisy[rows], timesteps[rows], hidden)
+        with self.diffusion.alone():  # no other thread may meet the denoiser with its layers replaced
+            if self.shares_prefix and len(noisy) < len(rows):
+                replaced |= _replayed(self._run_prefix(noisy, timesteps), rows)
+            if self.caches_keys:
+                replaced |= self._known_keys(prompts)
+                # Its shape is asked for, its content is not.
+                hidden = self.hidden[:1].detach().expand(len(prompts), -1, -1)
+            else:
+                hidden = self.hidden.index_select(0, prompts.to(self.hidden.device))
+            with _forwards(replaced):
+                return self.diffusion.predict_noise(noisy[rows], timesteps[rows], hidden)
 
+    @torch.no_grad()
     def _run_prefix(self, noisy: Tensor, timesteps: Tensor) -> list[_Step]:
         """What ran before the prompt was heard; of nested modules the outermost that were finished."""
         denoiser, steps, names = self.diffusion.denoiser, list[_Step](), dict[nn.Module, str]()
@@ -120,23 +124,29 @@ class SharedDenoiser:
         return steps
 
     def _known_keys(self, prompts: Tensor) -> dict[nn.Module, Callable[..., Any]]:
-        # Under autocast the projections come in another type; each kind is made when it is first needed.
-        autocast = torch.is_autocast_enabled(self.diffusion.device.type)
-        layers = _cross_attentions(self.diffusion.denoiser)
-        if autocast not in self._keys:
-            hidden = self.hidden.to(self.diffusion.device, self.diffusion.dtype)
-            made = self._keys[autocast] = {}
-            for name, layer in layers:
-                heard = layer.norm_encoder_hidden_states(hidden) if layer.norm_cross else hidden
-                made[f"{name}.to_k"], made[f"{name}.to_v"] = layer.to_k(heard), layer.to_v(heard)
-        known = self._keys[autocast]
+        if torch.is_grad_enabled() and self.hidden.requires_grad:
+            known = self._project()  # part of one graph, which one backward pass uses up
+        else:
+            # Under autocast the projections come in another type; each kind is made when it is first needed.
+            autocast = torch.is_autocast_enabled(self.diffusion.device.type)
+            if autocast not in self._keys:
+                with torch.no_grad():
+                    self._keys[autocast] = self._project()
+            known = self._keys[autocast]
 
         def answer(values: Tensor) -> Callable[..., Tensor]:
-            return lambda *_args, **_kwargs: values[prompts]
+            # Plain indexing adds up the gradients of a repeated prompt in the order the threads happen to run.
+            return lambda *_args, **_kwargs: values.index_select(0, prompts)
 
-        return {
-            getattr(layer, part): answer(known[f"{name}.{part}"]) for name, layer in layers for part in ("to_k", "to_v")
-        }
+        return {layer: answer(values) for layer, values in known.items()}
+
+    def _project(self) -> dict[nn.Module, Tensor]:
+        """Each projection of a cross-attention layer, and what it makes of all prompts."""
+        hidden, made = self.hidden.to(self.diffusion.device, self.diffusion.dtype), dict[nn.Module, Tensor]()
+        for _, layer in _cross_attentions(self.diffusion.denoiser):
+            heard = layer.norm_encoder_hidden_states(hidden) if layer.norm_cross else hidden
+            made |= {layer.to_k: layer.to_k(heard), layer.to_v: layer.to_v(heard)}
+        return made
 
     # ---------------------------------------------------------------------------------------------- cost
 
@@ -152,13 +162,13 @@ class SharedDenoiser:
         """FLOPs of a prompt's keys and values, as a share of a whole evaluation; 0 if they are not cached."""
         if not self.caches_keys:
             return 0.0
-        layers, heard = _cross_attentions(self.diffusion.denoiser), self.hidden[:1]
+        layers, heard = _cross_attentions(self.diffusion.denoiser), self.hidden[:1].detach()
         heard = heard.to(self.diffusion.device, self.diffusion.dtype)
         return self._flops(lambda *_: [(x.to_k(heard), x.to_v(heard)) for _, x in layers]) / self._whole_flops
 
     @cached_property
     def _whole_flops(self) -> int:
-        hidden = self.hidden[:1].to(self.diffusion.device, self.diffusion.dtype)
+        hidden = self.hidden[:1].detach().to(self.diffusion.device, self.diffusion.dtype)
         return self._flops(lambda noisy, steps: self.diffusion.denoiser(noisy, steps, hidden, return_dict=False))
 
     def _flops(self, run: Callable[[Tensor, Tensor], Any]) -> int:
@@ -186,6 +196,10 @@ def why_not_shared(denoiser: Any) -> str:
 
     if not isinstance(denoiser, UNet2DConditionModel):
         return f"the denoiser is a {type(denoiser).__name__}, not a UNet2DConditionModel"
+    if denoiser._compiled_call_impl is not None:
+        return "the denoiser is compiled, with its layers as they are"
+    if torch.is_grad_enabled() and denoiser.is_gradient_checkpointing:
+        return "the denoiser runs again in the backward pass, when its layers are as they were"
     for setting in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
         if getattr(denoiser.config, setting, None) is not None:
             return f"the denoiser's {setting} is {getattr(denoiser.config, setting)!r}, another way in for the prompt"
@@ -197,7 +211,17 @@ def why_not_shared(denoiser: Any) -> str:
     return ""
 
 
+_KNOWN_LAYERS: WeakKeyDictionary[nn.Module, list[tuple[str, Any]]] = WeakKeyDictionary()
+"""Looking through hundreds of modules costs a hundredth of an update."""
+
+
 def _cross_attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
+    if denoiser not in _KNOWN_LAYERS:
+        _KNOWN_LAYERS[denoiser] = _find_cross_attentions(denoiser)
+    return _KNOWN_LAYERS[denoiser]
+
+
+def _find_cross_attentions(denoiser: nn.Module) -> list[tuple[str, Any]]:
     from diffusers.models.attention_processor import Attention
 
     return [

@@ -37,6 +37,7 @@ from gcpl_lab.training.runtime import (
     make_accelerator,
     may_overflow,
     processes,
+    widest_float,
 )
 
 if TYPE_CHECKING:
@@ -238,7 +239,12 @@ def end_early(records: Generator[StepRecord, bool | None, None]) -> None:
 
 
 class _Gradients:
-    """Gradients of whole batches, computed part by part, in as few passes as memory allows."""
+    """Gradients of whole batches, computed pass by pass, in as few passes as memory allows.
+
+    Passes are parts of the batch, not of a process's share of it, and are added up in float64. So where a batch has
+    at least one pass of ``micro_batch_size`` for each process, any number of processes finds the same gradient, digit
+    by digit. Where it has fewer, passes get smaller, and products of other shapes round otherwise.
+    """
 
     def __init__(
         self,
@@ -255,48 +261,78 @@ class _Gradients:
         """Leave the whole batch's gradient in the parameters; returns its scalars."""
         unit = self.objective.unit(batch) if hasattr(self.objective, "unit") else None
         if unit is None:  # every process computes the same, and an equal part of it counts
-            totals = self._passes([(batch, 1 / self.here.count)])
+            gradients, totals = self._passes([(batch, 1 / self.here.count)])
         else:
-            fit = self._fit = self._fit or MemoryFit(_most_units(batch, unit, self.micro_batch_size, self.here))
-            totals = fit(lambda size: self._passes(_parts(batch, unit, size, self.here)))
+            most = _units_a_pass(batch, unit, self.micro_batch_size, self.here)
+            fit = self._fit = self._fit or MemoryFit(most)
+            gradients, totals = fit(lambda size: self._passes(_parts(batch, unit, most, size, self.here)))
         if self.here.count > 1:
-            for parameter in self.parameters:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = add_up(gradient)
-            summed = add_up(torch.stack([total.double().cpu() for total in totals.values()]))
+            gradients = [
+                add_up(torch.zeros_like(parameter, dtype=widest_float(parameter.device)) if found is None else found)
+                for parameter, found in zip(self.parameters, gradients, strict=True)
+            ]
+            summed = add_up(torch.stack([total.cpu().double() for total in totals.values()]))
             totals = dict(zip(totals, summed, strict=True))
-        return {name: float(total) for name, total in totals.items()}
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
+        # Both are rounded to float32 in the end, so that the order of the sums is gone from them.
+        return {name: float(total.float()) for name, total in totals.items()}
 
-    def _passes(self, parts: Iterator[tuple[Any, float]] | list[tuple[Any, float]]) -> dict[str, Tensor]:
-        """Forward and backward of every part; gradients and scalars are weighted with the parts' shares."""
-        for parameter in self.parameters:
-            parameter.grad = None
+    def _passes(
+        self, parts: Iterator[tuple[Any, float]] | list[tuple[Any, float]]
+    ) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+        """Forward and backward of every part; gradients and scalars are weighted with the parts' shares.
+
+        Returns:
+            A gradient for each parameter, None for one that no part reached, and the scalars.
+        """
+        gradients: list[Tensor | None] = [None] * len(self.parameters)
         totals: dict[str, Tensor] = {}
         for part, share in parts:
+            for parameter in self.parameters:
+                parameter.grad = None
             with self.accelerator.autocast():
                 values = self.objective(part)
             self.accelerator.backward(values["loss"] * share)
+            for index, parameter in enumerate(self.parameters):
+                if parameter.grad is not None:
+                    found, before = parameter.grad.to(widest_float(parameter.device)), gradients[index]
+                    gradients[index] = found if before is None else before + found
             for name, value in values.items():
-                weighted = value.detach() * share
+                weighted = value.detach().to(widest_float(value.device)) * share
                 totals[name] = totals[name] + weighted if name in totals else weighted
-        return totals
+        return gradients, totals
 
 
-def _most_units(batch: Any, unit: int, micro_batch_size: int | None, here: Processes) -> int:
-    """Units of a pass to begin with: what was asked for, or all of this process's."""
-    share = here.share(-(-len(batch) // unit))
-    most = max(1, share.stop - share.start)
+def _units_a_pass(batch: Any, unit: int, micro_batch_size: int | None, here: Processes) -> int:
+    """Units of a pass: what was asked for, or so many that every process has one pass."""
+    most = max(1, -(-_count_units(batch, unit) // here.count))
     return most if micro_batch_size is None else min(most, max(1, micro_batch_size // unit))
 
 
-def _parts(batch: Any, unit: int, size: int, here: Processes) -> Iterator[tuple[Any, float]]:
-    """This process's parts of a batch, up to ``size`` units each, and their shares of the whole."""
-    mine = here.share(-(-len(batch) // unit))
-    if mine.start == mine.stop:  # more processes than units: it computes along, and nothing of it counts
+def _count_units(batch: Any, unit: int) -> int:
+    return -(-len(batch) // unit)
+
+
+def _parts(batch: Any, unit: int, most: int, size: int, here: Processes) -> Iterator[tuple[Any, float]]:
+    """This process's parts of a batch and their shares of the whole.
+
+    Args:
+        batch: Of all processes.
+        unit: Samples that belong together.
+        most: Units of a pass; each process has whole passes.
+        size: Units that fit into memory, here and now: a pass of more is cut.
+        here: Which process this is.
+    """
+    units = _count_units(batch, unit)
+    passes = here.share(-(-units // most))
+    if passes.start == passes.stop:  # more processes than passes: it computes along, and nothing of it counts
         yield batch[:unit], 0.0
-    for start in range(mine.start, mine.stop, size):
-        part = batch[start * unit : min(start + size, mine.stop) * unit]
-        yield part, len(part) / len(batch)
+    for number in range(passes.start, passes.stop):
+        end = min((number + 1) * most, units)
+        for first in range(number * most, end, size):
+            part = batch[first * unit : min(first + size, end) * unit]
+            yield part, len(part) / len(batch)
 
 
 def _update(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,6 +25,9 @@ Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 on a GPU bfloat16 where it can, else float16."""
 
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float16")
+LEAST_GAIN = 1.10
+"""A number format must be this many times faster than float32 to be chosen: less is what a busy machine does."""
+
 REPORTED_PACKAGES = ("gcpl-lab", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
 # ---------------------------------------------------------------------------------------------- processes
@@ -81,11 +86,12 @@ def gather_rows(rows: Tensor, total: int) -> Tensor:
         total: Rows of all processes.
 
     Returns:
-        (total, ...) on the CPU, the same in every process.
+        (total, ...) on the CPU, the same in every process. Contiguous with one process too: convolutions round
+        otherwise where channels come last.
     """
     here = processes()
     if here.count == 1 or total == 0:
-        return rows
+        return rows.contiguous()
     import torch
     from accelerate.utils import gather
 
@@ -147,6 +153,13 @@ def weights_dtype(precision: Precision, device: torch.device | str) -> torch.dty
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
+def widest_float(device: torch.device | str) -> torch.dtype:
+    """The type in which many float32 values are summed: float64, or float32 on a device that has no other (mps)."""
+    import torch
+
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 def mixed_precision(precision: Precision, weights: torch.dtype) -> str | None:
     """What accelerate calls a precision: ``"no"``, ``"bf16"`` or ``"fp16"``; None leaves it to the launcher.
 
@@ -159,6 +172,57 @@ def mixed_precision(precision: Precision, weights: torch.dtype) -> str | None:
     if precision == "auto":
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(weights)
     return {"bfloat16": "bf16", "float16": "fp16"}.get(precision, "no")
+
+
+def choose_fastest(seconds: Mapping[str, Sequence[float]], least_gain: float = LEAST_GAIN) -> str:
+    """The fastest way by the median of its rounds' ratios to float32, or float32 where none gains enough.
+
+    Args:
+        seconds: By way, one number a round; ``"float32"`` among them. Rounds of all ways were measured in turn.
+        least_gain: See :data:`LEAST_GAIN`.
+    """
+    gains = {
+        name: statistics.median(plain / one for plain, one in zip(seconds["float32"], values, strict=True))
+        for name, values in seconds.items()
+    }
+    best = max(gains, key=lambda name: gains[name])
+    return best if gains[best] >= least_gain else "float32"
+
+
+@dataclass(frozen=True)
+class MeasuredFormat:
+    """A number format that was chosen by measuring, and what was measured.
+
+    Attributes:
+        chosen: ``"float32"`` or ``"bfloat16"``.
+        seconds: Median of each.
+    """
+
+    chosen: str
+    seconds: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.chosen not in self.seconds:
+            raise ValueError(f"the chosen format is {self.chosen!r}; expected one of {', '.join(self.seconds)}")
+
+
+def measure_formats(run: Callable[[str], Any], repeats: int = 5) -> MeasuredFormat:
+    """Time work in float32 and in bfloat16 on this machine, and choose; all processes take the main one's choice.
+
+    Args:
+        run: Does the same work in the format that it is told, and has done it when it returns.
+        repeats: Rounds after one that warms up.
+    """
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for turn in range(repeats + 1):
+        for name, values in seconds.items():
+            began = time.perf_counter()
+            run(name)
+            if turn:
+                values.append(time.perf_counter() - began)
+    faster = from_main(float(choose_fastest(seconds) == "bfloat16"))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return MeasuredFormat("bfloat16" if faster else "float32", medians)
 
 
 def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> Accelerator:
@@ -262,15 +326,20 @@ def leave_device(part: nn.Module, device: torch.device | str) -> None:
     clear_device_cache(garbage_collection=True)
 
 
+FORWARD_ADVICE = "Take precision 'bfloat16', or free the device of other programs and models"
+TRAINING_ADVICE = f"Set gradient_checkpointing. {FORWARD_ADVICE}"
+
+
 class MemoryFit:
     """Call a function with as large a size as memory allows, found anew whenever memory runs out.
 
     Attributes:
         size: The largest size that is still believed to fit.
+        advice: What to do where not even one fits, as a sentence.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, advice: str = TRAINING_ADVICE) -> None:
+        self.size, self.advice = size, advice
 
     def __call__(self, function: Callable[[int], Result]) -> Result:
         """``function(size)``, with half of it after each time that memory ran out.
@@ -298,10 +367,7 @@ class MemoryFit:
             if self.size > 0:
                 raise
             self.size = 1
-            raise TrainingError(
-                "memory ran out with a single piece of a batch in a pass. Set gradient_checkpointing, take precision "
-                "'bfloat16', or free the device of other programs and models"
-            ) from error
+            raise TrainingError(f"memory ran out with a single piece of a batch in a pass. {self.advice}") from error
         return found
 
     def _halve(self) -> int:

@@ -78,7 +78,7 @@ def write_hover_map(
     source, fields = _source(projection, places, class_names, images, predictions, probabilities, captions, families)
     x, y = _window(projection)
     plots = [
-        _plot(source, state, turn, fields, x, y, legend=turn == len(projection.points) - 1)
+        _plot(source, state, turn, fields, x, y, class_names, legend=turn == len(projection.points) - 1)
         for turn, state in enumerate(projection.points)
     ]
     trust = ", ".join(f"{html.escape(name)} {value:.2f}" for name, value in projection.trustworthiness.items())
@@ -87,7 +87,9 @@ def write_hover_map(
         f"{html.escape(projection.note)}; seed {projection.seed}; trustworthiness of the map: {trust}. "
         "A ring marks a wrong prediction. Tap a mark to find it on every map.</p>"
     )
-    page = file_html(column(Div(text=words), row(*plots)), INLINE, title)
+    # The maps may be wider than the window; the words are not.
+    heading = Div(text=words, styles={"max-width": "96vw"})
+    page = file_html(column(heading, row(*plots)), INLINE, title)
     # A page without a language is read out with the wrong one.
     return write_text(path, page.replace("<html>", '<html lang="en">', 1))
 
@@ -184,9 +186,9 @@ def _tooltip(turn: int, fields: Sequence[str]) -> str:
 
 def _plot(
     source: Any, state: str, turn: int, fields: Sequence[str], x: tuple[float, float], y: tuple[float, float],
-    *, legend: bool,
+    class_names: Sequence[str], *, legend: bool,
 ) -> Any:  # fmt: skip
-    from bokeh.models import HoverTool
+    from bokeh.models import HoverTool, Legend, LegendItem
     from bokeh.plotting import figure
 
     plot = figure(
@@ -202,13 +204,16 @@ def _plot(
             f"x{turn}", f"y{turn}", source=source, size=19, marker="circle", fill_alpha=0, line_color=style.INK,
             line_width=1.5, line_alpha=f"ring{turn}",
         )  # fmt: skip
-    more = {"legend_group": "label"} if legend else {}
     marks = plot.scatter(
         f"x{turn}", f"y{turn}", source=source, size=11, marker="marker", fill_color="color", line_color=style.INK,
-        line_width=0.5, fill_alpha=0.85, nonselection_alpha=0.15, **more,
+        line_width=0.5, fill_alpha=0.85, nonselection_alpha=0.15,
     )  # fmt: skip
     plot.add_tools(HoverTool(renderers=[marks], tooltips=_tooltip(turn, fields)))
     if legend:
-        plot.add_layout(plot.legend[0], "right")
-        plot.legend.label_text_font_size = "15px"
+        names = source.data["label"]
+        items = [
+            LegendItem(label=name, renderers=[marks], index=names.index(name))
+            for name in class_names if name in names
+        ]  # fmt: skip
+        plot.add_layout(Legend(items=items, label_text_font_size="15px"), "right")
     return plot

@@ -147,7 +147,7 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     to_axes = ax.transData + ax.transAxes.inverted()
     x = ax.get_xlim()[1]
     wanted = [float(to_axes.transform((x, y))[1]) for y, _, _ in ends]
-    height = ax.get_position().height * ax.get_figure(root=True).get_figheight() * 72  # type: ignore[union-attr]
+    height = ax.bbox.height * 72 / ax.get_figure(root=True).dpi  # type: ignore[union-attr]
     places = spread_apart(wanted, 1.9 * size / height)
     for place, start, (_, name, color) in zip(places, wanted, ends, strict=True):
         frame = {"boxstyle": "round,pad=0.18", "facecolor": "white", "edgecolor": color, "linewidth": 1.8}

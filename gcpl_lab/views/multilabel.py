@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PARTS = {"map": "all classes", "map_head": "head", "map_medium": "medium", "map_tail": "tail"}
+PART_OF_SCORE = {score: name.removesuffix(" classes") for score, name in PARTS.items()}
 _HATCHES = ("", "//", "..", "xx", "\\\\", "", "--", "oo")
+
+
+def _look(score: str, turn: int) -> tuple[str, str]:
+    """Colour and marker of a score: those of its part of the tail, else the next ones."""
+    if score in PART_OF_SCORE:
+        return style.PART_LOOKS[PART_OF_SCORE[score]]
+    return style.PALETTE[(turn + 1) % len(style.PALETTE)], style.MARKERS[(turn + 1) % len(style.MARKERS)]
 
 
 def plot_tail_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Axes:
@@ -82,7 +90,7 @@ def plot_differences(
     if not names:
         raise DataError(f"no variant with a title was measured; expected some of {', '.join(titles)}")
     for turn, (score, entries) in enumerate(summaries.items()):
-        color, marker = style.PALETTE[turn + 1], style.MARKERS[turn + 1]
+        color, marker = _look(score, turn)
         by_name = {entry["method"]: entry for entry in entries}
         shift = 0.3 * (turn - (len(summaries) - 1) / 2)
         for row, name in enumerate(names):
@@ -119,12 +127,12 @@ def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Ma
         raise DataError("the curve is empty; expected entries with share, score, mean, standard_deviation")
     ends = []
     scores = [score for score in PARTS if any(entry["score"] == score for entry in curve)]
-    for turn, score in enumerate(scores):
+    for score in scores:
         entries = sorted((entry for entry in curve if entry["score"] == score), key=lambda entry: entry["share"])
         x = np.array([entry["share"] for entry in entries])
         y = np.array([entry["mean"] for entry in entries])
         spread = np.array([entry["standard_deviation"] or 0.0 for entry in entries])
-        color, marker = style.PALETTE[turn], style.MARKERS[turn]
+        color, marker = style.PART_LOOKS[PART_OF_SCORE[score]]
         ax.fill_between(x, y - spread, y + spread, color=color, alpha=0.15, linewidth=0)
         ax.plot(x, y, color=color, marker=marker, markersize=7)
         if reference and score in reference:

@@ -295,7 +295,8 @@ def draw_curves(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -
         color = style.PALETTE[turn % len(style.PALETTE)]
         smooth = _smooth(values, min(len(values), max(1, len(values) // 20) | 1))
         ax.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-        ax.plot(steps, smooth, color=color, linestyle=LINE_STYLES[turn % len(LINE_STYLES)])
+        alone = "o" if len(steps) == 1 else None  # one point makes no line
+        ax.plot(steps, smooth, color=color, linestyle=LINE_STYLES[turn % len(LINE_STYLES)], marker=alone)
         ends.append((float(smooth[-1]), name, color))
     ax.margins(x=0)
     return ends
@@ -309,7 +310,10 @@ def plot_losses(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], l
         curves: Name to (steps (step,), values (step,)).
         label: Of the vertical axis.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ends = draw_curves(ax, curves)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.set_xlabel("training step (thick: running mean)")
     ax.set_ylabel(label)
     label_ends(ax, ends)

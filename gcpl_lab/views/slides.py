@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import style
+from gcpl_lab.views.letters import letters_of_at_least
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,9 +181,10 @@ def to_slide(
     notes: str,
     *,
     alt: str | None = None,
-    smallest: float = SMALLEST,
 ) -> Slide:
     """Make one slide of a figure, a chart, a picture or words.
+
+    A figure whose letters would come out smaller than 18 points is laid out anew for the slide, with larger ones.
 
     Args:
         figure: A matplotlib figure, numbers for a native chart, the path of a PNG (an SVG and a PDF of the same
@@ -191,13 +193,12 @@ def to_slide(
         message: What one should see, a sentence or two; for a slide of words, its lines.
         notes: What the speaker says.
         alt: What the figure shows, for those who do not see it; a chart says its numbers itself.
-        smallest: Points that the figure's letters must have on the slide. 0 lets a picture with small letters pass.
 
     Returns:
         The slide, for ``Deck.add``.
 
     Raises:
-        DataError: No title, no alt text for a picture, or letters that come out too small.
+        DataError: No title, no alt text for a picture, or a figure with more words than fit in such letters.
     """
     if not title.strip():
         raise DataError("the slide has no title; every slide needs one that says what it is about")
@@ -212,8 +213,8 @@ def to_slide(
         raise DataError(f"slide {title!r}: the picture has no alt text; say in a sentence what it shows")
     if isinstance(figure, str | Path):
         return Slide(title, words, notes, alt, _read_picture(Path(figure)), None)
-    _check_letters(figure, title, smallest)
-    return Slide(title, words, notes, alt, _files_of(figure), None)
+    with letters_of_at_least(figure, SMALLEST, PICTURE.width, PICTURE.height, f"slide {title!r}"):
+        return Slide(title, words, notes, alt, _files_of(figure), None)
 
 
 def _read_picture(path: Path) -> dict[str, bytes]:
@@ -243,21 +244,6 @@ def _files_of(figure: Figure) -> dict[str, bytes]:
             figure.savefig(stream, format=ending, **options)
             files[ending] = stream.getvalue()
     return files
-
-
-def _check_letters(figure: Figure, title: str, smallest: float) -> None:
-    from matplotlib.text import Text
-
-    figure.draw_without_rendering()
-    scale = min(PICTURE.width / figure.get_figwidth(), PICTURE.height / figure.get_figheight())
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        shown, points = text.get_visible() and text.get_text().strip(), float(text.get_fontsize()) * scale
-        if shown and points < smallest - 0.05:
-            raise DataError(
-                f"slide {title!r}: the letters of {text.get_text()[:40]!r} come out at {points:.1f} "
-                f"points; expected {smallest:.0f} or more. Draw on slide_figure() inside figure_style('slide')"
-            )
 
 
 def _draw_bars(bars: Bars) -> Figure:

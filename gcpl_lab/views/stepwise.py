@@ -217,7 +217,8 @@ def draw_pair(
         colors: One for each of ``gaps``.
     """
     columns = max(6, *(len(pictures) for pictures in mistakes.values()))
-    figure = style.new_figure(12, 7.6)
+    figure = style.new_figure(11, 7.2)
+    figure.set_layout_engine("constrained", w_pad=0.1)  # room for the frames of the names at the right
     rows = figure.add_gridspec(2, 1, height_ratios=(1.15, 1))
     top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
     grid = top.subplots(len(mistakes), columns, squeeze=False)

@@ -30,6 +30,11 @@ least 24 to normal, deuteranopic and protanopic eyes (Machado et al. 2009); over
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 """One more than there are colours, so that pairs of both repeat only after 110 classes."""
 
+PART_LOOKS = {
+    "all": (PALETTE[5], "o"), "head": (PALETTE[6], "s"), "medium": (PALETTE[3], "^"), "tail": (PALETTE[7], "D"),
+}  # fmt: skip
+"""Colour and marker of all classes of a long tail and of its parts, the same in every figure; ΔE of at least 40."""
+
 INK = "#1A1A1A"
 GREY = "#5F5F5F"
 FAINT = "#D0D0D0"

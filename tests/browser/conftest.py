@@ -29,6 +29,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
 START_SECONDS = 240
+STEP_SECONDS = 120
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def open_page(address: str, width: int = 1280, height: int = 1000) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(START_SECONDS * 1000)
+        page.set_default_timeout(STEP_SECONDS * 1000)
         page.goto(address)
         return page
 

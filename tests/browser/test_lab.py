@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pptx import Presentation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,19 +24,29 @@ model = GCPLClassifier("tiny", num_steps=100_000, batch_size=4, num_evidence=8, 
 model.journey_every = 2
 """,
     'monitor = TrainingMonitor(model.steps(support.images, labels, names), num_steps=100_000, title="GCPL")\nmonitor',
-    'monitor.wait()\nprint("ended after", len(monitor.history), model.predict_proba(support.images[:1]).shape)',
+    "monitor.wait()",
+    'print("ended after", len(monitor.history), model.predict_proba(support.images[:1]).shape)',
     "JourneySlider(model.states_, names)",
-    'NoiseSlider(diffusion, support.images[9], ["a photo of a shirt", "a photo of a bag"], timestep=700)',
+    'prompts = ["a photo of a shirt", "a photo of a bag"]\n'
+    "noise = NoiseSlider(diffusion, support.images[9], prompts, timestep=700)\nnoise",
     "evidence = model.evidence(model.encode(support.images))\nClassifierRace(evidence, names, support.images, labels)",
-    "PairExplorer(evidence, labels, names, support.images)",
+    "PairExplorer(evidence, labels, names, support.images, pair=(names[0], names[2]))",
     "rng = np.random.default_rng(0)\n"
     "targets = (rng.random((80, 6)) < 0.3).astype(int)\n"
     "chances = np.clip(0.5 * targets + 0.6 * rng.random((80, 6)), 0, 1)\n"
     'many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]\n'
     "ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)",
     'SampleReviewer(support.images, "review.csv", labels=[names[c] for c in labels])',
+    """
+from pathlib import Path
+from gcpl_lab.views.slides import Provenance
+Path("figures").mkdir()
+for name, view in {"losses": monitor, "noise and its removal": noise}.items():
+    Path(f"figures/{name}.png").write_bytes(view.picture.value)
+SlideBuilder(".", "deck.pptx", Provenance(seed=0, checksum="0" * 64, command="gcpl-lab demo"))
+""",
 ]
-MONITOR, WAITING, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW = range(1, 9)
+MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, SLIDES = range(1, 11)
 
 
 def output_of(page: Any, cell: int) -> Any:
@@ -62,15 +73,36 @@ def words_of(page: Any, cell: int) -> str:
 def check_that_a_key_changes_the_picture(page: Any, cell: int, control: str, key: str) -> None:
     before, words = picture_of(page, cell), words_of(page, cell)
     assert before.startswith(b"\x89PNG")
-    output_of(page, cell).locator(control).first.focus()
-    page.keyboard.press(key)
+    output_of(page, cell).locator(control).first.press(key)
     # The status line is written after the picture; innerHTML makes a new element each time, so ask by selector.
-    page.wait_for_function(
-        "([cell, before]) => document.querySelectorAll('.jp-CodeCell')[cell]"
-        ".querySelector('[role=status]').innerText !== before",
-        arg=[cell, words],
-    )
+    output_of(page, cell).locator("[role=status]").filter(has_not_text=words).or_(
+        output_of(page, cell).get_by_role("alert")
+    ).wait_for()
+    assert output_of(page, cell).get_by_role("alert").count() == 0, output_of(page, cell).inner_text()
     assert picture_of(page, cell) != before, f"the words of cell {cell} changed, its picture did not"
+
+
+def check_the_slide_builder(page: Any, artifacts: Path, deck: Path) -> None:
+    """What does not fit is said; what is written and added is in the deck."""
+    view = output_of(page, SLIDES)
+
+    def press(button: str, then: str) -> None:
+        view.get_by_role("button", name=button).press("Space")
+        view.get_by_text(then).wait_for()
+
+    press("Add slide", "the slide has no title")
+    words = ["One step of denoising", "The right prompt is nearer.", "Point at the errors.", "Four small pictures."]
+    for box, text in zip(view.locator("input[type=text]").all(), words, strict=True):
+        box.fill(text)
+        box.press("Enter")
+    press("Add slide", "Slide 1 was added.")
+    assert view.get_by_role("alert").count() == 0
+    view.first.screenshot(path=artifacts / "slide_builder.png")
+    press("Save deck", "deck.pptx and 1 pictures were written.")
+    (slide,) = Presentation(str(deck)).slides
+    written = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+    assert words[:2] == written[:2]
+    assert words[2] in slide.notes_slide.notes_text_frame.text
 
 
 def test_views_in_jupyterlab(
@@ -79,32 +111,34 @@ def test_views_in_jupyterlab(
     page = open_page(lab(CELLS), height=1400)
     page.locator(".jp-CodeCell").nth(len(CELLS) - 1).wait_for()
     page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for()
-    for cell in range(WAITING):
+    for cell in range(AFTER + 1):
         run(page, cell)
     page.wait_for_function(
         "cell => /running: update [0-9]+ of 100000/.test(document.querySelectorAll('.jp-CodeCell')[cell].innerText)",
         arg=MONITOR,
     )
     output_of(page, MONITOR).first.screenshot(path=artifacts / "monitor_running.png")
-    # The space bar presses a button; Enter belongs to JupyterLab, which opens the cell for writing.
-    output_of(page, MONITOR).get_by_role("button", name="Stop").focus()
-    page.keyboard.press("Space")
+    # A cell waits for the end by now, and another one for that; the button is heard nevertheless. The space bar
+    # presses a button; Enter belongs to JupyterLab, which opens the cell for writing.
+    output_of(page, MONITOR).get_by_role("button", name="Stop").press("Space")
     output_of(page, MONITOR).get_by_text("Training stopped: update").wait_for()
-    for cell in range(WAITING, len(CELLS)):
-        run(page, cell)
-    output_of(page, WAITING).get_by_text("ended after").wait_for()
-    assert "(1, 3)" in output_of(page, WAITING).inner_text()
+    output_of(page, AFTER).get_by_text("ended after").wait_for()
+    assert "(1, 3)" in output_of(page, AFTER).inner_text()
     assert output_of(page, MONITOR).count() == 1, "the view and its picture must not both be shown"
+    assert output_of(page, WAITING).count() == 0, "the waiting cell must not show the view again"
 
-    for cell in (JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW):
+    for cell in range(JOURNEY, len(CELLS)):
+        run(page, cell)
+    for cell in (JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, SLIDES):
         output_of(page, cell).locator("[role=status]").wait_for()
     for cell, control, key in (
         (JOURNEY, ".noUi-handle", "ArrowLeft"),
         (NOISE, ".noUi-handle", "ArrowLeft"),
-        (RACE, ".noUi-handle", "ArrowLeft"),
-        (PAIR, "select >> nth=1", "ArrowDown"),
+        (RACE, ".noUi-handle >> nth=1", "ArrowLeft"),
+        (PAIR, "button >> nth=-2", "Space"),
         (THRESHOLDS, ".noUi-handle", "ArrowLeft"),
-        (REVIEW, "button >> text=Reject", "Space"),
+        (REVIEW, "button:has-text('Reject')", "Space"),
+        (SLIDES, "button:has-text('noise')", "Space"),
     ):
         check_that_a_key_changes_the_picture(page, cell, control, key)
     assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
@@ -114,6 +148,7 @@ def test_views_in_jupyterlab(
         (THRESHOLDS, "thresholds"), (REVIEW, "reviewer"),
     ):  # fmt: skip
         output_of(page, cell).first.screenshot(path=artifacts / f"{name}.png")
+    check_the_slide_builder(page, artifacts, tmp_path / "work" / "deck.pptx")
 
     # An error is said in the view, and goes away with its cause.
     for box in output_of(page, NOISE).locator("input[type=text]").all():

@@ -21,6 +21,9 @@ DOTS_PER_INCH = 96
 KEPT_PICTURES = 64
 """Drawn states that a view keeps, so that going back with a slider costs nothing."""
 
+MOST_BUTTONS = 4
+"""Options that are shown all at once; a slider goes through more."""
+
 LABEL_WIDTH = {"description_width": "8em"}
 WIDE = {"width": "32em"}
 
@@ -53,7 +56,8 @@ class View(ipywidgets.VBox):
             controls: Widgets over the picture, in the order in which Tab reaches them.
             title: What the view is, over the controls.
         """
-        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        # As large as it was drawn, and smaller where the page is narrower: a box would stretch it to its own width.
+        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         self.words, self.sentence = ipywidgets.HTML(), type(self).__name__
         self.problem = ipywidgets.HTML()
         self.error: Exception | None = None
@@ -133,8 +137,14 @@ def slider(description: str, value: int, least: int, most: int, tooltip: str, st
 
 
 def selector(description: str, options: Any, value: Any, tooltip: str, values: list[Any] | None = None) -> Any:
-    """A drop-down list."""
-    pairs = list(zip(options, values, strict=True)) if values is not None else options
-    return ipywidgets.Dropdown(
-        options=pairs, value=value, description=description, tooltip=tooltip, style=LABEL_WIDTH, layout=WIDE
-    )
+    """A choice: buttons for a few options, a slider for more.
+
+    A drop-down list would not do: JupyterLab takes the arrow keys from it, to go from cell to cell.
+    """
+    pairs = list(zip(options, values, strict=True)) if values is not None else list(options)
+    settings = {"options": pairs, "value": value, "description": description, "tooltip": tooltip}
+    if len(pairs) > MOST_BUTTONS:
+        return ipywidgets.SelectionSlider(**settings, continuous_update=False, style=LABEL_WIDTH, layout=WIDE)
+    buttons = ipywidgets.ToggleButtons(**settings, style={**LABEL_WIDTH, "button_width": "auto"})
+    buttons.add_class("widget-inline-hbox")  # its description beside it, as other controls have theirs
+    return buttons

@@ -66,7 +66,7 @@ class PairExplorer(View):
                 raise DataError(f"a {what} is no index from 0 to {len(self._names) - 1}, the places of the class names")
         self._looks = style.class_style(self._names, families)
         one, other = pair or self._most_confused()
-        tip = "arrow keys go through the classes"
+        tip = "one of the two classes"
         self.first = selector("class", self._names, one, tip)
         self.second = selector("against", self._names, other, tip)
         super().__init__([self.first, self.second], "A pair of classes")

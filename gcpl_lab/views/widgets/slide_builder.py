@@ -51,7 +51,7 @@ class SlideBuilder(View):
         self._path, self._provenance = Path(path), provenance
         self.slides: list[Slide] = []
         names = list(self._pictures)
-        self.figure = selector("picture", names, names[0], "arrow keys go through the pictures of the run")
+        self.figure = selector("picture", names, names[0], "a picture of the run")
         self.title = self._field("title", "one short line over the picture")
         self.message = self._field("message", "what one should see, a sentence or two")
         self.notes = self._field("notes", "what the speaker says")

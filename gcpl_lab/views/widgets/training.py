@@ -15,18 +15,21 @@ from gcpl_lab.training.loop import StepRecord, end_early
 from gcpl_lab.views import style
 from gcpl_lab.views.plots import plot_losses
 from gcpl_lab.views.widgets.base import View
+from gcpl_lab.views.widgets.listening import listening
 
 DRAWING_SHARE = 0.1
 """Most of the time that drawing may take from training."""
+
+SECONDS_OF_A_LOOK = 0.1
+"""How long a waiting cell listens before it looks whether the run has ended."""
 
 
 class TrainingMonitor(View):
     """Loss curve and numbers of a run that goes on in a thread of its own, with a stop button.
 
-    A thread leaves the kernel free for the button in every front end. The next cell begins with :meth:`wait`, so
-    that running all cells works; while that cell runs, the kernel may not hear the button, and interrupting it
-    stops the run in the same way. A stopped run is ended as at its last update: the model predicts, with
-    probabilities, on what it has learned so far.
+    A thread leaves the kernel free for the button. The next cell begins with :meth:`wait`, so that running all
+    cells works; the button is heard there too, and interrupting that cell stops the run in the same way. A stopped
+    run is ended as at its last update: the model predicts, with probabilities, on what it has learned so far.
 
     Example:
         >>> monitor = TrainingMonitor(model.steps(images, labels), num_steps=240)
@@ -88,19 +91,25 @@ class TrainingMonitor(View):
     def wait(self) -> None:
         """Show the view if no cell has, and return when the run has ended or was stopped.
 
+        Widgets are heard meanwhile. Where they cannot be (an ipykernel before 7), the view says how to stop.
+
         Raises:
             Exception: What ended the run before its time; it is shown in the view as well.
         """
         if self._display_id is None:
             self._ipython_display_()
-        if self.running:
-            self._hint.value = "<small>a cell waits: interrupt the kernel (■) to stop</small>"
-        try:
-            while self._thread.is_alive():
-                self._thread.join(0.2)
-        except KeyboardInterrupt:
-            self.stop()
-            self._thread.join()
+        with listening() as listen:
+            if listen is None and self.running:
+                self._hint.value = "<small>a cell waits: interrupt the kernel (■) to stop</small>"
+            try:
+                while self._thread.is_alive():
+                    if listen is None:
+                        self._thread.join(SECONDS_OF_A_LOOK)
+                    else:
+                        listen(SECONDS_OF_A_LOOK)
+            except KeyboardInterrupt:
+                self.stop()
+                self._thread.join()
         self._hint.value = ""
         self._refresh_static()
         if self.error is not None:
