@@ -2,10 +2,10 @@
 
     python benchmarks/joined_evidence.py          # prints a table, writes benchmarks/results/joined_evidence.json
 
-Before: the plain mean of the errors over the whole range of noise levels with one temperature, and CLIP's scores as
-they are. After: a weight for each of some bands of noise levels and one offset a class, their numbers chosen by
-cross-validation; and both kinds of evidence joined. Everything is fitted on support photographs outside the exemplars,
-and judged on test photographs.
+Before: the plain mean of the errors (over the whole range of noise levels, or the preset's) with one temperature, and
+CLIP's scores as they are. After: a weight for each of some bands of noise levels and one offset a class, their numbers
+chosen by cross-validation; and both kinds of evidence joined. Everything is fitted on support photographs outside the
+exemplars, and judged on test photographs.
 
 With few photographs even true probabilities show a calibration error. ``calibration_error_if_true`` is its mean when
 labels are drawn from the probabilities themselves: nothing can be told from an error of that size.
@@ -71,6 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     fast = FastClassifier(
         diffusion, hidden, shortcuts=Shortcuts(), seed=options.seed, bfloat16=True,
         batch_size=model.config.evidence_batch_size,
+        timestep_range=diffusion.evidence_range if options.preset_range else (0.0, 1.0),
     )  # fmt: skip
     latents = {split: model.encode(pictures[split]) for split in labels}
     evidence = {split: fast.exact(latents[split], options.samples) for split in labels}
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="test photographs")
     parser.add_argument("--support-images", type=int, default=480, help="photographs to fit on")
     parser.add_argument("--samples", type=int, default=16, help="(t, ε) a photograph")
+    parser.add_argument("--preset-range", action="store_true", help="the preset's range of noise levels, not all of it")
     parser.add_argument("--timed-images", type=int, default=20, help="photographs that are timed")
     parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts are kept")
     parser.add_argument("--seed", type=int, default=0)

@@ -218,7 +218,7 @@ from gcpl_lab.multilabel import encode_views
 clip = FrozenCLIP.load(preset, device=default_device())
 scenes = load_wardrobe("train")
 views = encode_views(clip, scenes.images, flip=False)
-lmpt = LMPTClassifier(preset, num_context=4, num_epochs=12, flip=False, clip=clip)
+lmpt = LMPTClassifier(preset, num_epochs=12, learning_rate=0.02, flip=False, clip=clip)
 for _ in lmpt.learn(views, scenes.targets, scenes.class_names, scenes.captions):
     pass
 clouds = {"scenes": views[0], "prompts before": lmpt.start_features_}
