@@ -271,8 +271,9 @@ class FrozenDiffusion:
         means, log_variances = [], []
         for chunk in pixels.split(batch_size):
             posterior = self.vae.encode(chunk.to(self.device, self.dtype)).latent_dist
-            means.append(posterior.mean.float().cpu())
-            log_variances.append(posterior.logvar.float().cpu())
+            # Equal numbers in another memory layout would be rounded otherwise later on.
+            means.append(posterior.mean.float().cpu().contiguous())
+            log_variances.append(posterior.logvar.float().cpu().contiguous())
         return torch.cat(means), torch.cat(log_variances)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
