@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -315,7 +316,10 @@ def _summary_table(result: dict[str, Any]) -> Table:
 
     titles = {**ABLATION_TITLES, **MULTILABEL_TITLES} if "caption_noise" not in result else ABLATION_TITLES
     reference = titles.get(result["reference"], result["reference"])
-    table = Table(title=f"mAP, mean ± standard deviation; differences (95 %) are paired with {reference}")
+    table = Table(
+        title=f"mAP, mean ± standard deviation; differences (95 %) are paired with {reference}", box=SIMPLE_HEAD,
+        pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     scores = list(result["summary"])
     columns = ["", *(score.replace("map_", "").replace("map", "all") for score in scores), "Δ all"]
     columns += ["Δ tail"] if "map_tail" in scores else []
