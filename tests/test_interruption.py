@@ -127,14 +127,17 @@ def without_times(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments_lose_nothing_but_time(nursery: Nursery, tmp_path: Path) -> None:
-    """Most of the time goes into writing the checkpoint, so many of the kills fall into the middle of it."""
-    size, num_steps, moments = 100_000, 400, random.Random(0)
+    """Every second kill waits until a checkpoint is being written."""
+    size, num_steps, moments = 400_000, 400, random.Random(0)
     path, reached, in_the_middle, kills = tmp_path / "broken" / "run.safetensors", 0, 0, 0
     while kills < 20:
         process = nursery.start(path, size, num_steps)
         while not path.is_file():  # before the first checkpoint there is nothing to lose
             time.sleep(0.001)
         time.sleep(moments.uniform(0.0, 0.3))
+        if kills % 2:
+            while not any(path.parent.glob(".*.part")):
+                pass
         os.kill(process, signal.SIGKILL)
         code, _ = nursery.until_the_end()
         assert code == -signal.SIGKILL, "the run ended by itself: make it longer"
