@@ -57,6 +57,8 @@ def run(page: Any, cell: int) -> None:
     """Run one cell, as Shift+Enter in it does."""
     page.locator(".jp-CodeCell").nth(cell).locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
+    # [*], or a number, as soon as the kernel has been asked.
+    page.locator(".jp-CodeCell").nth(cell).locator(".jp-InputPrompt").filter(has_not_text="[ ]").first.wait_for()
 
 
 def picture_of(page: Any, cell: int) -> bytes:
@@ -110,7 +112,8 @@ def test_views_in_jupyterlab(
 ) -> None:
     page = open_page(lab(CELLS), height=1400)
     page.locator(".jp-CodeCell").nth(len(CELLS) - 1).wait_for()
-    page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for()
+    # The name of the kernel is shown before it is there, and a cell that is run too early is forgotten.
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     for cell in range(AFTER + 1):
         run(page, cell)
     page.wait_for_function(
