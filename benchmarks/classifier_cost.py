@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from measuring import (
-    KEPT,
     alternate,
     benchmark_options,
     check_aim,
@@ -33,6 +32,7 @@ from measuring import (
     make_row,
     outside,
     paired_ratio,
+    prompt_options,
     publish,
 )
 from rich.console import Console
@@ -546,10 +546,7 @@ def main() -> None:
     """Measure, print and write."""
     here = Path(__file__).parent
     parser = benchmark_options(__doc__, "classifier_cost")
-    parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
-    parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
-    parser.add_argument("--images", type=int, default=500, help="test photographs")
-    parser.add_argument("--support-images", type=int, default=320, help="photographs to choose settings on")
+    prompt_options(parser, support_images=320, support_help="photographs to choose settings on")
     parser.add_argument("--pool", type=int, default=32, help="(t, ε) to choose from")
     parser.add_argument("--timed-images", type=int, default=8, help="photographs that are timed one by one")
     parser.add_argument("--batch-images", type=int, default=64, help="photographs that are timed together")
@@ -559,12 +556,10 @@ def main() -> None:
     parser.add_argument("--published-samples", type=int, nargs=2, default=(50, 500), help="of the published stages")
     parser.add_argument("--published-seconds", type=float, default=60, help="time for the published accuracy")
     parser.add_argument("--published-only", action="store_true", help="go on with that alone, and write nothing else")
-    parser.add_argument("--cache", type=Path, default=KEPT, help="where decisions and prompts are kept")
     parser.add_argument("--cifar", type=Path, default=here.parents[1] / "shared" / "data" / "cifar100.zip")
     parser.add_argument("--curve-images", type=int, default=60, help="photographs a number of classes; 0: no curve")
     parser.add_argument("--curve-steps", type=int, default=60, help="updates of the curve's prompts")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.published_only:
         stages: Stages = ((5, 1), tuple(options.published_samples))

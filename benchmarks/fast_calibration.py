@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measuring import (
-    KEPT,
     alternate,
     benchmark_options,
     check_aim,
@@ -27,6 +25,7 @@ from measuring import (
     make_result,
     make_row,
     outside,
+    prompt_options,
     publish,
 )
 
@@ -95,15 +94,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = benchmark_options(__doc__, "fast_calibration")
-    parser.add_argument("--prompts", type=Path, help="folder of a saved fast classifier; by default one is learned")
-    parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
-    parser.add_argument("--images", type=int, default=500, help="test photographs")
-    parser.add_argument("--support-images", type=int, default=160, help="further photographs")
+    prompt_options(parser, support_images=160, support_help="further photographs")
     parser.add_argument("--timed-images", type=int, default=20, help="photographs that are timed")
     parser.add_argument("--pool", type=int, default=16, help="(t, ε) to choose from")
     parser.add_argument("--folds", type=int, default=4, help="trainings for the held-out exemplars")
-    parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts are kept")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     result = measure(options)
     publish(result, f"Fast classifiers on {result['images']} test photographs", options.output)

@@ -14,13 +14,11 @@ labels are drawn from the probabilities themselves: nothing can be told from an 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measuring import (
-    KEPT,
     alternate,
     benchmark_options,
     check_aim,
@@ -28,6 +26,7 @@ from measuring import (
     make_result,
     make_row,
     outside,
+    prompt_options,
     publish,
 )
 from scipy.special import log_softmax
@@ -142,15 +141,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = benchmark_options(__doc__, "joined_evidence")
-    parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
-    parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
-    parser.add_argument("--images", type=int, default=500, help="test photographs")
-    parser.add_argument("--support-images", type=int, default=480, help="photographs to fit on")
+    prompt_options(parser, support_images=480, support_help="photographs to fit on")
     parser.add_argument("--samples", type=int, default=16, help="(t, ε) a photograph")
     parser.add_argument("--preset-range", action="store_true", help="the preset's range of noise levels, not all of it")
     parser.add_argument("--timed-images", type=int, default=20, help="photographs that are timed")
-    parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts are kept")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     result = measure(options)
     publish(result, f"{result['images']} test photographs, fitted on {result['support_images']} of the support pool",

@@ -251,6 +251,22 @@ def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarr
     return np.concatenate([rng.permutation(some)[:each] for some in members])
 
 
+def prompt_options(parser: argparse.ArgumentParser, *, support_images: int, support_help: str) -> None:
+    """The options of programs that judge with learned class prompts.
+
+    Args:
+        parser: Receives them.
+        support_images: How many photographs outside the exemplars are used.
+        support_help: What they are used for.
+    """
+    parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
+    parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
+    parser.add_argument("--images", type=int, default=500, help="test photographs")
+    parser.add_argument("--support-images", type=int, default=support_images, help=support_help)
+    parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts and decisions are kept")
+    parser.add_argument("--seed", type=int, default=0)
+
+
 def learned_prompts(
     options: argparse.Namespace, diffusion: FrozenDiffusion, exemplars: ImageSet, **settings: Any
 ) -> GCPLClassifier:
