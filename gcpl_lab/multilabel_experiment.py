@@ -426,12 +426,16 @@ def run_ablation(
             )
         return experiment.run(trial.method, trial.seed, ABLATION.get(trial.method, {}), captions).row
 
-    names = list(dict.fromkeys([*variants, *(["lmpt"] if noisy else []), *noisy]))
+    # A variant that is another one's settings by a second name is not trained again.
+    first: dict[str, str] = {}
+    settings = {name: repr({**experiment.config.as_dict(), **ABLATION[name]}) for name in variants}
+    trained = {name: first.setdefault(settings[name], name) for name in variants}
+    names = list(dict.fromkeys([*trained.values(), *(["lmpt"] if noisy else []), *noisy]))
     trials = [Trial(name, 0, seed) for seed in seeds for name in names]
     rows = list(run_trials(trials, run, Path(folder) / "trials", "ablation" + experiment.fingerprint()))
-    curve = _noise_curve(rows, noisy)
-    return _write_results(folder, experiment, [row for row in rows if row["method"] not in noisy], reference, command,
-                          {"caption_noise": curve})  # fmt: skip
+    found = {(row["method"], row["seed"]): row for row in rows}
+    shown = [{**found[trained[name], seed], "name": name, "method": name} for seed in seeds for name in variants]
+    return _write_results(folder, experiment, shown, reference, command, {"caption_noise": _noise_curve(rows, noisy)})
 
 
 def _noise_curve(rows: Sequence[dict[str, Any]], noisy: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -81,6 +81,19 @@ def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelEx
     assert not list(tmp_path.iterdir())
 
 
+def test_the_same_settings_by_two_names_are_trained_once(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
+    asked: list[str] = []
+    result = run_ablation(
+        tmp_path, experiment, seeds=(0,), variants=("coop_bce", "lmpt", "no_captions"), noise_shares=(),
+        on_trial=asked.append,
+    )  # fmt: skip
+    assert asked == ["coop_bce, seed 0", "lmpt, seed 0"]  # without captions LMPT is CoOp: its loss is the plain one
+    assert [row["name"] for row in result["methods"]] == ["coop_bce", "lmpt", "no_captions"]
+    coop, lmpt, silent = (row["map"] for row in result["methods"])
+    assert silent == coop != lmpt
+    assert [entry["method"] for entry in result["summary"]["map"]] == ["coop_bce", "lmpt", "no_captions"]
+
+
 def test_settings_are_chosen_on_parts_of_the_training_pictures(
     experiment: MultiLabelExperiment, tmp_path: Path
 ) -> None:
