@@ -35,7 +35,7 @@ test-browser: $(STAMP)
 	$(BIN)/pytest -m slow tests/browser
 
 test-processes: $(STAMP)
-	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py
+	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -29,7 +29,7 @@ from gcpl_lab.storage import file_checksum, folder_checksum, read_tensors, write
 from gcpl_lab.training.loop import StepRecord
 from gcpl_lab.training.runtime import describe_machine, describe_versions
 
-FORMAT = "gcpl_lab.outcome"
+FORMAT, OUTCOME = "gcpl_lab.outcome", "outcome.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,26 @@ class OutcomeCache:
 
     Attributes:
         folder: Made where it does not exist; delete it to start anew.
+        threads: Of the process that learns; None where that is this one.
     """
 
     folder: Path
+    threads: int | None = None
 
     @cached_property
     def _surroundings(self) -> dict[str, Any]:
         """What every outcome of this program depends on; looked at once, as the source was loaded once."""
-        return {"source": source_checksum(), "versions": describe_versions(), "machine": describe_machine()}
+        machine = describe_machine()
+        machine["threads"] = self.threads or machine["threads"]
+        return {"source": source_checksum(), "versions": describe_versions(), "machine": machine}
+
+    def holds(self, experiment: FewShotExperiment, method: str, shots: int, seed: int) -> bool:
+        """Whether :meth:`run` would read."""
+        return (self._few_shot(experiment, method, shots, seed) / OUTCOME).is_file()
+
+    def holds_multilabel(self, experiment: MultiLabelExperiment, method: str, seed: int) -> bool:
+        """Whether :meth:`run_multilabel` would read."""
+        return (self._scenes(experiment, method, seed) / OUTCOME).is_file()
 
     def run(self, experiment: FewShotExperiment, method: str, shots: int, seed: int) -> Outcome:
         """What ``experiment.run(method, shots, seed)`` gives, read where it is kept.
@@ -60,8 +72,8 @@ class OutcomeCache:
         Raises:
             ArtifactError: The entry is damaged; delete the folder.
         """
-        place = self._place(f"{method}-{shots}-{seed}", _few_shot_content(experiment))
-        if (place / "outcome.safetensors").is_file():
+        place = self._few_shot(experiment, method, shots, seed)
+        if (place / OUTCOME).is_file():
             return _read_outcome(place, experiment)
         outcome = experiment.run(method, shots, seed)
         tensors = {"scores": torch.from_numpy(outcome.scores), "probabilities": torch.from_numpy(outcome.probabilities)}
@@ -83,8 +95,8 @@ class OutcomeCache:
         Raises:
             ArtifactError: The entry is damaged; delete the folder.
         """
-        place = self._place(f"multilabel-{method}-{seed}", {"experiment": experiment.fingerprint()})
-        if (place / "outcome.safetensors").is_file():
+        place = self._scenes(experiment, method, seed)
+        if (place / OUTCOME).is_file():
             return _read_multilabel(place, experiment)
         outcome = experiment.run(method, seed)
         tensors = {name: torch.from_numpy(getattr(outcome, name)) for name in ("logits", "probabilities", "thresholds")}
@@ -96,6 +108,12 @@ class OutcomeCache:
             model.save(place / "prompts")
         _write(place, tensors, header)
         return outcome
+
+    def _few_shot(self, experiment: FewShotExperiment, method: str, shots: int, seed: int) -> Path:
+        return self._place(f"{method}-{shots}-{seed}", _few_shot_content(experiment))
+
+    def _scenes(self, experiment: MultiLabelExperiment, method: str, seed: int) -> Path:
+        return self._place(f"multilabel-{method}-{seed}", {"experiment": experiment.fingerprint()})
 
     def _place(self, name: str, content: Mapping[str, Any]) -> Path:
         """The entry of a trial, by everything it depends on."""
@@ -126,11 +144,11 @@ def _content(data: ImageSet) -> list[Any]:
 
 def _write(place: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """The last file of an entry: where it is, the entry is whole."""
-    write_tensors(place / "outcome.safetensors", tensors, {"format": FORMAT, "header": json.dumps(header)})
+    write_tensors(place / OUTCOME, tensors, {"format": FORMAT, "header": json.dumps(header)})
 
 
 def _read(place: Path, wanted: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = place / "outcome.safetensors"
+    path = place / OUTCOME
     tensors, metadata = read_tensors(path)
     missing = [name for name in wanted if name not in tensors]
     if metadata.get("format") != FORMAT or missing:

@@ -36,6 +36,9 @@ INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="Processes that learn side by side; 0: as many as are of use, two on a CPU.")
+]
 PresetOption = Annotated[str, typer.Option(help="Name of the frozen models, or a folder with diffusion/ and clip/.")]
 ShotsOption = Annotated[int, typer.Option(min=1, help="Photographs a class to learn from.")]
 
@@ -102,7 +105,7 @@ SetOption = Annotated[
 
 
 class _Progress:
-    """One live line for each method."""
+    """A live line for each method, from the events of :func:`gcpl_lab.demo.run_demo`."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -111,27 +114,26 @@ class _Progress:
             TextColumn("{task.description:<30}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=console,
         )  # fmt: skip
-        self._tasks: dict[str, Any] = {}
-        self._current: str | None = None
+        self._lines: dict[str, Any] = {}
 
-    def method(self, name: str) -> None:
+    def __call__(self, event: str, name: str, *values: Any) -> None:
+        if event == "begin":
+            self._lines[name] = self.bars.add_task(self._title(name), total=None, note="")
+        elif event == "step":
+            record, total = values
+            self.bars.update(self._lines[name], total=total, completed=record.step, note=f"loss {record.loss:.3f}")
+        else:
+            total = self.bars.tasks[self._lines[name]].total or 1
+            self.bars.update(self._lines[name], total=total, completed=total)
+
+    @staticmethod
+    def _title(name: str) -> str:
         from gcpl_lab.experiment import METHOD_TITLES
         from gcpl_lab.multilabel_experiment import MULTILABEL_TITLES
 
-        self.finish()
-        title = METHOD_TITLES.get(name) or MULTILABEL_TITLES.get(name, "Figures and report")
-        self._tasks[name] = self.bars.add_task(title, total=None, note="")
-        self._current = name
-
-    def step(self, name: str, record: Any, total: int) -> None:
-        if name in self._tasks:
-            self.bars.update(self._tasks[name], total=total, completed=record.step, note=f"loss {record.loss:.3f}")
-
-    def finish(self) -> None:
-        if self._current is not None:
-            task = self._tasks[self._current]
-            total = self.bars.tasks[task].total or 1
-            self.bars.update(task, total=total, completed=total)
+        if name.startswith("scenes/"):
+            return f"Scenes: {MULTILABEL_TITLES[name.removeprefix('scenes/')]}"
+        return METHOD_TITLES.get(name, "Figures and report")
 
 
 @app.command()
@@ -144,20 +146,21 @@ def demo(
     settings: SetOption = [],  # noqa: B006  (typer reads the default, nothing changes it)
     multilabel: Annotated[bool, typer.Option(help="Show LMPT on the bundled scenes too.")] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Learn everything anew, whatever is kept.")] = False,
+    workers: WorkersOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Tell look-alike photographs apart, compare with simple baselines, and write a report."""
     chosen = _settings(settings)
     from gcpl_lab.demo import run_demo
+    from gcpl_lab.workers import useful_workers
 
     progress = _Progress()
     with progress.bars:
         result = run_demo(
             folder, preset=preset, shots=shots, seed=seed, test_total=test_total, settings=chosen,
-            multilabel=multilabel, fresh=fresh,
-            on_method=progress.method, on_step=progress.step, command=_command(),
+            multilabel=multilabel, fresh=fresh, num_workers=workers or useful_workers(),
+            on_event=progress, command=_command(),
         )  # fmt: skip
-        progress.finish()
     _answer(result.results, as_json)
     if not as_json:
         out = Console()
@@ -214,12 +217,12 @@ def train(
     model = GCPLClassifier(**chosen)
     checkpoints = output / "checkpoint"
     progress = _Progress()
-    progress.method(objective)
     total = model.config.num_steps + (model.config.discriminative_steps if objective == "discriminative" else 0)
     with progress.bars:
+        progress("begin", objective)
         for record in model.steps(pool.images, pool.labels, pool.class_names, checkpoint_folder=checkpoints):
-            progress.step(objective, record, total)
-        progress.finish()
+            progress("step", objective, record, total)
+        progress("end", objective)
     model.save(output)
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other pictures may come next
     _answer({"output": str(output), "classes": list(pool.class_names), "pictures": len(pool)}, as_json)

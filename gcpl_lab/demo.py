@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from gcpl_lab.caching import OutcomeCache
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
-from gcpl_lab.multilabel_reporting import run_lmpt_demo
+from gcpl_lab.multilabel_experiment import MultiLabelExperiment
+from gcpl_lab.multilabel_reporting import DEMO_METHODS, demo_experiment, run_lmpt_demo
 from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
 from gcpl_lab.run_views import keep_states
 from gcpl_lab.storage import write_json
-from gcpl_lab.training.loop import StepRecord
+from gcpl_lab.workers import Report, Task, run_side_by_side, threads_each
+
+SIDE_BY_SIDE = (
+    ("gcpl", "discriminative"),  # the second starts from the first
+    ("comple",),
+    ("zero_shot_diffusion", "diffusion_offsets"),  # the same evidence
+)
+"""What is learned in one process, the longest first; the methods that need no denoiser are a part of their own."""
 
 QUESTION = "Does a learned prompt tell look-alike photographs apart?"
 LIMITS = (
@@ -56,8 +65,8 @@ def run_demo(
     settings: Mapping[str, Any] | None = None,
     multilabel: bool = True,
     fresh: bool = False,
-    on_method: Callable[[str], None] | None = None,
-    on_step: Callable[[str, StepRecord, int], None] | None = None,
+    num_workers: int = 1,
+    on_event: Report | None = None,
     command: str = "gcpl-lab demo",
 ) -> DemoResult:
     """Learn from a few bundled photographs, classify others, compare, and write the report.
@@ -72,44 +81,76 @@ def run_demo(
         settings: Fields of :class:`~gcpl_lab.config.GCPLConfig`.
         multilabel: Show LMPT on the bundled scenes too.
         fresh: Learn everything anew, whatever the cache holds.
-        on_method: Called with a method's name before it runs.
-        on_step: Called after every update with (method, record, number of steps).
+        num_workers: Processes that learn methods side by side; outcomes are the same but for rounding.
+        on_event: Called with ``("begin", method)`` and ``("end", method)``, after every update with ``("step",
+            method, record, number of steps)``; ``"scenes/"`` stands before the methods of the multi-label part, and
+            ``"report"`` is the last of all. With several workers from another thread.
         command: What is written down as having made the results.
     """
     from gcpl_lab.views.report import write_report
 
-    folder = Path(folder)
+    folder, tell = Path(folder), on_event or (lambda *_event: None)
     support, test = load_fashion("support"), load_fashion("test")
     test = test.subset(draw_test(test, total=test_total, seed=0))
-    experiment = FewShotExperiment(support, test, preset=preset, settings=settings, on_step=on_step)
+    experiment = FewShotExperiment(support, test, preset=preset, settings=settings)
+    scenes = demo_experiment(preset) if multilabel else None
     if fresh:
         shutil.rmtree(folder / "cache", ignore_errors=True)
-    outcomes, cache = [], OutcomeCache(folder / "cache")
-    for method in METHODS:
-        if on_method:
-            on_method(method)
-        outcomes.append(cache.run(experiment, method, shots, seed))
+    cache = OutcomeCache(folder / "cache", threads_each(num_workers))
+    open_methods = [method for method in METHODS if not cache.holds(experiment, method, shots, seed)]
+    open_scenes = [method for method in DEMO_METHODS if scenes and not cache.holds_multilabel(scenes, method, seed)]
+    parts = SIDE_BY_SIDE if num_workers > 1 else ()
+    parts = (*parts, tuple(method for method in METHODS if not any(method in part for part in parts)))
+    tasks: list[Task] = [
+        (_learn, cache, experiment, chosen, shots, seed)
+        for part in parts
+        if (chosen := [method for method in part if method in open_methods])
+    ]
+    if open_scenes:
+        tasks.append((_learn_scenes, cache, scenes, open_scenes, seed))
+    run_side_by_side(tasks, num_workers=min(num_workers, max(1, len(tasks))), on_event=tell)
+
+    tell("begin", "report")
+    outcomes = [cache.run(experiment, method, shots, seed) for method in METHODS]
     for outcome in outcomes:
         if outcome.model is not None:
             outcome.model.save(folder / "prompts" / outcome.method)
-    scenes = None
-    if multilabel:
-        scenes = run_lmpt_demo(
-            folder / "multilabel", seed=seed, preset=preset, cache=cache, on_method=on_method, on_step=on_step
-        )
-    if on_method:
-        on_method("report")
+    shown = run_lmpt_demo(folder / "multilabel", scenes, seed=seed, cache=cache) if scenes else None
     results = collect_results(experiment, outcomes, shots, command)
+    results["machine"] |= {"threads": cache.threads, "side_by_side": num_workers}
     keep_states(experiment, outcomes, folder)
     figures = draw_figures(experiment, outcomes, folder / "figures")
     models = [outcome.model for outcome in outcomes if outcome.model is not None]
     answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
-    if scenes is not None:
-        results["multilabel"] = {"data": scenes.data, "methods": scenes.rows}
-        figures, answer, caveats = [*figures, *scenes.figures], f"{answer} {scenes.answer}", [*caveats, *scenes.caveats]
+    if shown is not None:
+        results["multilabel"] = {"data": shown.data, "methods": shown.rows}
+        figures, answer, caveats = [*figures, *shown.figures], f"{answer} {shown.answer}", [*caveats, *shown.caveats]
     write_json(folder / "results.json", results)
     report = write_report(
         folder / "report.html", results, figures, question=QUESTION, answer=answer, caveats=caveats, limits=LIMITS,
         command=command, titles=METHOD_TITLES,
     )  # fmt: skip
+    tell("end", "report")
     return DemoResult(results, outcomes, answer, caveats, report)
+
+
+def _learn(
+    report: Report, cache: OutcomeCache, experiment: FewShotExperiment, methods: Sequence[str], shots: int, seed: int
+) -> None:
+    """Learn some methods into the cache, in whatever process this is."""
+    experiment.on_step = partial(report, "step")
+    for method in methods:
+        report("begin", method)
+        cache.run(experiment, method, shots, seed)
+        report("end", method)
+
+
+def _learn_scenes(
+    report: Report, cache: OutcomeCache, scenes: MultiLabelExperiment, methods: Sequence[str], seed: int
+) -> None:
+    """The same for the multi-label methods."""
+    scenes.on_step = lambda method, *event: report("step", f"scenes/{method}", *event)
+    for method in methods:
+        report("begin", f"scenes/{method}")
+        cache.run_multilabel(scenes, method, seed)
+        report("end", f"scenes/{method}")

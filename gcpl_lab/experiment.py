@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -128,9 +128,13 @@ class FewShotExperiment:
                 f"classification is {self.settings['classification']!r}; a comparison looks at every class on every "
                 "(t, ε), so leave it at 'exact'"
             )
-        self._on_step = on_step or (lambda _method, _record, _total: None)
+        self.on_step = on_step or (lambda *_event: None)
         self._gcpl: dict[tuple[int, int], Outcome] = {}
         self._named: dict[int, tuple[DiffusionClassifier, GCPLConfig, Evidence, float]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the data and the settings, without models, listeners or what was computed."""
+        return partial(FewShotExperiment, preset=self.preset, settings=self.settings), (self.support, self.test)
 
     # ------------------------------------------------------------------------------- what is frozen
 
@@ -211,7 +215,7 @@ class FewShotExperiment:
         total = model.config.discriminative_steps if method == "discriminative" else model.config.num_steps
         began = time.perf_counter()
         for record in model.learn(exemplars, self.support.class_names, warm_start=vectors):
-            self._on_step(method, record, total)
+            self.on_step(method, record, total)
         trained = time.perf_counter()
         evidence = model.evidence(latents)
         scores = model.scores(evidence)
@@ -299,4 +303,4 @@ class FewShotExperiment:
 
     def _train_adapter(self, method: str, objective: Objective, batches: Callable[[int], Any]) -> None:
         for record in train(objective, batches, ADAPTER_TRAINING):
-            self._on_step(method, record, ADAPTER_TRAINING.num_steps)
+            self.on_step(method, record, ADAPTER_TRAINING.num_steps)

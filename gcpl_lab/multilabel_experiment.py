@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,12 @@ class MultiLabelExperiment:
         self.train, self.test = train, test
         self.config = LMPTConfig.from_dict({**(settings or {}), "preset": preset})
         self._clip = clip
-        self._on_step = on_step or (lambda _method, _record, _total: None)
+        self.on_step = on_step or (lambda *_event: None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the data and the settings, without models, listeners or what was computed."""
+        make = partial(MultiLabelExperiment, preset=self.config.preset, settings=self.config.as_dict())
+        return make, (self.train, self.test)
 
     @cached_property
     def clip(self) -> FrozenCLIP:
@@ -164,7 +169,7 @@ class MultiLabelExperiment:
         views = self.views  # encoded before the clock starts
         began = time.perf_counter()
         for record in model.learn(views, self.train.targets, self.train.class_names, captions):
-            self._on_step(method, record, model.num_steps_)
+            self.on_step(method, record, model.num_steps_)
         trained = time.perf_counter()
         logits = model.scores_of(self.test_features)
         return self._outcome(
@@ -214,7 +219,7 @@ class MultiLabelExperiment:
         learned, measured = split_validation(self.train.targets, share, PART_SEED + number)
         part = MultiLabelExperiment(
             self.train.subset(learned), self.train.subset(measured), preset=self.config.preset,
-            settings=self.config.as_dict(), clip=self.clip, on_step=self._on_step,
+            settings=self.config.as_dict(), clip=self.clip, on_step=self.on_step,
         )  # fmt: skip
         part.views = self.views[:, torch.from_numpy(learned)]
         part.test_features = self.views[0][torch.from_numpy(measured)]

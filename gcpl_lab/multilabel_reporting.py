@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,36 +48,37 @@ class LMPTDemo:
     data: dict[str, Any]
 
 
-def run_lmpt_demo(
-    folder: str | Path,
-    *,
-    seed: int = 0,
+def demo_experiment(
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
-    cache: OutcomeCache | None = None,
-    on_method: Callable[[str], None] | None = None,
     on_step: Callable[[str, StepRecord, int], None] | None = None,
+) -> MultiLabelExperiment:
+    """The bundled scenes, with settings for a few minutes in all.
+
+    Args:
+        preset: The frozen pair.
+        settings: Fields of :class:`~gcpl_lab.config.LMPTConfig` that shall be otherwise.
+        on_step: Called after every update with (method, record, number of steps).
+    """
+    chosen = {**DEMO_SETTINGS, **(settings or {})}
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    return MultiLabelExperiment(train, test, preset=preset, settings=chosen, on_step=on_step)
+
+
+def run_lmpt_demo(
+    folder: str | Path, experiment: MultiLabelExperiment, *, seed: int = 0, cache: OutcomeCache | None = None
 ) -> LMPTDemo:
-    """Learn the bundled scenes with every multi-label method, and draw what came of it.
+    """Learn the scenes with every multi-label method, and draw what came of it.
 
     Args:
         folder: Receives ``figures/``, ``prompts/lmpt/`` and ``reading.json``.
+        experiment: See :func:`demo_experiment`.
         seed: Of the validation split and of every method.
-        preset: The frozen pair.
-        settings: Fields of :class:`~gcpl_lab.config.LMPTConfig`.
         cache: Where outcomes are kept and found again; by default nowhere.
-        on_method: Called with a method's name before it runs.
-        on_step: Called after every update with (method, record, number of steps).
     """
-    folder = Path(folder)
-    train, test = load_wardrobe("train"), load_wardrobe("test")
-    chosen = {**DEMO_SETTINGS, **(settings or {})}
-    experiment = MultiLabelExperiment(train, test, preset=preset, settings=chosen, on_step=on_step)
-    outcomes = {}
-    for method in DEMO_METHODS:
-        if on_method:
-            on_method(method)
-        outcomes[method] = cache.run_multilabel(experiment, method, seed) if cache else experiment.run(method, seed)
+    folder, train, test = Path(folder), experiment.train, experiment.test
+    run = partial(cache.run_multilabel, experiment) if cache else experiment.run
+    outcomes = {method: run(method, seed) for method in DEMO_METHODS}
     learned = outcomes["lmpt"]
     assert learned.model is not None
     learned.model.save(folder / "prompts" / "lmpt")

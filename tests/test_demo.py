@@ -42,13 +42,19 @@ class Run:
         os.chdir(place)
         try:
             self.result: DemoResult = run_demo(
-                Path("runs/demo"), shots=2, test_total=20, settings=SMALL, on_method=self.methods.append,
-                on_step=lambda name, record, total: self.steps.append((name, record.step, total)),
+                Path("runs/demo"), shots=2, test_total=20, settings=SMALL, on_event=self.hear,
                 **{"multilabel": False, **options},
             )  # fmt: skip
         finally:
             os.chdir(before)
         self.folder = place / "runs" / "demo"
+
+    def hear(self, event: str, name: str, *values: Any) -> None:
+        if event == "begin":
+            self.methods.append(name)
+        elif event == "step":
+            record, total = values
+            self.steps.append((name, record.step, total))
 
 
 def check_whole(run: Run) -> None:

@@ -140,7 +140,7 @@ def test_test_labels_change_no_score_and_no_probability(
 def test_progress_is_told_of_every_update(make_few_shot: Make) -> None:
     told: list[tuple[str, int, int]] = []
     experiment = make_few_shot()
-    experiment._on_step = lambda method, record, total: told.append((method, record.step, total))
+    experiment.on_step = lambda method, record, total: told.append((method, record.step, total))
     for method in ("tip_adapter_f", "discriminative"):
         experiment.run(method, 2, 0)
     assert told == [

@@ -21,7 +21,13 @@ from gcpl_lab.multilabel_experiment import (
     run_tails,
     run_validation,
 )
-from gcpl_lab.multilabel_reporting import caveats_of, draw_worst_mistake, read_prompts, run_lmpt_demo
+from gcpl_lab.multilabel_reporting import (
+    caveats_of,
+    demo_experiment,
+    draw_worst_mistake,
+    read_prompts,
+    run_lmpt_demo,
+)
 
 FAST = {"num_context": 4, "num_epochs": 2}
 
@@ -162,7 +168,7 @@ def test_caveats_name_what_ranks_higher() -> None:
 
 @pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")
 def test_the_demonstration(tmp_path: Path) -> None:
-    demo = run_lmpt_demo(tmp_path, seed=0, settings={"num_epochs": 5})
+    demo = run_lmpt_demo(tmp_path, demo_experiment(settings={"num_epochs": 5}), seed=0)
     assert [row["name"] for row in demo.rows] == ["zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db",
                                                   "lmpt"]  # fmt: skip
     by_name = {row["name"]: row["map"] for row in demo.rows}

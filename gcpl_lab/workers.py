@@ -1,0 +1,91 @@
+"""Independent pieces of work side by side, each in a process of its own on a share of the processor.
+
+A small model does not fill a processor: what one pass computes is soon done, and its threads wait for each other. Two
+processes with half of the threads each get through much more. Which method is learned in which process changes
+nothing but, at most, the rounding that comes with another number of threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
+from typing import Any
+
+from gcpl_lab.errors import TrainingError
+from gcpl_lab.training.runtime import default_device, processes
+
+Report = Callable[..., None]
+Task = tuple[Any, ...]
+"""A function and its arguments behind the first, which is a ``Report``."""
+
+
+def useful_workers(most: int = 2) -> int:
+    """How many are faster than one here: ``most`` on a CPU with as many threads; one beside a GPU or a launcher."""
+    import torch
+
+    alone = default_device() == "cpu" and processes().count == 1
+    return min(most, torch.get_num_threads()) if alone else 1
+
+
+def threads_each(num_workers: int) -> int:
+    """Threads of each worker: an equal share of this process's."""
+    import torch
+
+    if num_workers < 1:
+        raise ValueError(f"{num_workers} workers; expected 1 or more")
+    return max(1, torch.get_num_threads() // num_workers)
+
+
+def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: Report | None = None) -> None:
+    """Call ``function(report, *arguments)`` for every task (function, *arguments), some of them at a time.
+
+    With one worker the tasks run in this process, one after another. With more, functions and arguments are sent to
+    other processes: the functions stand at the top of a module, and keep what they find in files.
+
+    Args:
+        tasks: The longest first leaves the fewest waiting at the end.
+        num_workers: At most; each has an equal share of the threads.
+        on_event: Called in this process, from another thread, with what a task gives to ``report(...)``; the events
+            of one task come in order.
+
+    Raises:
+        TrainingError: A worker was ended from outside. What a task raises is raised here, and the others are stopped.
+    """
+    tell, threads = on_event or (lambda *_event: None), threads_each(num_workers)
+    if num_workers == 1:
+        for function, *arguments in tasks:
+            function(tell, *arguments)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with multiprocessing.Manager() as manager:
+        events = manager.Queue()
+        listener = Thread(target=_listen, args=(events, tell), daemon=True)
+        listener.start()
+        try:
+            with parallel_config("loky", inner_max_num_threads=threads):
+                Parallel(n_jobs=num_workers, batch_size=1)(delayed(_work)(events, threads, task) for task in tasks)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"one of {num_workers} processes that worked side by side was ended from outside, most likely for "
+                "want of memory; what was finished is kept: go on with fewer workers"
+            ) from error
+        finally:
+            events.put(None)
+            listener.join()
+
+
+def _work(events: Any, threads: int, task: Task) -> None:
+    """In a worker."""
+    import torch
+
+    torch.set_num_threads(threads)
+    function, *arguments = task
+    function(lambda *event: events.put(event), *arguments)
+
+
+def _listen(events: Any, tell: Report) -> None:
+    while (event := events.get()) is not None:
+        tell(*event)

@@ -1,0 +1,104 @@
+"""Work side by side: in other processes, with a share of the threads, and nothing of what they say is lost."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gcpl_lab import workers
+from gcpl_lab.demo import run_demo
+from gcpl_lab.errors import TrainingError
+from gcpl_lab.training.runtime import Processes
+from gcpl_lab.workers import run_side_by_side, threads_each, useful_workers
+
+Report = Callable[..., None]
+
+
+def tell_place(report: Report, name: str) -> None:
+    report(name, os.getpid(), torch.get_num_threads())
+
+
+def wait_for_the_other(report: Report, own: Path, other: Path) -> None:
+    own.touch()
+    for _ in range(600):
+        if other.exists():
+            return report("met", own.name)
+        time.sleep(0.1)
+    raise TimeoutError(f"{other} was not begun")
+
+
+def fail(report: Report) -> None:
+    raise FileNotFoundError("no such picture")
+
+
+def die(report: Report) -> None:
+    os._exit(1)
+
+
+def test_one_worker_is_this_process_and_keeps_the_order() -> None:
+    events: list[Any] = []
+    run_side_by_side([(tell_place, "first"), (tell_place, "second")], on_event=lambda *event: events.append(event))
+    assert events == [(name, os.getpid(), torch.get_num_threads()) for name in ("first", "second")]
+
+
+def test_two_workers_share_the_threads_and_work_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert (threads_each(1), threads_each(2), threads_each(9)) == (7, 3, 1)
+    events: list[Any] = []
+    first, second = tmp_path / "first", tmp_path / "second"
+    tasks = [(wait_for_the_other, first, second), (wait_for_the_other, second, first), (tell_place, "here")]
+    run_side_by_side(tasks, num_workers=2, on_event=lambda *event: events.append(event))
+    assert sorted(event[1] for event in events if event[0] == "met") == ["first", "second"]
+    (_, pid, threads), = (event for event in events if event[0] == "here")  # fmt: skip
+    assert pid != os.getpid()
+    assert threads == 3
+
+
+def test_what_goes_wrong_in_a_worker_arrives() -> None:
+    with pytest.raises(FileNotFoundError, match="no such picture"):
+        run_side_by_side([(fail,), (tell_place, "a")], num_workers=2)
+    with pytest.raises(TrainingError, match="want of memory; what was finished is kept"):
+        run_side_by_side([(die,), (die,)], num_workers=2)
+    with pytest.raises(ValueError, match="0 workers"):
+        run_side_by_side([], num_workers=0)
+
+
+def test_more_than_one_is_of_use_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(workers, "default_device", lambda: "cpu")
+    assert useful_workers() == 2
+    monkeypatch.setattr(workers, "default_device", lambda: "cuda")
+    assert useful_workers() == 1
+    monkeypatch.setattr(workers, "default_device", lambda: "cpu")
+    monkeypatch.setattr(workers, "processes", lambda: Processes(0, 2))
+    assert useful_workers() == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert useful_workers() == 1
+
+
+@pytest.mark.slow
+def test_the_demonstration_is_the_same_side_by_side(tmp_path: Path) -> None:
+    settings = {"num_vectors": 2, "num_steps": 4, "batch_size": 8, "discriminative_steps": 2, "num_evidence": 2}
+    arguments: dict[str, Any] = {"shots": 4, "test_total": 40, "settings": settings, "multilabel": False}
+    events: list[Any] = []
+    alone = run_demo(tmp_path / "alone", **arguments)
+    together = run_demo(tmp_path / "together", num_workers=2, on_event=lambda *event: events.append(event), **arguments)
+    for one, two in zip(alone.outcomes, together.outcomes, strict=True):
+        assert (one.method, one.row["accuracy"]) == (two.method, two.row["accuracy"])
+        np.testing.assert_allclose(one.scores, two.scores, rtol=2e-3, atol=1e-5)
+    begun = [event[1] for event in events if event[0] == "begin"]
+    assert sorted(begun) == sorted([*(outcome.method for outcome in alone.outcomes), "report"])
+    assert sorted(begun) == sorted(event[1] for event in events if event[0] == "end")
+    assert {event[1] for event in events if event[0] == "step"} >= {"gcpl", "comple", "discriminative"}
+    # All is kept: nothing is learned a second time.
+    events.clear()
+    run_demo(tmp_path / "together", num_workers=2, on_event=lambda *event: events.append(event), **arguments)
+    assert [event[:2] for event in events] == [("begin", "report"), ("end", "report")]
