@@ -7,6 +7,8 @@ on 500, 2,750 denoiser evaluations. The second baseline is the cheapest staged s
 against the plain mean of a pool of (t, ε) on support photographs outside the exemplars; it may also use the preset's
 own range of noise levels. Ours is chosen on the same photographs. All use the same prompts and the same precision.
 
+How all this grows with the number of classes is measured by growth.py.
+
 The published schedule takes minutes on all test photographs. It runs for --published-seconds, keeps its decisions in
 --cache, and goes on there when it is called again; accuracies are compared on the photographs it has decided.
 """
@@ -36,16 +38,14 @@ from measuring import (
     publish,
 )
 from rich.console import Console
-from rich.table import Table
 from scipy.special import log_softmax
 from torch import Tensor
 
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.readers import ImageSet, read_class_folders, read_images
+from gcpl_lab.data.readers import ImageSet, read_images
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.methods.baselines import ZeroShotCLIP
 from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, Evidence, class_scores
 from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
@@ -60,7 +60,6 @@ STAGES = [
     for samples in product((1, 2, 3, 4, 6, 8, 12, 16, 24), repeat=len(keep))
     if len(samples) == 1 or samples[0] < samples[1]
 ]
-CURVE_SIZES = (10, 25, 50, 100)
 BATCH_SIZE = 128
 """Denoiser evaluations in one pass, of all procedures alike: the package's default, which was fastest."""
 
@@ -298,6 +297,7 @@ def variants() -> Iterator[tuple[str, Shortcuts, bool]]:
     yield "stopping by empirical Bernstein alone", Shortcuts.none(stopping="empirical_bernstein", error_rate=0.1), False
     yield "shortlist by CLIP alone", Shortcuts.none(shortlist=True), True
     yield "class tree alone", Shortcuts.none(class_tree=True), False
+    yield "probes alone", Shortcuts.none(probes=True), False
     yield "all without CLIP", Shortcuts(shortlist=False), False
     yield OURS, Shortcuts(), True
 
@@ -428,7 +428,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         keys_share=exact.shared.keys_share, plans=finite(plans), accuracy_of_seeds=seeds,
         accuracy_of_clip=float((setting.test.clip_scores.argmax(axis=1) == labels).mean()),
         accuracy_where_published_is_known=where_known if known.any() else {},
-        curve=curve(options, setting) if options.curve_images else [],
         aims=aims_of({row["what"]: row for row in rows}, right, known, seeds),
     )  # fmt: skip
 
@@ -463,88 +462,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-# ----------------------------------------------------------------------------------------- more classes
-
-
-def curve(options: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
-    """Evaluations an image against the number of classes, on CIFAR-100; empty where the photographs are absent."""
-    import tempfile
-    import zipfile
-
-    if not options.cifar.exists():
-        return []
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(options.cifar) as archive:
-        archive.extractall(folder)
-        data = {split: read_class_folders(Path(folder) / "cifar100" / split) for split in ("train", "test")}
-        order = np.random.default_rng(options.seed).permutation(len(data["train"].class_names))
-        names = [data["train"].class_names[label] for label in order]
-        place = np.argsort(order)  # class id → its position in the order
-        members = {split: [np.flatnonzero(part.labels == label) for label in order] for split, part in data.items()}
-        clip, diffusion = FrozenCLIP.load(options.preset), setting.diffusion
-        model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion,
-                               num_steps=options.curve_steps, class_offsets=False, num_evidence=1)  # fmt: skip
-        chosen = np.concatenate([some[:2] for some in members["train"]])
-        images = [data["train"].images[int(index)] for index in chosen]
-        for record in model.steps(images, place[data["train"].labels[chosen]], names):
-            if record.step == options.curve_steps:
-                break  # temperatures of a hundred classes are not needed
-        with torch.no_grad():
-            hidden = diffusion.encode_prompts(*model.prompts_())
-        zero_shot, points = ZeroShotCLIP(clip, names), []
-        for size in CURVE_SIZES:
-            parts = []
-            for split, start in (("train", 2), ("test", 0)):
-                wanted = np.concatenate([
-                    some[start : start + -(-options.curve_images // size)] for some in members[split][:size]
-                ])  # fmt: skip
-                wanted = np.random.default_rng(0).permutation(wanted)[: options.curve_images]
-                seen = look(diffusion, clip, data[split], wanted, zero_shot)
-                parts.append(Photographs(seen.latents, place[seen.labels], seen.clip_scores[:, :size]))
-            points.append(curve_point(setting._replace(hidden=hidden[:size], support=parts[0], test=parts[1])))
-    return points
-
-
-def curve_point(setting: Setting, samples: int = 6) -> dict[str, Any]:
-    """All classes on a few samples, against the shortcuts with a class tree, with and without CLIP."""
-    plain = setting.fast(Shortcuts(), pool_size=samples, timestep_range=setting.diffusion.evidence_range)
-    held = plain.exact(setting.support.latents, samples)
-    everything = decide(plain.exact(setting.test.latents, samples))
-    num, classes = len(setting.test.labels), plain.num_classes
-    point: dict[str, Any] = {
-        "classes": classes, "images": num, "all_evaluations": classes * samples,
-        "all_accuracy": float((everything == setting.test.labels).mean()),
-    }  # fmt: skip
-    for name, with_clip in (("tree", False), ("tree_and_clip", True)):
-        shortcuts = Shortcuts(class_tree=True, shortlist=with_clip, max_steps=samples, coverage=0.8, error_rate=0.1)
-        fast = setting.fast(shortcuts, pool_size=samples, timestep_range=setting.diffusion.evidence_range)
-        priors = [fast._prior(p.clip_scores if with_clip else None, len(p.labels))
-                  for p in (setting.support, setting.test)]  # fmt: skip
-        fast.plan_from(held, setting.support.labels, priors[0])
-        found = fast.classify(setting.test.latents, setting.test.clip_scores if with_clip else None)
-        point[f"{name}_evaluations"] = found.num_evaluations / num
-        point[f"{name}_accuracy"] = float((found.logits.argmax(axis=1) == setting.test.labels).mean())
-    return point
-
-
 # ------------------------------------------------------------------------------------------------- main
-
-
-def show_curve(points: list[dict[str, Any]]) -> None:
-    """Print the growth with the number of classes."""
-    table = Table(title="More classes (CIFAR-100): evaluations an image, accuracy")
-    for heading in ("classes", "all classes", "tree and stopping", "and CLIP's shortlist"):
-        table.add_column(heading, justify="right")
-    for point in points:
-        table.add_row(str(point["classes"]), *(
-            f"{point[f'{name}_evaluations']:.0f}, {100 * point[f'{name}_accuracy']:.0f} %"
-            for name in ("all", "tree", "tree_and_clip")
-        ))  # fmt: skip
-    Console(width=120).print(table)
 
 
 def main() -> None:
     """Measure, print and write."""
-    here = Path(__file__).parent
     parser = benchmark_options(__doc__, "classifier_cost")
     prompt_options(parser, support_images=320, support_help="photographs to choose settings on")
     parser.add_argument("--pool", type=int, default=32, help="(t, ε) to choose from")
@@ -556,9 +478,6 @@ def main() -> None:
     parser.add_argument("--published-samples", type=int, nargs=2, default=(50, 500), help="of the published stages")
     parser.add_argument("--published-seconds", type=float, default=60, help="time for the published accuracy")
     parser.add_argument("--published-only", action="store_true", help="go on with that alone, and write nothing else")
-    parser.add_argument("--cifar", type=Path, default=here.parents[1] / "shared" / "data" / "cifar100.zip")
-    parser.add_argument("--curve-images", type=int, default=60, help="photographs a number of classes; 0: no curve")
-    parser.add_argument("--curve-steps", type=int, default=60, help="updates of the curve's prompts")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
     options = parser.parse_args()
     if options.published_only:
@@ -569,8 +488,6 @@ def main() -> None:
     result = measure(options)
     publish(result, f"Classifying {result['images']} photographs, {result['support_images']} to choose settings on; "
             f"published accuracy on {result['published_images']}", options.output)  # fmt: skip
-    if result["curve"]:
-        show_curve(result["curve"])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def judge(plan: Plan, errors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         return errors[triples[:, 0], triples[:, 1], plan.samples[triples[:, 2]]]
 
     went = race(ask, plan, *errors.shape[:2])
-    complete = plan.logits(errors[:, :, plan.samples], None, len(plan.samples))
+    complete = plan.logits(errors[:, :, plan.samples], [], len(plan.samples))
     chances = probabilities(went.logits, 1.0)
     return {
         "evaluations": went.num_pairs / len(labels), "accuracy": accuracy(chances, labels),

@@ -2,6 +2,7 @@
 
     python benchmarks/gcpl_step.py                          # bfloat16 and float32, writes results/gcpl_step.json
     python benchmarks/gcpl_step.py --shape sd-1.x-small     # a structural copy, in seconds
+    python benchmarks/gcpl_step.py --operations             # what single operations gain from bfloat16, a minute
 
 The weights are random: time and memory do not depend on them. All three handle the same number of pictures of one
 class. Published is the procedure of ``gcpl_train.py``, where it is shown to end where ours does: pixels through the
@@ -19,7 +20,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,12 @@ from typing import Any
 
 import psutil
 import torch
+import torch.nn.functional as F
 from gcpl_train import Material, draws_of, updates_as_published, updates_of
 from measuring import alternate, benchmark_options, check_aim, make_result, make_rows, paired_ratio, publish
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.shapes import (
@@ -199,14 +204,86 @@ def measure(
     return make_result("gcpl_step", rows, repeats, clock=clock, shape=shape, batch_size=batch_size, aims=aims)
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One kind of work of the denoiser, frozen weights and all.
+
+    Attributes:
+        what: Its name in the table.
+        flops: Of one pass forth, and back to the tensors that gradients go through.
+        function: Of tensors of the following shapes.
+        learned: Shapes of the tensors that gradients go through.
+        frozen: Shapes of the weights.
+    """
+
+    what: str
+    flops: float
+    function: Callable[..., Tensor]
+    learned: tuple[tuple[int, ...], ...]
+    frozen: tuple[tuple[int, ...], ...] = ()
+
+    def ready(self, dtype: torch.dtype) -> Callable[[], Any]:
+        """A call forth and back on random numbers."""
+        inputs = [torch.randn(shape).to(dtype).requires_grad_() for shape in self.learned]
+        weights = [torch.randn(shape).to(dtype) for shape in self.frozen]
+        with torch.no_grad():
+            gradient = torch.ones_like(self.function(*inputs, *weights))
+        return lambda: torch.autograd.grad(self.function(*inputs, *weights), inputs, gradient)
+
+
+def product(rows: int, dim: int, width: int) -> Operation:
+    """A linear layer."""
+    what, flops = f"product, {rows} x {dim} to {width}", 4.0 * rows * dim * width
+    return Operation(what, flops, F.linear, ((rows, dim),), ((width, dim),))
+
+
+def convolution(channels: int, side: int) -> Operation:
+    """Three by three, with as many channels out as in."""
+    what, flops = f"convolution, {channels} channels, {side} x {side}", 36.0 * channels**2 * side**2
+    shapes = ((1, channels, side, side),), ((channels, channels, 3, 3),)
+    return Operation(what, flops, lambda pixels, weight: F.conv2d(pixels, weight, padding=1), *shapes)
+
+
+def attention(queries: int, keys: int, dim: int, heads: int = 8) -> Operation:
+    """As torch does it best here."""
+    what, flops = f"attention, {queries} to {keys} places", 12.0 * heads * queries * keys * dim
+    shapes = (1, heads, queries, dim), (1, heads, keys, dim), (1, heads, keys, dim)
+    return Operation(what, flops, F.scaled_dot_product_attention, shapes)
+
+
+OPERATIONS = (
+    product(4096, 320, 2560), product(1024, 640, 5120), product(256, 1280, 10240),
+    convolution(320, 64), convolution(640, 32), convolution(1280, 16),
+    attention(4096, 4096, 40), attention(1024, 1024, 80), attention(4096, 77, 40),
+)  # fmt: skip
+"""Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
+
+
+def print_operations(operations: Sequence[Operation], repeats: int, clock: str) -> None:
+    """What this processor does with single operations in both formats, as billions of FLOPs a second."""
+    table = Table(title="Operations of the denoiser, forth and back, on one picture")
+    for index, heading in enumerate(("operation", "float32 GFLOP/s", "bfloat16 GFLOP/s", "gain")):
+        table.add_column(heading, justify="right" if index else "left")
+    for operation in operations:
+        seconds = alternate({name: operation.ready(dtype) for name, dtype in DTYPES.items()}, repeats, clock=clock)
+        speeds = [operation.flops / statistics.median(seconds[name]) / 1e9 for name in ("float32", "bfloat16")]
+        gain = paired_ratio(seconds["float32"], seconds["bfloat16"])
+        table.add_row(operation.what, *(f"{speed:.0f}" for speed in speeds), f"{gain:.2f}")
+    Console(width=120, highlight=False).print(table)
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = benchmark_options(__doc__, "gcpl_step", preset=None)
+    parser.add_argument("--operations", action="store_true", help="time single operations alone; writes nothing")
     parser.add_argument("--shape", default="sd-1.4", choices=list(DIFFUSION_SHAPES))
     parser.add_argument("--precision", nargs="+", default=["bfloat16", "float32"], choices=list(DTYPES))
     parser.add_argument("--batch-size", type=int, default=1, help="pictures an update")
     parser.set_defaults(repeats=3)  # an update takes up to a minute
     options = parser.parse_args()
+    if options.operations:
+        print_operations(OPERATIONS, options.repeats, options.clock)
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options.shape, options.precision, options.batch_size, options.repeats, Path(folder),
                          options.clock)  # fmt: skip

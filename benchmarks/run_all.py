@@ -24,13 +24,16 @@ from rich.console import Console
 from gcpl_lab.storage import read_json, write_text
 
 HERE = Path(__file__).parent
-PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "lmpt_epoch", "precision", "scaling", "classifier_cost",
-            "fast_calibration", "joined_evidence")  # fmt: skip
+PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "true_shapes", "lmpt_epoch", "precision", "scaling",
+            "classifier_cost", "growth", "fast_calibration", "joined_evidence")  # fmt: skip
 QUICK = {
+    "gcpl_step": "--precision bfloat16 --repeats 1",
     "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 2 --batch-images 16 "
-    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 20 --curve-images 0",
+    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 20",
+    "growth": "--sizes 10 25 --images 60 --support-images 120 --pool 3 --seeds 2 --timed-images 4",
     "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2",
     "joined_evidence": "--images 100 --support-images 100 --samples 4",
+    "true_shapes": "--small",
     "precision": "--seeds 2 --check-steps 5 --test 50 --no-compile",
 }
 """Smaller settings of the programs that take more than two minutes with their own."""

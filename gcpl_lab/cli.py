@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gcpl_lab.cli_course import register as register_course
 from gcpl_lab.cli_multilabel import register
+from gcpl_lab.cli_options import JsonOption, SeedOption, WorkersOption, console, print_json
 from gcpl_lab.cli_project import register as register_project
 from gcpl_lab.cli_views import register as register_views
 from gcpl_lab.errors import DataError, LabError
@@ -31,14 +32,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Learn prompts with one of the methods.")
 app.add_typer(train_app, name="train")
-console = Console(stderr=True)
 INTERRUPTED = 130
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-WorkersOption = Annotated[
-    int, typer.Option(min=0, help="Processes that learn side by side; 0: as many as are of use, two on a CPU.")
-]
 PresetOption = Annotated[str, typer.Option(help="Name of the frozen models, or a folder with diffusion/ and clip/.")]
 ShotsOption = Annotated[int, typer.Option(min=1, help="Photographs a class to learn from.")]
 
@@ -62,11 +57,6 @@ def main() -> None:
                 "Interrupted. train, compare, ablate and pretrain go on where the same command is given again."
             )
         raise
-
-
-def _answer(value: Any, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _settings(pairs: list[str], **options: Any) -> dict[str, Any]:
@@ -152,7 +142,7 @@ def demo(
     """Tell look-alike photographs apart, compare with simple baselines, and write a report."""
     chosen = _settings(settings)
     from gcpl_lab.demo import run_demo
-    from gcpl_lab.workers import useful_workers
+    from gcpl_lab.training.workers import useful_workers
 
     progress = _Progress()
     with progress.bars:
@@ -161,7 +151,7 @@ def demo(
             multilabel=multilabel, fresh=fresh, num_workers=workers or useful_workers(),
             on_event=progress, command=_command(),
         )  # fmt: skip
-    _answer(result.results, as_json)
+    print_json(result.results, as_json)
     if not as_json:
         out = Console()
         out.print(_method_table(result.results["methods"]))
@@ -196,7 +186,7 @@ def _method_table(rows: list[dict[str, Any]]) -> Table:
 
 @train_app.command("gcpl")
 def train(
-    images: Annotated[Path, typer.Argument(help="Folder with one sub-folder of photographs for each class.")],
+    images: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, or with a metadata.csv.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where prompts go.")] = Path("runs/prompts"),
     objective: Annotated[str, typer.Option(help="gcpl, comple or discriminative.")] = "gcpl",
     shots: Annotated[int, typer.Option(min=0, help="Photographs a class; 0 takes all.")] = 16,
@@ -206,12 +196,15 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Learn class prompts from a folder of photographs; the same command resumes an interrupted run."""
+    from gcpl_lab.backbones.presets import find_preset, resolve
+
+    resolve(find_preset(preset), "diffusion")  # absent weights are told before anything heavy is loaded
     chosen = _settings(settings, objective=objective, preset=preset, seed=seed)
     from gcpl_lab.data.episodes import draw_episode
-    from gcpl_lab.data.readers import read_class_folders
+    from gcpl_lab.data.folders import read_image_folder
     from gcpl_lab.estimators import GCPLClassifier
 
-    pool = read_class_folders(images)
+    pool = read_image_folder(images)
     if shots:
         pool = pool.subset(draw_episode(pool, shots, seed))
     model = GCPLClassifier(**chosen)
@@ -225,7 +218,7 @@ def train(
         progress("end", objective)
     model.save(output)
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other pictures may come next
-    _answer({"output": str(output), "classes": list(pool.class_names), "pictures": len(pool)}, as_json)
+    print_json({"output": str(output), "classes": list(pool.class_names), "pictures": len(pool)}, as_json)
     if not as_json:
         learned = f"Learned {len(pool.class_names)} class prompts from {len(pool)} photographs"
         Console().print(f"{learned}: {escape(str(output))}", soft_wrap=True)
@@ -248,7 +241,7 @@ def classify(
          "probabilities": dict(zip(model.class_names_, map(float, row), strict=True))}
         for file, row in zip(files, chances, strict=True)
     ]  # fmt: skip
-    _answer(answers, as_json)
+    print_json(answers, as_json)
     if not as_json:
         table = Table("file", "class", "probability")
         for answer in answers:
@@ -300,21 +293,23 @@ def compare(
     ] = False,
     preset: PresetOption = "tiny",
     settings: SetOption = [],  # noqa: B006
+    workers: WorkersOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Methods × seeds × shots with mean, spread, paired differences, time and denoiser evaluations."""
     chosen = _settings(settings)
     from gcpl_lab.comparison import run_comparison
+    from gcpl_lab.training.workers import useful_workers
 
     names = _method_names(methods, reference)
     counts = _shot_counts(shots)
     with console.status("") as status:
         result = run_comparison(
             folder, methods=names, shots=counts, seeds=list(range(seeds)), reference=reference, images=images,
-            published=published, held_out=held_out, preset=preset, settings=chosen, command=_command(),
-            on_trial=status.update,
+            published=published, held_out=held_out, preset=preset, settings=chosen,
+            num_workers=workers or useful_workers(), command=_command(), on_trial=status.update,
         )  # fmt: skip
-    _answer(result, as_json)
+    print_json(result, as_json)
     if not as_json:
         Console().print(*_comparison_tables(result["summary"], reference), sep="\n")
         Console().print(f"Every result: {escape(str(folder / 'results.json'))}", soft_wrap=True)

@@ -16,9 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-console = Console(stderr=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
+from gcpl_lab.cli_options import JsonOption, console
 
 
 def register(app: typer.Typer) -> None:

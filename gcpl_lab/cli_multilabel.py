@@ -17,15 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gcpl_lab.cli_options import JsonOption, SeedOption, WorkersOption, console, print_json
 from gcpl_lab.errors import DataError
 
 if TYPE_CHECKING:
     from gcpl_lab.data.multilabel import MultiLabelSet
 
-console = Console(stderr=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 PresetOption = Annotated[str, typer.Option(help="Name of the frozen models, or a folder with clip/ in it.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="A setting of the training, as name=value; may be given several times.")
@@ -113,11 +111,6 @@ def _settings(texts: list[str], **fixed: Any) -> dict[str, Any]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _answer(value: Any, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def _command() -> str:
     return " ".join(["gcpl-lab", *sys.argv[1:]])
 
@@ -142,6 +135,9 @@ def train_lmpt(
 
     Without data options: the bundled scenes.
     """
+    from gcpl_lab.backbones.presets import find_preset, resolve
+
+    resolve(find_preset(preset), "clip")  # absent weights are told before anything heavy is loaded
     chosen = _settings(settings, preset=preset, seed=seed)
     from gcpl_lab.multilabel import LMPTClassifier
 
@@ -156,8 +152,8 @@ def train_lmpt(
             status.update(f"step {record.step} of {model.num_steps_}, loss {record.loss:.4f}")
     model.save(output)
     found = model.validation_map_
-    _answer({"output": str(output), "pictures": len(data), "classes": list(data.class_names),
-             "validation_map": found}, as_json)  # fmt: skip
+    print_json({"output": str(output), "pictures": len(data), "classes": list(data.class_names),
+                "validation_map": found}, as_json)  # fmt: skip
     if not as_json:
         Console().print(f"Learned prompts for {len(data.class_names)} classes from {len(data)} pictures "
                         f"(mAP {found:.3f} on those kept for validation): {escape(str(output))}")  # fmt: skip
@@ -185,7 +181,7 @@ def evaluate(
         raise DataError(f"{data.name}: has the classes {', '.join(data.class_names)}; the prompts were learned for "
                         f"{', '.join(names)}, in that order")  # fmt: skip
     report = model.evaluate(data.images, data.targets)
-    _answer({"data": data.name, **report}, as_json)
+    print_json({"data": data.name, **report}, as_json)
     if not as_json:
         out = Console()
         out.print(_class_table(report))
@@ -239,6 +235,7 @@ def ablate_lmpt(
     ] = None,
     preset: PresetOption = "tiny",
     settings: SetOption = [],  # noqa: B006
+    workers: WorkersOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """What captions, margin, re-weighting and the balanced loss add, over seeds; and what wrong captions cost.
@@ -255,14 +252,17 @@ def ablate_lmpt(
         run_validation,
     )
     from gcpl_lab.multilabel_reporting import draw_ablation
+    from gcpl_lab.training.workers import useful_workers
 
+    num_workers = workers or useful_workers()
     if validation and tails:
         raise typer.BadParameter("--validation and --tails are two measurements; ask for one of them")
     if tails:
         with console.status("") as status:
             drawn = [_draw_tail(folder / "scenes", number, raw, status.update) for number in range(tails)]
             experiments = [MultiLabelExperiment(*sets, settings=chosen, preset=preset) for sets in drawn]
-            result = run_tails(folder, experiments, seeds=range(seeds), command=_command(), on_trial=status.update)
+            result = run_tails(folder, experiments, seeds=range(seeds), num_workers=num_workers, command=_command(),
+                               on_trial=status.update)  # fmt: skip
         _show({"tails": result}, as_json, folder)
         return
 
@@ -281,9 +281,11 @@ def ablate_lmpt(
         on_trial: Callable[[str], None] = status.update
         if methods:
             results["comparison"] = run_multilabel_comparison(
-                folder / "methods", experiment, seeds=numbers, command=_command(), on_trial=on_trial
-            )
-        results["ablation"] = run_ablation(folder, experiment, seeds=numbers, command=_command(), on_trial=on_trial)
+                folder / "methods", experiment, seeds=numbers, num_workers=num_workers, command=_command(),
+                on_trial=on_trial,
+            )  # fmt: skip
+        results["ablation"] = run_ablation(folder, experiment, seeds=numbers, num_workers=num_workers,
+                                           command=_command(), on_trial=on_trial)  # fmt: skip
     draw_ablation(results, folder / "figures")
     _show(results, as_json, folder)
 
@@ -302,7 +304,7 @@ def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[s
 
 
 def _show(results: dict[str, Any], as_json: bool, folder: Path) -> None:
-    _answer(results, as_json)
+    print_json(results, as_json)
     if not as_json:
         out = Console()
         for result in results.values():

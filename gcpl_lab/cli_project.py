@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gcpl_lab.cli_options import JsonOption, console, print_json
 from gcpl_lab.errors import LabError
 
 if TYPE_CHECKING:
     from gcpl_lab.planning import Plan, Profile
 
-console = Console(stderr=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="A setting of the training, as name=value; may be given several times.")
 ]
@@ -34,11 +32,6 @@ def register(app: typer.Typer) -> None:
     app.command("recipe")(recipe)
 
 
-def _answer(value: Any, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 # ------------------------------------------------------------------------------------------------ doctor
 
 
@@ -46,10 +39,10 @@ def doctor(as_json: JsonOption = False) -> None:
     """Show the machine, the versions, the bundled data and which models can be used now."""
     from gcpl_lab.backbones.presets import PRESETS, describe_preset, preset_facts
     from gcpl_lab.data.samples import load_fashion
-    from gcpl_lab.training.runtime import describe_machine, describe_versions
+    from gcpl_lab.training.runtime import describe_free_memory, describe_machine, describe_versions
 
     report: dict[str, Any] = {
-        "machine": {**describe_machine(), **_free_memory()}, "versions": describe_versions(), "samples": {},
+        "machine": {**describe_machine(), **describe_free_memory()}, "versions": describe_versions(), "samples": {},
     }  # fmt: skip
     for split in ("support", "test"):
         try:
@@ -60,7 +53,7 @@ def doctor(as_json: JsonOption = False) -> None:
     report["presets"] = {
         name: {"state": describe_preset(preset), **preset_facts(preset)} for name, preset in PRESETS.items()
     }
-    _answer(report, as_json)
+    print_json(report, as_json)
     if not as_json:
         for title in ("machine", "versions", "samples"):
             table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
@@ -87,17 +80,6 @@ def _show_presets(presets: dict[str, dict[str, Any]]) -> None:
     for name, facts in presets.items():
         out.print(f"[bold]{name}[/] ({escape(facts['source'])}): {escape(facts['state'])}", soft_wrap=True,
                   highlight=False)  # fmt: skip
-
-
-def _free_memory() -> dict[str, float]:
-    """Memory in GiB that is free now: of the machine, and of its GPU where there is one."""
-    import psutil
-    import torch
-
-    free = {"memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1)}
-    if torch.cuda.is_available():
-        free["device_memory_free_gib"] = round(torch.cuda.mem_get_info()[0] / 2**30, 1)
-    return free
 
 
 # -------------------------------------------------------------------------------------------------- plan
@@ -137,7 +119,7 @@ def plan(
         preset, num_classes=classes, num_shots=shots, num_test=test, config=config, profile=profile,
         price_per_hour=price,
     )  # fmt: skip
-    _answer(made.as_dict(), as_json)
+    print_json(made.as_dict(), as_json)
     if not as_json:
         _show_plan(made)
 
@@ -228,7 +210,8 @@ def _gigabytes(count: int) -> str:
 def init(
     folder: Annotated[Path, typer.Argument(help="The new project; must not exist or be empty.")],
     images: Annotated[
-        Path, typer.Option(help="Class folders, or a folder with support/ and test/ class folders in it.")
+        Path,
+        typer.Option(help="Class folders, or pictures with a metadata.csv; or support/ and test/ with one of the two."),
     ],
     preset: Annotated[str, typer.Option(help="Name of the frozen models, or a folder of models.")] = "tiny",
     shots: Annotated[int, typer.Option(min=1, help="Photographs a class to learn from.")] = 16,
@@ -243,8 +226,8 @@ def init(
             folder, images, preset=preset, shots=shots, seed=seed,
             on_progress=lambda done, total: status.update(f"{done} of {total} pictures"),
         )  # fmt: skip
-    _answer({"folder": str(project.folder), "files": [str(path) for path in project.files],
-             "report": project.report}, as_json)  # fmt: skip
+    print_json({"folder": str(project.folder), "files": [str(path) for path in project.files],
+                "report": project.report}, as_json)  # fmt: skip
     if not as_json:
         out = Console()
         for line in project.summary:
@@ -272,7 +255,7 @@ def recipe(
     with console.status("") as status:
         answer = run_recipe(loaded, data, output, most_test=most_test, shots=shots, settings=_pairs(settings),
                             on_stage=status.update)  # fmt: skip
-    _answer(answer, as_json)
+    print_json(answer, as_json)
     if not as_json:
         table = Table("method", "metric", "published", "ours", title=escape(answer["title"]))
         for row in answer["results"]:

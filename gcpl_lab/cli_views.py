@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gcpl_lab.cli_options import JsonOption
+
 RunArgument = Annotated[Path, typer.Argument(help="Folder written by gcpl-lab demo.")]
 MethodOption = Annotated[str, typer.Option(help="Of the map: umap, densmap, pca or tsne.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the paths as JSON on standard output.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gcpl_lab.project import read_support_and_test
 from gcpl_lab.reporting import measure_profiles
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.runtime import describe_machine, describe_versions
+from gcpl_lab.training.workers import describe_workers
 
 AVERAGED = ("accuracy_within_family", "calibration_error", "log_loss", "denoiser_evaluations", "train_evaluations",
             "train_seconds", "predict_seconds")  # fmt: skip
@@ -37,6 +39,7 @@ def run_comparison(
     held_out: bool = False,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
+    num_workers: int = 1,
     command: str = "",
     on_trial: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def run_comparison(
             test photographs alone: for choosing between settings.
         preset: The frozen pair.
         settings: Fields of ``GCPLConfig``.
+        num_workers: Draws that are worked on side by side, in processes of their own.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
 
@@ -72,24 +76,18 @@ def run_comparison(
     test = support if held_out else test
     whole = FewShotExperiment(support, test, preset=preset, settings=settings)
 
-    @lru_cache(maxsize=1)  # trials come episode by episode
-    def leaving_out(shots: int, seed: int) -> FewShotExperiment:
-        left = support.subset(_outside(support, shots, seed))
-        return FewShotExperiment(support, left, preset=preset, settings=settings)
-
+    run = _Judge(whole, held_out)
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
-
-    def run(trial: Trial) -> dict[str, Any]:
-        if on_trial:
-            on_trial(f"{trial.method}, {trial.shots} shots, seed {trial.seed}")
-        experiment = leaving_out(trial.shots, trial.seed) if held_out else whole
-        outcome = experiment.run(trial.method, trial.shots, trial.seed)
-        separation = list(measure_profiles(experiment, [outcome]).values())
-        return {**outcome.row, "shots": trial.shots, "separation": separation[0] if separation else None}
-
     config = GCPLConfig.from_dict({**(settings or {}), "preset": preset})
     fingerprint = repr((config, support.checksum, test.checksum, whole.diffusion.checksum()))
-    rows = list(run_trials(trials, run, folder / "trials", fingerprint))
+    rows = run_trials(
+        trials,
+        run,
+        folder / "trials",
+        fingerprint,
+        num_workers=num_workers,
+        on_trial=on_trial and partial(_tell, on_trial),
+    )
     summary = summarise(rows, reference)
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
@@ -98,11 +96,42 @@ def run_comparison(
         "command": command,
         "data": {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names),
                  "shots": list(shots), "test_size": len(test), "held_out": held_out},
-        "preset": preset, "config": config.as_dict(), "machine": describe_machine(), "versions": describe_versions(),
-        "methods": rows, "summary": summary,
+        "preset": preset, "config": config.as_dict(), "versions": describe_versions(),
+        "machine": {**describe_machine(), **describe_workers(num_workers)}, "methods": rows, "summary": summary,
     }  # fmt: skip
     write_json(folder / "results.json", result)
     return result
+
+
+def _tell(on_trial: Callable[[str], None], trial: Trial) -> None:
+    on_trial(f"{trial.method}, {trial.shots} shots, seed {trial.seed}")
+
+
+@dataclass
+class _Judge:
+    """A trial's result, in whatever process it is asked for.
+
+    Attributes:
+        whole: The experiment on the test photographs, or on the whole pool where those are left alone.
+        held_out: Judge on what a draw of the pool leaves over.
+    """
+
+    whole: FewShotExperiment
+    held_out: bool
+    _left: dict[tuple[int, int], FewShotExperiment] = field(default_factory=dict)
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        experiment = self._leaving_out(trial.shots, trial.seed) if self.held_out else self.whole
+        outcome = experiment.run(trial.method, trial.shots, trial.seed)
+        separation = list(measure_profiles(experiment, [outcome]).values())
+        return {**outcome.row, "shots": trial.shots, "separation": separation[0] if separation else None}
+
+    def _leaving_out(self, shots: int, seed: int) -> FewShotExperiment:
+        if (shots, seed) not in self._left:  # trials come draw by draw: one is kept
+            support, whole = self.whole.support, self.whole
+            left = support.subset(_outside(support, shots, seed))
+            self._left = {(shots, seed): FewShotExperiment(support, left, preset=whole.preset, settings=whole.settings)}
+        return self._left[shots, seed]
 
 
 def _outside(support: ImageSet, shots: int, seed: int) -> np.ndarray:

@@ -88,7 +88,9 @@ class GCPLConfig(_Settings):
             else float16. What is learned is float32 in any case.
         micro_batch_size: Most (photograph, t, ε) in one training pass; gradients of a batch's passes are added up,
             so the update is the same; where each process has at least one such pass, the same digit by digit with any
-            number of processes. None: the whole batch, or as much of it as memory allows.
+            number of processes. None: the whole batch, or as much of it as memory allows; several processes then part
+            it otherwise than one does, and prompts agree to 1e-5 but for a few elements whose first gradient is next to
+            nothing, which AdamW divides by its own size.
         gradient_checkpointing: Keep few activations and compute the others anew: slower, with far less memory.
         compile_denoiser: ``torch.compile`` for training; worth its minutes in long runs on a GPU.
         num_evidence: (t, ε) pairs a test photograph is judged by; with ``classification="fast"`` at most.
@@ -97,16 +99,17 @@ class GCPLConfig(_Settings):
             that needs to know is learned at the end of ``fit``, from photographs that the prompts have not seen:
             those given to calibrate on, or the held-out ones of ``num_folds`` further trainings.
         evidence_pool: (t, ε) that the fast classifier chooses from.
-        error_rate: Share of photographs that the fast classifier may decide otherwise for dropping a class early.
+        error_rate: Share of photographs that the fast classifier may get wrong by dropping a class early.
         weighting: How a photograph's errors are averaged: ``"absolute"`` is the published mean, in which the noise
             levels with large errors count most; ``"relative"`` divides each by its mean over the classes. On
             photographs of the bundled pool outside the exemplars the first was better by two to three points.
         class_offsets: Fit one offset a class on the support photographs, together with the temperature, against
             prompts that win too often.
         evidence_batch_size: Most denoiser evaluations in one pass. With the bundled pair on a CPU 128 were fastest of
-            64 to 512: what a pass works on stays in the processor's cache. Where it divides classes × ``num_evidence``,
-            no pass holds two photographs, and a score is the same digit by digit whatever is judged beside it and by
-            however many processes; else its rounding is not (bfloat16: up to 4e-3 of a score were seen).
+            64 to 512: what a pass works on stays in the processor's cache. A pass holds whole photographs, or a part of
+            one; where two do not fit (classes × ``num_evidence`` is more than half of it), a score is the same digit by
+            digit whatever is judged beside it and by however many processes; else its rounding is not (bfloat16: up to
+            4e-3 of a score were seen).
         evidence_bfloat16: Classify with the denoiser in bfloat16, or not. None: where a short measurement on this
             machine finds it faster by a tenth at least; the choice is saved with the prompts and kept when they are
             loaded elsewhere.

@@ -18,7 +18,7 @@ from gcpl_lab.multilabel_reporting import DEMO_METHODS, demo_experiment, run_lmp
 from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
 from gcpl_lab.run_views import keep_states
 from gcpl_lab.storage import write_json
-from gcpl_lab.workers import Report, Task, run_side_by_side, threads_each
+from gcpl_lab.training.workers import Report, Task, describe_workers, run_side_by_side, threads_each
 
 SIDE_BY_SIDE = (
     ("gcpl", "discriminative"),  # the second starts from the first
@@ -117,7 +117,7 @@ def run_demo(
             outcome.model.save(folder / "prompts" / outcome.method)
     shown = run_lmpt_demo(folder / "multilabel", scenes, seed=seed, cache=cache) if scenes else None
     results = collect_results(experiment, outcomes, shots, command)
-    results["machine"] |= {"threads": cache.threads, "side_by_side": num_workers}
+    results["machine"] |= describe_workers(num_workers)
     keep_states(experiment, outcomes, folder)
     figures = draw_figures(experiment, outcomes, folder / "figures")
     models = [outcome.model for outcome in outcomes if outcome.model is not None]

@@ -240,6 +240,7 @@ def run_multilabel_comparison(
     methods: Sequence[str] = MULTILABEL_METHODS,
     seeds: Sequence[int] = tuple(range(20)),
     reference: str = "coop_bce",
+    num_workers: int = 1,
     command: str = "",
     on_trial: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -251,6 +252,7 @@ def run_multilabel_comparison(
         methods: Names in ``MULTILABEL_METHODS``.
         seeds: Of splits, starting prompts and batches; every method sees the same ones.
         reference: The method the others are paired with.
+        num_workers: Seeds that are worked on side by side, in processes of their own.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
 
@@ -260,13 +262,17 @@ def run_multilabel_comparison(
     """
 
     def run(trial: Trial) -> dict[str, Any]:
-        if on_trial:
-            on_trial(f"{trial.method}, seed {trial.seed}")
         return experiment.run(trial.method, trial.seed).row
 
     trials = [Trial(method, 0, seed) for seed in seeds for method in methods]
-    rows = list(run_trials(trials, run, Path(folder) / "trials", experiment.fingerprint()))
+    rows = run_trials(trials, run, Path(folder) / "trials", experiment.fingerprint(),
+                      num_workers=num_workers, on_trial=_telling(on_trial))  # fmt: skip
     return _write_results(folder, experiment, rows, reference, command, {})
+
+
+def _telling(on_trial: Callable[[str], None] | None, counted: str = "seed") -> Callable[[Trial], None] | None:
+    """The same listener for trials."""
+    return on_trial and (lambda trial: on_trial(f"{trial.method}, {counted} {trial.seed}"))
 
 
 def run_tails(
@@ -276,6 +282,7 @@ def run_tails(
     methods: Sequence[str] = ("zero_shot_clip", "coop_bce", "lmpt"),
     seeds: Sequence[int] = tuple(range(4)),
     reference: str = "coop_bce",
+    num_workers: int = 1,
     command: str = "",
     on_trial: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -287,6 +294,7 @@ def run_tails(
         methods: Names in ``MULTILABEL_METHODS``.
         seeds: Of each tail.
         reference: The method the others are paired with.
+        num_workers: Seeds that are worked on side by side, in processes of their own.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
 
@@ -303,7 +311,7 @@ def run_tails(
 
         result = run_multilabel_comparison(
             Path(folder) / f"tail_{number}", experiment, methods=methods, seeds=seeds, reference=reference,
-            command=command, on_trial=tell,
+            num_workers=num_workers, command=command, on_trial=tell,
         )  # fmt: skip
         scores = result["summary"]
         means = [
@@ -392,6 +400,7 @@ def run_ablation(
     variants: Sequence[str] = tuple(ABLATION),
     noise_shares: Sequence[float] = NOISE_SHARES,
     reference: str = "coop_bce",
+    num_workers: int = 1,
     command: str = "",
     on_trial: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -404,6 +413,7 @@ def run_ablation(
         variants: Names in ``ABLATION``.
         noise_shares: Shares of captions that are replaced by those of other images, 0 to 1.
         reference: The variant the others are paired with.
+        num_workers: Seeds that are worked on side by side, in processes of their own.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
 
@@ -422,8 +432,6 @@ def run_ablation(
     noisy = {f"captions_wrong_{round(100 * share)}": share for share in noise_shares if share > 0}
 
     def run(trial: Trial) -> dict[str, Any]:
-        if on_trial:
-            on_trial(f"{trial.method}, seed {trial.seed}")
         captions = None
         if trial.method in noisy:
             captions = replace_captions(
@@ -437,7 +445,8 @@ def run_ablation(
     trained = {name: first.setdefault(settings[name], name) for name in variants}
     names = list(dict.fromkeys([*trained.values(), *(["lmpt"] if noisy else []), *noisy]))
     trials = [Trial(name, 0, seed) for seed in seeds for name in names]
-    rows = list(run_trials(trials, run, Path(folder) / "trials", "ablation" + experiment.fingerprint()))
+    rows = run_trials(trials, run, Path(folder) / "trials", "ablation" + experiment.fingerprint(),
+                      num_workers=num_workers, on_trial=_telling(on_trial))  # fmt: skip
     found = {(row["method"], row["seed"]): row for row in rows}
     shown = [{**found[trained[name], seed], "name": name, "method": name} for seed in seeds for name in variants]
     return _write_results(folder, experiment, shown, reference, command, {"caption_noise": _noise_curve(rows, noisy)})
@@ -510,8 +519,6 @@ def run_validation(
     part_of = cache(experiment.part)
 
     def run(trial: Trial) -> dict[str, Any]:
-        if on_trial:
-            on_trial(f"{trial.method}, part {trial.seed}")
         part = part_of(trial.seed)
         found = part.run(trial.method, trial.seed, candidates[trial.method])
         counts = experiment.train.class_counts()
@@ -524,7 +531,8 @@ def run_validation(
         for name, settings in candidates.items():
             # Each candidate has a fingerprint of its own: another one beside it makes no result out of date.
             own = f"validation {dict(settings)} {fingerprint}"
-            rows += run_trials([Trial(name, 0, number)], run, Path(folder) / "trials", own)
+            rows += run_trials([Trial(name, 0, number)], run, Path(folder) / "trials", own,
+                               on_trial=_telling(on_trial, "part"))  # fmt: skip
     scores = [score for score in SCORES if all(row[score] is not None for row in rows)]
     result = {
         "command": command, "train_checksum": experiment.train.checksum, "preset": experiment.config.preset,

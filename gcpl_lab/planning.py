@@ -20,7 +20,7 @@ from gcpl_lab.backbones.presets import MEMORY_BASIS, PRESETS, StepMemory, find_p
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.errors import DataError, ModelError
 from gcpl_lab.storage import read_json
-from gcpl_lab.training.runtime import choose_fastest
+from gcpl_lab.training.runtime import choose_fastest, wait_for_device
 
 if TYPE_CHECKING:
     from gcpl_lab.backbones.diffusion import FrozenDiffusion
@@ -138,14 +138,11 @@ def measure_profile(
 
 
 def _median_seconds(run: Callable[[], Any], num_steps: int, diffusion: FrozenDiffusion) -> float:
-    import torch
-
     seconds = []
     for step in range(num_steps + 1):
         began = time.perf_counter()
         run()
-        if diffusion.device.type == "cuda":
-            torch.cuda.synchronize()  # a GPU goes on working when the call is back
+        wait_for_device(diffusion.device)
         if step:  # the first one warms up
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)

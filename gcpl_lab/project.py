@@ -15,8 +15,9 @@ from gcpl_lab.backbones.presets import find_preset
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.duplicates import MAX_DISTANCE, Duplicate, find_duplicates, hash_images
 from gcpl_lab.data.episodes import draw_episode, draw_test
+from gcpl_lab.data.folders import read_image_folder
 from gcpl_lab.data.published import load_published
-from gcpl_lab.data.readers import ImageSet, read_class_folders
+from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import read_json, write_json, write_text
 
@@ -48,7 +49,8 @@ def read_pictures(images: str | Path) -> tuple[ImageSet, ImageSet | None]:
     """Support pool and test set of a folder of pictures.
 
     Args:
-        images: Class folders; or a folder with ``support/`` (or ``train/``) and ``test/``, class folders in each.
+        images: Class folders, or pictures with a ``metadata.csv`` or ``metadata.jsonl``; or a folder with ``support/``
+            (or ``train/``) and ``test/``, one of the two in each.
 
     Returns:
         The pool, and the test set where there is one.
@@ -59,13 +61,13 @@ def read_pictures(images: str | Path) -> tuple[ImageSet, ImageSet | None]:
     images = Path(images)
     pools = [images / name for name in ("support", "train") if (images / name).is_dir()]
     if not (pools and (images / "test").is_dir()):
-        return read_class_folders(images), None
-    support, test = read_class_folders(pools[0]), read_class_folders(images / "test")
+        return read_image_folder(images), None
+    support, test = read_image_folder(pools[0]), read_image_folder(images / "test")
     if support.class_names != test.class_names:
         only = sorted(set(support.class_names) ^ set(test.class_names))
         raise DataError(
             f"{images}: {pools[0].name}/ and test/ have different classes ({', '.join(only)} in one of them alone); "
-            "expected the same sub-folders in both"
+            "expected the same classes in both"
         )
     return support, test
 

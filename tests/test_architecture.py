@@ -16,8 +16,12 @@ GROUND = ("errors", "storage")
 TOP = (
     "", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "caching", "model_card",
     "multilabel", "multilabel_experiment", "multilabel_reporting", "run_views", "course", "editions", "planning",
-    "project", "recipes", "cli", "cli_multilabel", "cli_views", "cli_course", "cli_project",
+    "project", "recipes", "cli_options", "cli", "cli_multilabel", "cli_views", "cli_course", "cli_project",
 )  # fmt: skip
+
+
+OF_A_DEVICE = ("torch.cuda", "torch.mps", "torch.xpu", "torch.accelerator", "torch.backends")
+"""What depends on the kind of machine stands in one module, so that it is known which lines a CPU never runs."""
 
 
 def name_of(path: Path) -> str:
@@ -77,11 +81,14 @@ def problems_in(path: Path, source: str) -> list[str]:
         first = name.split(".")[0]
         if first == "ipywidgets" and room_of(module) != "views":
             found.append(f"{line}: imports ipywidgets outside views")
-        if first in ("pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib") or name == "torch.load":
+        reading = ("joblib", "joblib.load", "joblib.dump", "torch.load")  # joblib.Parallel sends work, and reads no file
+        if first in ("pickle", "cloudpickle", "dill", "marshal", "shelve") or name in reading:
             found.append(f"{line}: imports {name}, which can run code from a file")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             found += [f"{node.lineno}: {problem}" for problem in problems_of_call(node, module)]
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in OF_A_DEVICE and module != "training.runtime":
+            found.append(f"{node.lineno}: uses {ast.unparse(node)}, which is for training.runtime alone")
     return found
 
 
@@ -120,7 +127,10 @@ def test_no_module_of_leftovers() -> None:
         ("methods/losses.py", "print(1)", "prints"),
         ("methods/losses.py", "import torch\ntorch.load('x')", "torch.load"),
         ("methods/losses.py", "from torch import load", "torch.load"),
+        ("methods/losses.py", "import torch\ntorch.cuda.synchronize()", "torch.cuda, which is for training.runtime"),
         ("methods/losses.py", "import pickle", "pickle"),
+        ("methods/losses.py", "from joblib import load", "joblib.load"),
+        ("methods/losses.py", "import joblib", "joblib"),
         ("methods/losses.py", "np.load('x', allow_pickle=True)", "allow_pickle=True"),
         ("methods/losses.py", "f(trust_remote_code=yes)", "trust_remote_code=yes"),
     ],
@@ -138,6 +148,7 @@ def test_the_rules_are_seen_to_be_broken(module: str, source: str, problem: str)
         ("views/widgets.py", "import ipywidgets"),
         ("cli.py", "import gcpl_lab.views\nprint(1)"),
         ("data/readers.py", "np.load('x', allow_pickle=False)"),
+        ("training/runtime.py", "import torch\ntorch.cuda.is_available()"),
     ],
 )
 def test_the_rules_leave_the_rest_alone(module: str, source: str) -> None:

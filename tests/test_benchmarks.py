@@ -190,6 +190,39 @@ def test_gcpl_step_runs_on_a_small_shape(load: Load, tmp_path: Path, monkeypatch
     ]  # fmt: skip
 
 
+def test_speeds_of_single_operations(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    """A product forth and back is two products; only what is learned gets a gradient."""
+    module = load("gcpl_step")
+    small = module.product(8, 4, 6), module.convolution(3, 5), module.attention(6, 4, 8, heads=2)
+    assert [operation.flops for operation in small] == [
+        2 * (2 * 8 * 4 * 6),
+        2 * (2 * 9 * 3 * 3 * 25),
+        12 * 2 * 6 * 4 * 8,
+    ]
+    for operation, count in zip(small, (1, 1, 3), strict=True):
+        gradients = operation.ready(torch.bfloat16)()
+        assert [gradient.dtype for gradient in gradients] == [torch.bfloat16] * count
+    module.print_operations(small, 2, "wall")
+    printed = capsys.readouterr().out
+    assert all(operation.what in printed for operation in small)
+
+
+def test_true_shapes_runs_on_small_copies(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that it starts
+    result = run(load, "true_shapes", tmp_path, monkeypatch, "--small", "--precision", "bfloat16", "--repeats", "2",
+                 "--folder", str(tmp_path))  # fmt: skip
+    assert [row["what"] for row in result["rows"]] == [
+        f"bfloat16: {what}"
+        for what in (
+            "loading CLIP", "encoding 12 pictures and 10 LMPT updates", "classifying 12 pictures with 3 labels",
+            "loading the diffusion model", "encoding 2 pictures, and the first GCPL update",
+            "a GCPL update of 1 picture", "fitting the temperature on 2 pictures", "classifying a picture, 2 classes",
+        )
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 and row["peak_gb"] > 0.1 for row in result["rows"])
+    assert [path.name for path in tmp_path.iterdir()] == ["true_shapes.json"]  # the models are gone again
+
+
 # ------------------------------------------------------------------------------------- the other programs
 
 
@@ -215,7 +248,7 @@ FEW = ("--train-steps", "1", "--images", "6", "--support-images", "20", "--timed
 def test_classifier_cost_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = (*FEW, "--pool", "4", "--batch-images", "2", "--noise-images", "2", "--noise-seeds", "1",
                "--spread-seeds", "0", "--published-samples", "1", "2", "--published-seconds", "60",
-               "--curve-images", "0", "--cache", str(tmp_path / "kept"))  # fmt: skip
+               "--cache", str(tmp_path / "kept"))  # fmt: skip
     result = run(load, "classifier_cost", tmp_path, monkeypatch, *options)
     module, rows = load("classifier_cost"), {row["what"]: row for row in result["rows"]}
     assert result["published_images"] == 6
@@ -246,6 +279,66 @@ def test_aims_of_the_fast_classifier_by_hand(load: Load) -> None:
     assert values == [(550.0, True), (400.0, True), (12.0, True), (3.0, False), (0.25, False), (0.5, False)]
     assert [aim["most"] for aim in found.values()][4:] == pytest.approx([np.std([0.5, 0.6], ddof=1)] * 2)
     assert len(module.aims_of(rows, right, known, [])) == 4
+
+
+def test_growth_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "growth.md"
+    page.write_text("Before.\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nAfter.\n", encoding="utf-8")
+    options = ("--sizes", "4", "6", "--images", "12", "--support-images", "40", "--pool", "2", "--seeds", "2",
+               "--timed-images", "1", "--cache", str(tmp_path / "kept"), "--document", str(page))  # fmt: skip
+    result = run(load, "growth", tmp_path, monkeypatch, *options)
+    module = load("growth")
+    assert [point["classes"] for point in result["points"]] == [4, 6]
+    assert [point["variants"][module.EVERY]["evaluations"] for point in result["points"]] == [8, 12]
+    assert result["exponents"][module.EVERY]["exponent"] == pytest.approx(1)  # without shortcuts it is proportional
+    assert len({row["what"] for row in result["rows"]}) == 6
+    assert set(module.VARIANTS) < set(result["points"][0]["variants"])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    assert "old" not in text
+    assert f"| {module.ALONE} |" in text
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    # Errors are kept: nothing is left to find out.
+    monkeypatch.setattr(module.FastClassifier, "exact", None)
+    same = {"preset": "tiny", "sizes": [4, 6], "images": 12, "support_images": 40, "pool": 2, "seed": 0}
+    setting = module.prepare(module.argparse.Namespace(**same, cache=tmp_path / "kept"))
+    assert setting.test.errors.shape == (len(setting.test.labels), 6, 2)
+
+
+def test_fine_classes_say_what_is_measured(load: Load) -> None:
+    names, labels = load("growth").fine_classes(30)
+    assert len(set(names)) == 30
+    counts = np.bincount(labels["support"][labels["support"] >= 0], minlength=30)
+    assert (np.diff(counts) <= 0).all()  # those with the most photographs, in this order
+    assert {name.split()[-1] for name in names} <= {"top", "shoe", "trousers", "bag"}
+    assert len(labels["test"]) == 500
+    with pytest.raises(SystemExit, match="5000 classes were asked for"):
+        load("growth").fine_classes(5000)
+
+
+def test_photographs_of_some_classes_by_hand(load: Load) -> None:
+    module = load("growth")
+    labels = np.array([2, 0, 1, 2])
+    scores = np.arange(12.0).reshape(4, 3)
+    whole = module.Photographs(torch.arange(4.0)[:, None], labels, scores, scores[:, :, None] + [[[0.0, 100.0]]])
+    part = whole.of_classes(np.array([2, 1]))
+    assert part.labels.tolist() == [0, 1, 0]
+    assert part.latents.flatten().tolist() == [0, 2, 3]
+    assert part.clip_scores.tolist() == [[2, 1], [8, 7], [11, 10]]
+    assert part.errors[1].tolist() == [[8, 108], [7, 107]]
+
+
+def test_exponents_by_hand(load: Load) -> None:
+    """Seeds with exponents 1 and 0.5: the mean is 0.75, its interval 12.7 (t with one degree) · 0.25 to each side."""
+    exponent_of = load("growth").exponent_of
+    sizes = np.array([10, 20, 40])
+    found = exponent_of(sizes, np.stack([3.0 * sizes, 7.0 * np.sqrt(sizes)]))
+    assert found["exponent"] == pytest.approx(0.75)
+    assert found["of_seeds"] == pytest.approx([1.0, 0.5])
+    assert found["high"] - found["exponent"] == pytest.approx(12.706 * 0.25, rel=1e-3)
+    assert exponent_of(sizes, 2.0 * sizes[None])["high"] is None
+    assert exponent_of(sizes, np.array([[0.0, 1.0, 2.0]])) is None
 
 
 def test_a_plan_is_judged_by_what_it_promised(load: Load) -> None:

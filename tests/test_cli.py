@@ -228,26 +228,27 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(
     program: Any, support: Path, tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     length = ("--set", "num_steps=54")
-    real, seen = cli._Progress.step, []
+    real, seen = cli._Progress.__call__, []
 
-    def interrupt(self: Any, name: str, record: Any, total: int) -> None:
-        seen.append(record.step)
-        if record.step == 52:
+    def listen(self: Any, event: str, name: str, *values: Any) -> None:
+        if event == "step":
+            seen.append(values[0].step)
+        real(self, event, name, *values)
+
+    def interrupt(self: Any, event: str, name: str, *values: Any) -> None:
+        listen(self, event, name, *values)
+        if seen and seen[-1] == 52:
             raise KeyboardInterrupt
-        real(self, name, record, total)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli._Progress, "step", interrupt)
+        patch.setattr(cli._Progress, "__call__", interrupt)
         ended = train(program, support, tmp_path / "broken", preset, *length)
     assert ended.code == 130
     assert ended.err.count("Interrupted.") == 1
     assert "Traceback" not in ended.err
     assert os.listdir(tmp_path / "broken") == ["checkpoint"]
 
-    def note(self: Any, name: str, record: Any, total: int) -> None:
-        seen.append(record.step)
-
-    monkeypatch.setattr(cli._Progress, "step", note)
+    monkeypatch.setattr(cli._Progress, "__call__", listen)
     assert train(program, support, tmp_path / "broken", preset, *length).code == 0
     assert seen == [*range(1, 53), *range(51, 55)]  # the last checkpoint stood at 50
     assert train(program, support, tmp_path / "whole", preset, *length).code == 0
@@ -406,7 +407,7 @@ def test_a_message_is_printed_with_its_brackets(program: Any, monkeypatch: pytes
     def broken(*_: object) -> None:
         raise DataError(r"C:\[red]file[/red] \[x] [/] is bad")
 
-    monkeypatch.setattr("gcpl_lab.data.readers.read_class_folders", broken)
+    monkeypatch.setattr("gcpl_lab.data.folders.read_image_folder", broken)
     ended = program("train", "gcpl", "nowhere")
     assert ended.code == 1
     assert ended.err.strip() == r"Error: C:\[red]file[/red] \[x] [/] is bad"

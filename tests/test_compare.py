@@ -1,5 +1,6 @@
 """Comparison: nothing is run twice, and pairs are compared as scipy compares them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from scipy import stats
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
 
-TRIALS = [Trial(method, shots, seed) for method in ("gcpl", "probe") for shots in (1, 16) for seed in (0, 1)]
+TRIALS = [Trial(method, shots, seed) for shots in (1, 16) for seed in (0, 1) for method in ("gcpl", "probe")]
 
 
 class Counter:
@@ -26,27 +27,45 @@ class Counter:
 
 def test_a_trial_is_not_run_twice(tmp_path: Path) -> None:
     first, again = Counter(), Counter()
-    rows = list(run_trials(TRIALS, first, tmp_path, "settings"))
+    rows = run_trials(TRIALS, first, tmp_path, "settings")
     assert first.asked == TRIALS
-    assert list(run_trials(TRIALS, again, tmp_path, "settings")) == rows
+    assert run_trials(TRIALS, again, tmp_path, "settings") == rows
     assert again.asked == []
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
     first, again = Counter(), Counter()
-    for number, _ in enumerate(run_trials(TRIALS, first, tmp_path, "settings"), start=1):
-        if number == 3:
-            break
-    rows = list(run_trials(TRIALS, again, tmp_path, "settings"))
+
+    def stop_after_three(trial: Trial) -> dict[str, Any]:
+        if len(first.asked) == 3:
+            raise KeyboardInterrupt
+        return first(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(TRIALS, stop_after_three, tmp_path, "settings")
+    rows = run_trials(TRIALS, again, tmp_path, "settings")
     assert first.asked == TRIALS[:3]
     assert again.asked == TRIALS[3:]
     assert [(row["method"], row["shots"], row["seed"]) for row in rows] == [(t.method, t.shots, t.seed) for t in TRIALS]
 
 
+def test_draws_side_by_side_stay_in_order(tmp_path: Path) -> None:
+    told: list[Trial] = []
+    trials = [Trial(method, 4, seed) for method in ("gcpl", "discriminative") for seed in range(3)]
+    rows = run_trials(
+        trials, lambda trial: {"process": os.getpid()}, tmp_path, "settings", num_workers=2, on_trial=told.append
+    )
+    assert [(row["method"], row["seed"]) for row in rows] == [(trial.method, trial.seed) for trial in trials]
+    assert os.getpid() not in {row["process"] for row in rows}
+    for seed in range(3):
+        assert [trial.method for trial in told if trial.seed == seed] == ["gcpl", "discriminative"]
+        assert len({row["process"] for row in rows if row["seed"] == seed}) == 1
+
+
 def test_other_settings_are_other_trials(tmp_path: Path) -> None:
-    list(run_trials(TRIALS, Counter(), tmp_path, "settings"))
+    run_trials(TRIALS, Counter(), tmp_path, "settings")
     other = Counter()
-    list(run_trials(TRIALS, other, tmp_path, "other settings"))
+    run_trials(TRIALS, other, tmp_path, "other settings")
     assert other.asked == TRIALS
     assert len(list(tmp_path.iterdir())) == 2 * len(TRIALS)
 
@@ -58,16 +77,16 @@ def test_a_trial_that_fails_leaves_the_others(tmp_path: Path) -> None:
         return {"accuracy": 1.0}
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(run_trials(TRIALS, run, tmp_path, "settings"))
-    assert len(list(tmp_path.iterdir())) == 1
+        run_trials(TRIALS, run, tmp_path, "settings")
+    assert len(list(tmp_path.iterdir())) == 2  # the draw before it
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    list(run_trials(TRIALS[:1], Counter(), tmp_path, "settings"))
+    run_trials(TRIALS[:1], Counter(), tmp_path, "settings")
     (path,) = tmp_path.iterdir()
     path.write_text("{")
     with pytest.raises(ArtifactError, match=path.name):
-        list(run_trials(TRIALS[:1], Counter(), tmp_path, "settings"))
+        run_trials(TRIALS[:1], Counter(), tmp_path, "settings")
 
 
 def rows_of(**accuracies: list[float]) -> list[dict[str, Any]]:

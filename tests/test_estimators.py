@@ -250,6 +250,19 @@ def test_how_the_work_is_cut_up_changes_no_result(outcome: Any, change: dict[str
     assert cut[2] > plain[2]
 
 
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("batch_size", [2, 4, 11])
+def test_a_photograph_is_judged_alike_whatever_is_beside_it(
+    random_pair: object, pictures: Any, batch_size: int, bfloat16: bool
+) -> None:
+    """3 classes · 2 samples: no two photographs fit into a pass of up to 11, so not a digit depends on the others."""
+    model = small(random_pair.diffusion, evidence_batch_size=batch_size, evidence_bfloat16=bfloat16, num_steps=0)
+    latents = model.fit(*pictures).encode(pictures[0])
+    together = model.evidence(latents).errors
+    for first, last in ((0, 1), (3, 8), (11, 12)):
+        np.testing.assert_array_equal(model.evidence(latents[first:last]).errors, together[first:last])
+
+
 @pytest.mark.parametrize("batch_size", [2, 7, 512])  # with 2, keys of three prompts are not kept
 def test_sharing_between_prompts_changes_no_evidence(random_pair: object, pictures: Any, batch_size: int) -> None:
     found, passes = [], []
@@ -265,7 +278,7 @@ def test_sharing_between_prompts_changes_no_evidence(random_pair: object, pictur
         passes.append(max(rows))
         assert random_pair.diffusion.num_denoiser_evaluations - spent == found[-1].num_evaluations == 12 * 3 * 2
     np.testing.assert_allclose(found[0].errors, found[1].errors, rtol=0, atol=1e-5)
-    assert passes == [min(batch_size, 12 * 3 * 2)] * 2  # the memory bound
+    assert passes == [{2: 2, 7: 6, 512: 72}[batch_size]] * 2  # the memory bound: 3 · 2 for each of 12 photographs
 
 
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])

@@ -115,6 +115,25 @@ def test_the_tree_is_built_from_the_prompts(known: Any) -> None:
     assert fast.classify(pictures_of(clean, 6, 2)[0]).logits.shape == (6, NUM_CLASSES)
 
 
+def test_probes_look_first_and_are_counted(known: Any) -> None:
+    """Twenty classes between two latents: the errors under a few foretell all others."""
+    clean = torch.linspace(-2, 2, 20)[:, None, None, None] * randn(1, 2, 4, 4)
+    spent = {}
+    for on in (True, False):
+        fast = FastClassifier(known, clean.flatten(1)[:, None], pool_size=4, shortcuts=Shortcuts(probes=on))
+        fast.calibrate(*pictures_of(clean, 120, 1))
+        assert (fast.plan_.probes is not None) is on
+        latents, _ = pictures_of(clean, 40, 2)
+        before = known.num_denoiser_evaluations
+        found = fast.classify(latents)
+        assert found.num_evaluations == known.num_denoiser_evaluations - before == (~np.isnan(found.errors)).sum()
+        spent[on] = found.num_evaluations
+        if on:
+            assert fast.plan_.probes is not None
+            assert not np.isnan(found.errors[:, fast.plan_.probes.classes, 0]).any()
+    assert spent[True] < spent[False]
+
+
 def test_antithetic_noises_are_pairs_at_one_timestep(known: Any) -> None:
     fast, _ = fast_on(known, shortcuts=Shortcuts(noise="antithetic"))
     noises = fast._noises(5)

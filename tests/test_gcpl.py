@@ -251,11 +251,12 @@ def test_parts_of_a_batch_average_to_the_whole(diffusion: object, prompts: Class
 
 def test_only_the_classes_of_a_batch_are_encoded(diffusion: object, prompts: ClassPrompts, batch: NoisyBatch) -> None:
     sizes: list[int] = []
-    table = diffusion.text_encoder.get_input_embeddings()
-    hook = table.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
-    GCPL(diffusion, prompts)(batch[:1]), GCPL(diffusion, prompts)(batch)
+    norm = diffusion.text_encoder.final_layer_norm
+    hook = norm.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    objective = GCPL(diffusion, prompts)
+    objective(batch[:1]), objective(batch)
     hook.remove()
-    assert sizes == [1, 3]
+    assert sizes == [1, 1, 3]  # the beginning, once for both batches, and the classes of each
 
 
 def test_comple_costs_no_more_evaluations_than_gcpl(

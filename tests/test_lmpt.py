@@ -219,3 +219,5 @@ def test_an_epoch_shows_every_image_once_and_a_step_depends_on_its_number_alone(
     torch.testing.assert_close(made[1](7).features, late, rtol=0, atol=0)
     other = torch.cat([made[0](step).features.flatten() for step in range(3, 6)])
     assert seen.tolist() != other.tolist()
+    back = torch.cat([made[0](step).features.flatten() for step in range(3)])  # an epoch that is not kept any more
+    assert back.tolist() == seen.tolist()

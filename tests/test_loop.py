@@ -126,6 +126,11 @@ def test_clipping_bounds_the_gradient_of_all_parameters_together() -> None:
     list(train(objective, lambda step: batch_at(step) + 100, TrainingConfig(1, 1e-9, gradient_clip=0)))
     norm = torch.stack([p.grad.norm() for p in objective.trainable_parameters()]).norm()  # type: ignore[union-attr]
     assert float(norm) > 10
+    whole = [p.grad.clone() for p in objective.trainable_parameters()]  # type: ignore[union-attr]
+    objective = Quadratic()
+    list(train(objective, lambda step: batch_at(step) + 100, TrainingConfig(1, 1e-9, gradient_clip=1e6)))
+    for found, expected in zip(objective.trainable_parameters(), whole, strict=True):
+        assert torch.equal(found.grad, expected)  # type: ignore[arg-type]
 
 
 def scripted(losses: list[float]) -> Any:

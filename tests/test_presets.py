@@ -273,6 +273,32 @@ def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path)
     assert done.stdout.split("\n")[:2] == ["preset 'sd-1.4':", "set()"]
 
 
+@pytest.mark.parametrize("command", [["train", "gcpl", "nowhere"], ["train", "lmpt"]])
+def test_the_program_tells_of_absent_weights_before_anything_heavy_is_loaded(
+    command: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom gcpl_lab import cli\n"
+        "done = CliRunner().invoke(cli.app, [*sys.argv[1:], '--preset', 'sd-1.4'])\n"
+        "print(done.exit_code, str(done.exception or done.output)[:16])\n"
+        "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop(MODELS_VARIABLE, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["1 preset 'sd-1.4':", "set()"]
+
+
+def test_a_folder_of_models_without_the_preset_is_named(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "typo"))
+    with pytest.raises(ModelError, match=r"that GCPL_LAB_MODELS names \(now .*typo, which has none\)"):
+        resolve(PRESETS["rn50"], "clip")
+
+
 def test_clip_weights_of_the_cache_are_loaded_without_the_hub(
     cache: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

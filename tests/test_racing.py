@@ -1,12 +1,16 @@
 """Races on evidence that is made by hand or drawn from a known law."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gcpl_lab.methods.joined import JoinedEvidence
+from gcpl_lab.methods.probes import Probes
 from gcpl_lab.methods.racing import (
     Plan,
     PromptTree,
+    _cheapest,
     _fewest_steps,
     capital,
     choose_samples,
@@ -59,7 +63,7 @@ def simple_plan(**changes: object) -> Plan:
     settings: dict[str, object] = {
         "samples": np.array([0, 1]), "scales": np.ones(2), "fits": (fit, fit), "prior_fit": None, "stopping": "none",
         "error_rate": 0.1, "margin": np.inf, "bound": 1.0, "shortlist_margin": np.inf, "tree": None, "tree_steps": 1,
-        "tree_margin": np.inf, "measured": {},
+        "tree_margin": np.inf, "probes": None, "probe_margin": np.inf, "measured": {},
     }  # fmt: skip
     return Plan(**(settings | changes))  # type: ignore[arg-type]
 
@@ -109,6 +113,33 @@ def test_a_tree_by_hand() -> None:
     np.testing.assert_allclose(everything.logits, run(simple_plan(), ERRORS).logits)
 
 
+def test_probes_by_hand() -> None:
+    """Class 0 is looked at first: its error of 1 foretells 0, -1 and -5, and with a margin of 2 the third class goes.
+
+    What is foretold then counts beside the errors: -3 + 0 against -3.5 - 1.
+    """
+    foretold = JoinedEvidence(np.array([1.0]), np.zeros(3), 1.0, 0.0)
+    both = JoinedEvidence(np.array([2.0, 1.0]), np.zeros(3), 1.0, 0.0)
+    probes = Probes(np.array([0]), np.array([[0.0, -1.0, -5.0]]), np.zeros(3), foretold)
+    outcome = run(simple_plan(probes=probes, probe_margin=2.0, fits=(both, both)), ERRORS)
+    assert outcome.num_pairs == 4  # the probe, class 1 at the first step, and both at the second
+    np.testing.assert_allclose(outcome.logits, [[-3.0, -4.5, -8.0]])
+    alone = run(simple_plan(probes=probes, probe_margin=0.5, fits=(both, both)), ERRORS)
+    assert alone.num_pairs == 1
+    np.testing.assert_allclose(alone.logits - alone.logits.max(), [[0.0, -1.0, -5.0]])
+
+
+def test_whom_the_prior_decides_is_not_probed() -> None:
+    known = JoinedEvidence(np.array([1.0]), np.zeros(3), 1.0, 0.0)
+    both, all_three = (JoinedEvidence(np.ones(count), np.zeros(3), 1.0, 0.0) for count in (2, 3))
+    probes = Probes(np.array([2]), np.array([[0.0, -1.0, -5.0]]), np.zeros(3), both)
+    plan = simple_plan(probes=probes, prior_fit=known, fits=(all_three,) * 2, shortlist_margin=2.0)
+    outcome = run(plan, np.repeat(ERRORS, 2, axis=0), np.array([[0.0, -9.0, -9.0], [0.0, -1.0, -9.0]]))
+    assert np.isnan(outcome.errors[0]).all()
+    assert (~np.isnan(outcome.errors[1])).tolist() == [[True, True], [True, True], [True, False]]
+    np.testing.assert_allclose(outcome.logits[0], [0.0, -9.0, -9.0])
+
+
 def test_a_prior_that_does_not_fit_the_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="prior is given; the plan was learned the other way"):
         race(lambda triples: np.zeros(len(triples)), simple_plan(), 1, 3, np.zeros((1, 3)))
@@ -138,7 +169,7 @@ def test_the_posterior_rule_saves_and_keeps_its_error_rate() -> None:
         plan = learn_plan(errors, labels, error_rate=rate)
         found = run(plan, unseen)
         spent.append(found.num_pairs)
-        apart.append((found.logits.argmax(1) != full.logits.argmax(1)).mean())
+        apart.append(((full.logits.argmax(1) == truth) & (found.logits.argmax(1) != truth)).mean())
         assert apart[-1] <= rate + 0.02
         assert (found.logits.argmax(1) == truth).mean() > (full.logits.argmax(1) == truth).mean() - rate - 0.02
     assert spent[1] < spent[0] < 0.7 * full.num_pairs
@@ -150,7 +181,7 @@ def test_the_shortlist_keeps_its_coverage() -> None:
     sizes = []
     for coverage in (0.8, 0.95, 1.0):
         plan = learn_plan(errors, labels, prior=prior, coverage=coverage, stopping="none")
-        listed = shortlisted(plan.logits(np.empty((600, NUM_CLASSES, 0)), later, 0), plan.shortlist_margin)
+        listed = shortlisted(plan.prior_logits(later, later.shape), plan.shortlist_margin)
         assert listed[np.arange(600), truth].mean() >= coverage - 0.04
         assert plan.measured["shortlist_recall"] >= coverage - 1e-9
         sizes.append(listed.sum(1).mean())
@@ -264,6 +295,56 @@ def test_a_tree_over_many_classes_saves() -> None:
     assert with_tree.num_pairs < 0.5 * without.num_pairs
 
 
+# ----------------------------------------------------------------------------------------------- the probes
+
+
+def on_a_grid(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (image, 36, 8) of classes with two properties of six values each: a class errs by both differences."""
+    rng, values = np.random.default_rng(seed), np.arange(36)
+    labels = np.arange(num_images) % 36
+    apart = np.abs(values % 6 - labels[:, None] % 6) + np.abs(values // 6 - labels[:, None] // 6)
+    return (10 + apart[:, :, None] + rng.normal(0, 0.5, (num_images, 36, 8))).astype(np.float32), labels
+
+
+def test_probes_over_many_classes_save() -> None:
+    errors, labels = on_a_grid(144, 1)
+    unseen, truth = on_a_grid(108, 2)
+    plans = {
+        probes: learn_plan(errors, labels, probes=probes, max_steps=4, standard_errors=1.0) for probes in (True, False)
+    }
+    found = {probes: run(plan, unseen) for probes, plan in plans.items()}
+    assert plans[True].probes is not None
+    assert (found[True].logits.argmax(1) == truth).mean() >= (found[False].logits.argmax(1) == truth).mean() - 0.05
+    assert found[True].num_pairs < 0.75 * found[False].num_pairs
+    spent = found[True].num_pairs / len(truth)
+    assert plans[True].measured["race_evaluations"] == pytest.approx(spent, rel=0.25)  # what folds had foreseen
+    assert plans[True].measured["probe_recall"] > 0.9
+
+
+def test_the_cheapest_of_those_that_are_right_about_as_often() -> None:
+    rights, costs = (0.80, 0.785, 0.77), (30.0, 20.0, 10.0)
+    choices = [{"race_accuracy": right, "race_evaluations": cost} for right, cost in zip(rights, costs, strict=True)]
+    assert [_cheapest(choices, rate)["race_evaluations"] for rate in (0.01, 0.02, 0.05)] == [30.0, 20.0, 10.0]
+
+
+def test_few_classes_are_not_probed() -> None:
+    errors, labels = draw(120, 0, num_classes=4)
+    assert learn_plan(errors, labels, probes=True).as_dict() == learn_plan(errors, labels).as_dict()
+
+
+def test_wrong_answers_cost_no_evaluations() -> None:
+    """Half of the images show nothing of their class: whom they end with decides no margin."""
+    errors, labels = draw(240, 0)
+    blind = errors.copy()
+    blind[::2] = np.random.default_rng(3).normal(errors.mean(axis=(0, 1)), 1, blind[::2].shape)
+    seeing, half = (learn_plan(some, labels, choose=False, max_steps=16, standard_errors=0.0)
+                    for some in (errors, blind))  # fmt: skip
+    assert half.measured["held_out_accuracy"] < seeing.measured["held_out_accuracy"]
+    lost = half.measured["held_out_accuracy"] - half.measured["race_accuracy"]
+    assert lost <= half.error_rate + 1e-9
+    assert half.margin < np.inf
+
+
 # ------------------------------------------------------------------------------- empirical Bernstein, and files
 
 
@@ -300,13 +381,19 @@ def test_a_race_by_empirical_bernstein_drops_whom_the_bound_rules_out() -> None:
     assert seen[2] == first < steps
 
 
+@pytest.mark.parametrize("with_probes", [False, True])
 @pytest.mark.parametrize("with_prior", [False, True])
-def test_a_plan_goes_to_json_and_back(with_prior: bool) -> None:
+def test_a_plan_goes_to_json_and_back(with_prior: bool, with_probes: bool) -> None:
     import json
 
     errors, labels = draw(60, 1)
     prior = prior_of(labels, 2) if with_prior else None
     plan = learn_plan(errors, labels, prior=prior, tree=group_prompts(np.eye(NUM_CLASSES)), tree_steps=2)
+    if with_probes:
+        priors = 1 + with_prior
+        more, many = (JoinedEvidence(np.ones(count), np.zeros(NUM_CLASSES), 1.0, 0.0) for count in (priors, 1 + priors))
+        probes = Probes(np.array([4, 1]), np.ones((2, NUM_CLASSES)), np.arange(6.0), more)
+        plan = replace(plan, probes=probes, probe_margin=3.0, fits=(many,) * len(plan.fits))
     text = json.dumps(plan.as_dict(), allow_nan=False)
     again = Plan.from_dict(json.loads(text), NUM_CLASSES, 16)
     unseen, others = draw(30, 7)
@@ -315,5 +402,5 @@ def test_a_plan_goes_to_json_and_back(with_prior: bool) -> None:
     assert again.as_dict() == plan.as_dict()
     with pytest.raises(ValueError, match="samples are .*; expected different ones of 0 to 1"):
         Plan.from_dict(json.loads(text), NUM_CLASSES, 2)
-    with pytest.raises(ValueError, match="expected [12] and 4|tree has 6 classes; expected 4"):
+    with pytest.raises(ValueError, match=r"expected [12] and 4|tree has 6 classes; expected 4|probes.*expected"):
         Plan.from_dict(json.loads(text), 4, 16)

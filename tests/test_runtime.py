@@ -114,6 +114,29 @@ def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         assert runtime._process_state().cpu is expected
 
 
+def test_what_processes_exchange_goes_through_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL takes tensors of the process's GPU alone; what is asked for on the CPU comes back to it."""
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def exchange(answer: torch.Tensor) -> Any:
+        def fake(values: torch.Tensor, *_: Any) -> torch.Tensor:
+            seen.append((values.device.type, tuple(values.shape)))
+            return answer
+
+        return fake
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(accelerate, "PartialState", FakeState)
+    monkeypatch.setattr(FakeState, "device", torch.device("meta"))  # stands for a GPU: nothing can be read there
+    monkeypatch.setattr(accelerate.utils, "gather", exchange(torch.tensor([[0.0], [9], [1], [2], [3], [4]])))
+    monkeypatch.setattr(accelerate.utils, "reduce", exchange(torch.tensor([6.0])))
+    monkeypatch.setattr(accelerate.utils, "broadcast", exchange(torch.tensor([0.5])))
+    assert runtime.gather_rows(torch.tensor([[1.0], [2.0]]), 5).tolist() == [[0], [1], [2], [3], [4]]
+    assert runtime.add_up(torch.tensor([2.0])).tolist() == [6.0]
+    assert runtime.from_main(0.25) == 0.5
+    assert seen == [("meta", (2, 1)), ("meta", (1,)), ("meta", (1,))]
+
+
 # --------------------------------------------------------------------------------------- what a GPU gets
 
 
@@ -165,6 +188,15 @@ def test_a_part_that_has_done_its_work_leaves_the_gpu(monkeypatch: pytest.Monkey
     assert (model.calls, cleared) == ([], [])
     runtime.leave_device(model, torch.device("cuda", 1))  # type: ignore[arg-type]
     assert (model.calls, cleared) == ([("cpu",)], [{"garbage_collection": True}])
+
+
+def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    runtime.wait_for_device("cpu")
+    assert waited == []
+    runtime.wait_for_device(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
 
 
 def test_the_form_of_training_is_undone() -> None:
@@ -266,6 +298,16 @@ def test_the_machine_is_described_in_plain_values() -> None:
     assert machine["threads"] == torch.get_num_threads()
     assert machine["memory_gib"] > 0.5
     assert machine["processor"]
+
+
+def test_free_memory_is_that_of_the_machine_and_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    free = runtime.describe_free_memory()
+    assert free.keys() == {"memory_free_gib"}
+    assert 0 < free["memory_free_gib"] <= runtime.describe_machine()["memory_gib"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**29, 2**33))
+    assert runtime.describe_free_memory()["device_memory_free_gib"] == 1.5
 
 
 def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,23 +14,17 @@ import torch
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.presets import MODELS_VARIABLE, find_preset, locate
-from gcpl_lab.backbones.shapes import DIFFUSION_SHAPES, save_clip, save_diffusion
+from gcpl_lab.backbones.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
 from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
 from gcpl_lab.multilabel import LMPTClassifier
-
-SMALL_VIT = {
-    "embed_dim": 32, "quick_gelu": True,
-    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_diffusion(DIFFUSION_SHAPES["sd-1.x-small"], folder / "sd-1.4" / "diffusion")
-    save_clip(SMALL_VIT, folder / "vit-b-16" / "clip")
+    save_clip(SMALL_CLIP, folder / "vit-b-16" / "clip")
     return folder
 
 
@@ -163,7 +157,7 @@ def test_five_steps_and_a_classification_in_full_size(
 
 def test_quick_gelu_of_the_folder_is_kept(models: Path, tmp_path: Path) -> None:
     """The same weights with the other activation are another model: it is not lost on the way."""
-    other = save_clip({**SMALL_VIT, "quick_gelu": False}, tmp_path / "clip")
+    other = save_clip({**SMALL_CLIP, "quick_gelu": False}, tmp_path / "clip")
     texts = ["a photo of a coat"]
     quick, plain = FrozenCLIP.load("vit-b-16"), FrozenCLIP.load(str(other))
     assert torch.equal(quick.embedding_table, plain.embedding_table)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab import workers
 from gcpl_lab.demo import run_demo
 from gcpl_lab.errors import TrainingError
+from gcpl_lab.training import workers
 from gcpl_lab.training.runtime import Processes
-from gcpl_lab.workers import run_side_by_side, threads_each, useful_workers
+from gcpl_lab.training.workers import run_side_by_side, threads_each, useful_workers
 
 Report = Callable[..., None]
 

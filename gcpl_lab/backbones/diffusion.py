@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
+from gcpl_lab.backbones.template_tower import TemplateTower, is_plain
 from gcpl_lab.errors import ModelError
 from gcpl_lab.storage import CachedChecksum
 
@@ -211,7 +212,20 @@ class FrozenDiffusion:
         table: Tensor = self.text_encoder.get_input_embeddings().weight
         return table
 
-    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    def template_tower(self, beginning: Tensor) -> TemplateTower | None:
+        """The text encoder for prompts that all begin with these ids, whatever follows.
+
+        Args:
+            beginning: int64 (token,), the start token and what stands in front of the first learned vector.
+
+        Returns:
+            None where the text encoder is of another kind than transformers' CLIP.
+        """
+        return TemplateTower(self.text_encoder, beginning) if is_plain(self.text_encoder) else None
+
+    def encode_prompts(
+        self, ids: Tensor, embeddings: Tensor | None = None, tower: TemplateTower | None = None
+    ) -> Tensor:
         """Hidden states that condition the denoiser.
 
         The text encoder's own forward pass runs; with ``embeddings`` given, only what its embedding table
@@ -220,6 +234,8 @@ class FrozenDiffusion:
         Args:
             ids: int64 (batch, context length).
             embeddings: (batch, context length, dim), or None for the table's.
+            tower: The :meth:`template_tower` of what these prompts begin with, where ones like them are encoded
+                again and again; equal up to rounding. Only with ``embeddings``.
 
         Returns:
             (batch, context length, dim) in the model's dtype.
@@ -233,6 +249,8 @@ class FrozenDiffusion:
             raise ValueError(
                 f"embeddings has shape {tuple(embeddings.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}, dim)"
             )
+        if tower is not None:
+            return tower(embeddings.to(self.device))
         table: nn.Module = self.text_encoder.get_input_embeddings()
         with self._one_encoding:
             handle = table.register_forward_hook(lambda _module, _inputs, output: embeddings.to(output))

@@ -310,10 +310,12 @@ def _incomplete_folder(preset: Preset, part: Part, missing: tuple[str, ...]) -> 
 def _absent(preset: Preset, part: Part, why: str) -> str:
     model = "diffusion" if part == "diffusion" else f"CLIP {preset.clip_source}"
     note = f" ({preset.note})" if preset.note and part == "diffusion" else ""
+    root = os.environ.get(MODELS_VARIABLE)
+    named = f"{MODELS_VARIABLE} names{f' (now {root}, which has none)' if root else ''}"
     return (
         f"preset {preset.name!r}: its {model} weights are not in the Hugging Face cache and cannot be fetched{why}. "
         f"Fetch them where there is a network with: {fetch_command(preset, part)}{note}; or put them into "
-        f"{preset.name}/{part} of a folder that {MODELS_VARIABLE} names, or use preset 'tiny'."
+        f"{preset.name}/{part} of a folder that {named}, or use preset 'tiny'."
     )
 
 

@@ -71,6 +71,13 @@ DIFFUSION_SHAPES = {
     ),
 }  # fmt: skip
 
+SMALL_CLIP: dict[str, Any] = {
+    "embed_dim": 32, "quick_gelu": True,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2},
+}  # fmt: skip
+"""The blocks of OpenAI's ViT-B/16 with few channels, for 64-px pictures, in the words of open_clip's configurations."""
+
 
 def build_denoiser(shape: DiffusionShape) -> Any:
     """A ``UNet2DConditionModel`` of this shape with random weights."""

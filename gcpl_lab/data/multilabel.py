@@ -328,7 +328,7 @@ def read_metadata(
     Source: https://huggingface.co/docs/datasets/image_dataset
     """
     file = Path(file)
-    table = list(_read_table(file))
+    table = list(read_table(file))
     if not table:
         raise DataError(f"{file}: holds no row; expected one row a picture")
     if caption_column is None:
@@ -354,8 +354,12 @@ def read_metadata(
     return _assemble(title, paths, ids, captions, origins, names, folder, require_all_classes)
 
 
-def _read_table(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and columns of every row."""
+def read_table(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and columns of every row of a CSV file with a header, or of JSON objects, one a line.
+
+    Raises:
+        DataError: The file is absent, is no UTF-8, CSV or JSON, or a row has another number of columns than the header.
+    """
     if file.suffix.lower() == ".jsonl":
         for number, line in _text_lines(file):
             if line:

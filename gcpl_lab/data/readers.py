@@ -21,7 +21,10 @@ from gcpl_lab.storage import file_checksum, folder_checksum
 ImageSource = str | Path | Image.Image | np.ndarray
 """What stands for one picture: a path, a PIL picture or a uint8 array."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl")
+"""Pictures too, which may be unreadable here: then they are refused by name and not passed over."""
+
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 2048
 MOST_PIXELS = 120_000_000
@@ -348,7 +351,8 @@ def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 def list_images(folder: Path) -> list[Path]:
     """The picture files directly in a folder, by suffix, in natural order; hidden files do not count."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    suffixes = IMAGE_SUFFIXES + FOREIGN_SUFFIXES
+    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
     return sorted((path for path in files if not path.name.startswith(".")), key=lambda path: _natural_key(path.name))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from gcpl_lab.storage import read_json, write_json
+from gcpl_lab.training.workers import Report, run_side_by_side
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,48 @@ class Trial:
 
 
 def run_trials(
-    trials: Sequence[Trial], run: Callable[[Trial], dict[str, Any]], folder: str | Path, fingerprint: str
-) -> Iterator[dict[str, Any]]:
-    """Run every trial whose result is not in ``folder`` yet, and yield all results in order.
+    trials: Sequence[Trial],
+    run: Callable[[Trial], dict[str, Any]],
+    folder: str | Path,
+    fingerprint: str,
+    *,
+    num_workers: int = 1,
+    on_trial: Callable[[Trial], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run every trial whose result is not in ``folder`` yet, and return all results in order.
 
     A result is one JSON file named by the trial and by ``fingerprint`` (settings, data, model), so an
     interrupted comparison goes on where it stopped and never mixes results of different settings.
 
     Args:
         trials: What to run.
-        run: Returns a JSON-able result for a trial.
+        run: Returns a JSON-able result for a trial. With several workers it is sent to them.
         folder: Where results are kept.
         fingerprint: Whatever the results depend on besides the trial.
+        num_workers: Processes side by side; the trials of one draw stay together and in order, as later ones may
+            begin where an earlier one ended.
+        on_trial: Called before a trial that runs.
     """
+    draws: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
-        key = hashlib.sha256(json.dumps([asdict(trial), fingerprint], sort_keys=True).encode()).hexdigest()[:12]
-        path = Path(folder) / f"{trial.method}-{trial.shots}-{trial.seed}-{key}.json"
-        if path.is_file():
-            yield read_json(path)
-            continue
-        result = {**asdict(trial), **run(trial)}
-        write_json(path, result)
-        yield result
+        if not _path(folder, trial, fingerprint).is_file():
+            draws.setdefault((trial.shots, trial.seed), []).append(trial)
+    tasks = [(_run_draw, run, draw, folder, fingerprint) for draw in draws.values()]
+    run_side_by_side(tasks, num_workers=max(1, min(num_workers, len(tasks))), on_event=on_trial)
+    return [read_json(_path(folder, trial, fingerprint)) for trial in trials]
+
+
+def _run_draw(
+    report: Report, run: Callable[[Trial], dict[str, Any]], draw: Sequence[Trial], folder: str | Path, fingerprint: str
+) -> None:
+    for trial in draw:
+        report(trial)
+        write_json(_path(folder, trial, fingerprint), {**asdict(trial), **run(trial)})
+
+
+def _path(folder: str | Path, trial: Trial, fingerprint: str) -> Path:
+    key = hashlib.sha256(json.dumps([asdict(trial), fingerprint], sort_keys=True).encode()).hexdigest()[:12]
+    return Path(folder) / f"{trial.method}-{trial.shots}-{trial.seed}-{key}.json"
 
 
 def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "accuracy") -> list[dict[str, Any]]:

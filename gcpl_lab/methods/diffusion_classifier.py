@@ -228,6 +228,9 @@ class DiffusionClassifier:
     ) -> Evidence:
         """Every class on every sample.
 
+        A pass holds whole images, or a part of one. So where two do not fit into a pass, the rounding of an image's
+        errors depends on no other image: neither on what is judged beside it nor on the number of processes.
+
         Args:
             latents: z0, (image, channel, height, width), scaled.
             num_samples: (t, ε) pairs; timesteps evenly spaced over the range.
@@ -235,7 +238,7 @@ class DiffusionClassifier:
         """
         timesteps = self._timesteps(num_samples)
         noises = self._noises(num_samples)
-        images_a_pass = max(1, 4 * self.batch_size // (self.num_classes * num_samples))
+        images_a_pass = max(1, self.batch_size // (self.num_classes * num_samples))
         parts = []
         for start in range(0, len(latents), images_a_pass):
             chunk = latents[start : start + images_a_pass]

@@ -38,11 +38,13 @@ class Shortcuts:
         stopping: ``"none"``; ``"posterior"`` drops a rival once the leader is ahead by a margin found on the support
             images; ``"e_process"`` once a bet on the paired differences has paid off; ``"empirical_bernstein"`` once
             a bound on their mean is above 0.
-        error_rate: Share of images that the stopping rule may decide otherwise than without it.
+        error_rate: Share of images that the stopping rule may decide wrongly where all evidence decides rightly.
         shortlist: Leave out classes that CLIP finds unlikely (needs CLIP's scores).
-        coverage: Share of support images whose true class shortlist and tree keep, each.
+        coverage: Share of the support images which all classes and steps decide rightly that shortlist, tree and probes
+            keep right, each.
         class_tree: Judge branches of look-alike classes by one of them first: for many classes.
         tree_steps: (t, ε) for that.
+        probes: Let the errors under a few prompts foretell those of all others: for many classes.
         max_steps: Most (t, ε) an image is judged by.
         standard_errors: Fewer are taken where their log-loss on held-out support images is within this many standard
             errors of the least: 0 for the best answer, 1 for nearly as good a one at less cost.
@@ -58,6 +60,7 @@ class Shortcuts:
     coverage: float = 0.98
     class_tree: bool = False
     tree_steps: int = 2
+    probes: bool = False
     max_steps: int = 12
     standard_errors: float = 1.0
 
@@ -230,7 +233,7 @@ class FastClassifier(DiffusionClassifier):
             standard_errors=cuts.standard_errors,
             stopping=cuts.stopping, error_rate=cuts.error_rate, shortlist=cuts.shortlist, coverage=cuts.coverage,
             tree=group_prompts(self.hidden.float().cpu().numpy()) if cuts.class_tree else None,
-            tree_steps=cuts.tree_steps, seed=self.seed,
+            tree_steps=cuts.tree_steps, probes=cuts.probes, seed=self.seed,
         )  # fmt: skip
         return self
 

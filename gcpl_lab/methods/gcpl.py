@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.backbones.template_tower import TemplateTower
 from gcpl_lab.errors import DataError
 from gcpl_lab.methods.diffusion_classifier import spaced_timesteps
 from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, expected_contrast, relative_errors
@@ -226,6 +227,21 @@ class ValidationLoss:
         return total / len(self._labels)
 
 
+class PromptEncoder:
+    """Hidden states of class prompts while these are learned: what stands in front of the vectors is encoded once."""
+
+    def __init__(self, diffusion: FrozenDiffusion, prompts: ClassPrompts) -> None:
+        self._diffusion, self._prompts = diffusion, prompts
+        self._towers: dict[int, TemplateTower | None] = {}
+
+    def __call__(self, classes: Tensor, template: int) -> Tensor:
+        """(class, context length, dim) of some classes, int64 (class,), in one template."""
+        if template not in self._towers:
+            self._towers[template] = self._diffusion.template_tower(self._prompts.beginning(template))
+        ids, embeddings = self._prompts(classes, template)
+        return self._diffusion.encode_prompts(ids, embeddings, self._towers[template])
+
+
 class GCPL:
     """L_GCPL: every class's vectors lower the denoising error of their own exemplars.
 
@@ -234,6 +250,7 @@ class GCPL:
 
     def __init__(self, diffusion: FrozenDiffusion, prompts: ClassPrompts) -> None:
         self.diffusion, self.prompts = diffusion, prompts
+        self._encode = PromptEncoder(diffusion, prompts)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The class vectors alone."""
@@ -245,7 +262,7 @@ class GCPL:
 
     def _predict(self, batch: NoisyBatch) -> Tensor:
         classes, index = batch.labels.unique(return_inverse=True)  # only the classes in the batch are encoded
-        hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
+        hidden = self._encode(classes, batch.template)
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
         rows = torch.arange(len(noisy))
         return SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index)
@@ -338,6 +355,7 @@ class Discriminative:
             rivals: int64 (class, rival): which other classes each class competes with; None for all.
         """
         self.diffusion, self.prompts = diffusion, prompts
+        self._encode = PromptEncoder(diffusion, prompts)
         self.temperature, self.gcpl_share = temperature, gcpl_share
         num_classes = len(prompts.class_names)
         if num_classes < 2:
@@ -360,7 +378,7 @@ class Discriminative:
         candidates = self.candidates.to(batch.labels.device)[batch.labels]
         num_candidates = candidates.shape[1]
         classes, index = candidates.unique(return_inverse=True)
-        hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
+        hidden = self._encode(classes, batch.template)
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
         rows = torch.arange(len(noisy)).repeat_interleave(num_candidates)
         predicted = SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index.flatten())

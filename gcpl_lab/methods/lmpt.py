@@ -119,6 +119,7 @@ class CachedBatches:
         """
         self.views, self.targets, self.captions, self.has_caption = views, targets, captions, has_caption
         self.batch_size, self.seed = batch_size, seed
+        self._latest: tuple[int, Tensor, Tensor] | None = None
 
     def subset(self, indices: np.ndarray) -> CachedBatches:
         """Batches of some of the images, int64 (image,), alone."""
@@ -134,16 +135,21 @@ class CachedBatches:
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0)."""
         epoch, place = divmod(step, self.steps_an_epoch)
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence([self.seed, 23, epoch]).generate_state(1)[0])
-        )
-        order = torch.randperm(len(self.targets), generator=generator)
-        view = torch.randint(len(self.views), (len(order),), generator=generator)
+        order, view = self._draw(epoch)
         chosen = slice(place * self.batch_size, (place + 1) * self.batch_size)
         images = order[chosen]
         return Batch(
             self.views[view[chosen], images], self.targets[images], self.captions[images], self.has_caption[images]
         )
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Order of the images and a view for each place in it, int64 (image,); the latest epoch's are kept."""
+        if self._latest is None or self._latest[0] != epoch:
+            state = np.random.SeedSequence([self.seed, 23, epoch]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(state[0]))
+            order = torch.randperm(len(self.targets), generator=generator)
+            self._latest = epoch, order, torch.randint(len(self.views), (len(order),), generator=generator)
+        return self._latest[1:]
 
 
 class LMPT:

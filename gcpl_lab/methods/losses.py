@@ -158,9 +158,8 @@ def _counts_tensor(class_counts: Counts, device: torch.device | None = None, num
     if counts.ndim != 1 or (num_classes is not None and len(counts) != num_classes):
         raise ValueError(f"class_counts has shape {tuple(counts.shape)}; expected one number a class"
                          + (f", ({num_classes},)" if num_classes is not None else ""))  # fmt: skip
-    too_small = (counts < 1).nonzero().flatten()
-    if len(too_small):
-        index = int(too_small[0])
+    if bool((counts < 1).any()):
+        index = int((counts < 1).nonzero()[0])
         raise ValueError(f"class_counts is {float(counts[index]):g} for class {index}; expected 1 or more: "
                          "leave a class without training images out, or count it as 1")  # fmt: skip
     return counts

@@ -145,6 +145,10 @@ class ClassPrompts(nn.Module):
         """V."""
         return int(self.vectors.shape[1])
 
+    def beginning(self, template: int = 0) -> Tensor:
+        """Ids in front of a template's vectors, int64 (token,): the same in the prompts of all classes."""
+        return self._ids[template][: self._starts[template]]
+
     def forward(self, class_ids: Tensor | None = None, template: int = 0) -> tuple[Tensor, Tensor]:
         """Ids and embeddings of the prompts of some classes.
 

@@ -15,6 +15,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.methods.joined import JoinedEvidence, fit_joined, log_sum_exp
+from gcpl_lab.methods.probes import Probes, learn_probes, order_probes
 
 Stopping = Literal["none", "posterior", "e_process", "empirical_bernstein"]
 
@@ -26,6 +27,9 @@ MARGINS = np.geomspace(0.05, 20.0, 60)
 
 BETS = (0.1, 0.2, 0.4, 0.8)
 """Shares of the capital that the e-process stakes; their mean is bet."""
+
+NUM_PROBES = (4, 8, 16, 32)
+"""Numbers of probes that are tried, where there are more classes."""
 
 
 class PromptTree(NamedTuple):
@@ -53,8 +57,8 @@ class Plan:
     Attributes:
         samples: int64 (step,): which of the pool's (t, ε) each step looks at.
         scales: (step,): spread of the errors there; an error is divided by it, so that all steps count alike.
-        fits: How the mean scaled error after 1, 2, … steps (and the prior) becomes logits.
-        prior_fit: The same before the first step; None without a prior.
+        fits: How the mean scaled error after 1, 2, … steps (and what is known beside it) becomes logits.
+        prior_fit: How the prior alone does; None without a prior.
         stopping: ``"none"``, ``"posterior"``, ``"e_process"`` or ``"empirical_bernstein"``.
         error_rate: Of the stopping rule.
         margin: Lead in logits at which the posterior rule drops a rival.
@@ -64,6 +68,8 @@ class Plan:
         tree: Branches of classes; None without a tree.
         tree_steps: Steps that the branches' representatives are judged by.
         tree_margin: Branches this far behind the best are not opened.
+        probes: Prompts whose errors at the first step foretell all others; None without them.
+        probe_margin: Classes that are foretold this far behind the best are not looked at.
         measured: Shares and means that cross-validation measured on the support images.
     """
 
@@ -79,16 +85,48 @@ class Plan:
     tree: PromptTree | None
     tree_steps: int
     tree_margin: float
+    probes: Probes | None
+    probe_margin: float
     measured: dict[str, float]
 
-    def logits(self, errors: np.ndarray, prior: np.ndarray | None, num_steps: int) -> np.ndarray:
-        """Of errors (image, class, step), after the first steps; NaN where a class was not evaluated that often."""
+    def prior_logits(self, prior: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
+        """Before anything was looked at, (image, class) of that shape: of the prior, or zeros."""
+        if self.prior_fit is None or prior is None:
+            return np.zeros(tuple(shape))
+        return self.prior_fit.logits([prior])
+
+    def known(self, errors: np.ndarray, prior: np.ndarray | None) -> list[np.ndarray]:
+        """What counts beside a class's own errors: what probes foretell, where there are any, and the prior.
+
+        Args:
+            errors: (image, class, step); those of the probes at the first step are read. Of an image that was not
+                probed nothing is foretold: zeros.
+            prior: (image, class).
+        """
+        sources = [] if prior is None else [prior]
+        if self.probes is None:
+            return sources
+        foretold = self.probes.foretell(errors[:, self.probes.classes, 0] / self.scales[0])
+        return [np.nan_to_num(foretold), *sources]
+
+    def logits(self, errors: np.ndarray, known: Sequence[np.ndarray], num_steps: int) -> np.ndarray:
+        """After the first steps.
+
+        Args:
+            errors: (image, class, step); NaN where a class was not evaluated.
+            known: See :meth:`known`.
+            num_steps: How many count; 0: what is known is all.
+
+        Returns:
+            (image, class), NaN where a class was not evaluated that often.
+        """
         if num_steps == 0:
-            return _prior_logits(self.prior_fit, prior, errors.shape[:2])
+            if self.probes is not None:
+                return self.probes.fit.logits(known)
+            return self.prior_logits(known[0] if known else None, errors.shape[:2])
         source = -(errors[:, :, :num_steps] / self.scales[:num_steps]).mean(axis=2, dtype=np.float64)
-        known = ~np.isnan(source)
-        sources = [np.where(known, source, 0.0), *([] if prior is None else [prior])]
-        return np.where(known, self.fits[num_steps - 1].logits(sources), np.nan)
+        seen = ~np.isnan(source)
+        return np.where(seen, self.fits[num_steps - 1].logits([np.where(seen, source, 0.0), *known]), np.nan)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, which has no infinity: a margin that drops nobody is None."""
@@ -99,6 +137,7 @@ class Plan:
             "fits": [fit.as_dict() for fit in self.fits],
             "prior_fit": None if self.prior_fit is None else self.prior_fit.as_dict(),
             "tree": self.tree and {name: part.tolist() for name, part in self.tree._asdict().items()},
+            "probes": self.probes and self.probes.as_dict(),
             "measured": {name: _finite(value) for name, value in self.measured.items()},
         }  # fmt: skip
 
@@ -129,10 +168,14 @@ class Plan:
         if values["stopping"] not in get_args(Stopping):
             raise ValueError(f"the plan's stopping is {values['stopping']!r}; expected one of {get_args(Stopping)}")
         prior_fit = None if values["prior_fit"] is None else JoinedEvidence.from_dict(values["prior_fit"])
-        fits, num_sources = tuple(map(JoinedEvidence.from_dict, values["fits"])), 1 if prior_fit is None else 2
+        probes, num_known = None, 0 if prior_fit is None else 1
+        if values["probes"] is not None:
+            num_known += 1
+            probes = Probes.from_dict(values["probes"], num_classes, num_known)
+        fits = tuple(map(JoinedEvidence.from_dict, values["fits"]))
         if len(fits) != len(samples):
             raise ValueError(f"the plan has {len(fits)} fits; expected one for each of its {len(samples)} samples")
-        for fit, wanted in [*((fit, num_sources) for fit in fits), *([(prior_fit, 1)] if prior_fit else [])]:
+        for fit, wanted in [*((fit, 1 + num_known) for fit in fits), *([(prior_fit, 1)] if prior_fit else [])]:
             if fit.weights.shape != (wanted,) or fit.offsets.shape != (num_classes,):
                 raise ValueError(f"a fit of the plan has {fit.weights.size} weights and {fit.offsets.size} offsets; "
                                  f"expected {wanted} and {num_classes}")  # fmt: skip
@@ -144,12 +187,12 @@ class Plan:
         margins = {name: np.inf if values[name] is None else float(values[name]) for name in _MARGINS}
         return cls(
             samples=samples, scales=scales, fits=fits, prior_fit=prior_fit, stopping=values["stopping"],
-            error_rate=float(values["error_rate"]), bound=float(values["bound"]), tree=tree,
+            error_rate=float(values["error_rate"]), bound=float(values["bound"]), tree=tree, probes=probes,
             tree_steps=int(values["tree_steps"]), measured=dict(values["measured"]), **margins,
         )  # fmt: skip
 
 
-_MARGINS = ("margin", "shortlist_margin", "tree_margin")
+_MARGINS = ("margin", "shortlist_margin", "tree_margin", "probe_margin")
 
 
 def _finite(value: float) -> float | None:
@@ -189,18 +232,21 @@ def race(ask: Ask, plan: Plan, num_images: int, num_classes: int, prior: np.ndar
     if (prior is None) != (plan.prior_fit is None):
         raise ValueError(f"prior is {'missing' if prior is None else 'given'}; the plan was learned the other way")
     run = _Run(ask, np.full((num_images, num_classes, len(plan.samples)), np.nan, np.float32))
-    logits = plan.logits(run.errors, prior, 0)
+    logits = plan.prior_logits(prior, (num_images, num_classes))
     active = shortlisted(logits, plan.shortlist_margin)
     behind = np.where(active, 0.0, logits - logits.max(axis=1, keepdims=True))  # of those dropped, when they were
+    if plan.probes is not None:
+        active = _foretold(run, plan, prior, active, behind)
+    known = plan.known(run.errors, prior)
     if plan.tree is not None:
-        active = _opened(run, plan, prior, active, behind)
-        logits = np.where(active, logits, -np.inf)
+        active = _opened(run, plan, known, active, behind)
+    logits = np.where(active, logits, -np.inf)
     for step in range(len(plan.samples)):
         running = active & (active.sum(axis=1, keepdims=True) > 1)
         if not running.any():
             break
         run.evaluate(running, step + 1)
-        found = plan.logits(run.errors, prior, step + 1)
+        found = plan.logits(run.errors, known, step + 1)
         logits = np.where(running, found, logits)
         dropped = _dropped(plan, run.errors, np.where(running, found, -np.inf), step + 1) & running
         lead = np.where(active, logits, -np.inf).max(axis=1, keepdims=True)
@@ -234,14 +280,14 @@ def shortlisted(logits: np.ndarray, margin: float) -> np.ndarray:
 
 
 def _opened(
-    run: _Run, plan: Plan, prior: np.ndarray | None, active: np.ndarray, behind: np.ndarray
+    run: _Run, plan: Plan, known: Sequence[np.ndarray], active: np.ndarray, behind: np.ndarray
 ) -> np.ndarray:  # fmt: skip
     """Judge the branches of the tree by their representatives, and keep the classes on the best ones."""
     assert plan.tree is not None
     chosen = representatives(plan.tree, active)
     several = active.sum(axis=1, keepdims=True) > 1
     run.evaluate(chosen & several, plan.tree_steps)
-    found = plan.logits(run.errors, prior, plan.tree_steps)
+    found = plan.logits(run.errors, known, plan.tree_steps)
     of_branch = plan.tree.best_of(np.where(chosen & several, found, -np.inf))
     kept = shortlisted(of_branch, plan.tree_margin)[:, plan.tree.branches] | ~several
     closed = active & ~kept
@@ -262,6 +308,23 @@ def representatives(tree: PromptTree, candidates: np.ndarray) -> np.ndarray:
         images = np.flatnonzero(inside.any(axis=1))
         chosen[images, members[inside[images].argmax(axis=1)]] = True
     return chosen
+
+
+def _foretold(
+    run: _Run, plan: Plan, prior: np.ndarray | None, active: np.ndarray, behind: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """Look at the probes, wherever several classes are left, and keep those that they do not rule out."""
+    assert plan.probes is not None
+    several = active.sum(axis=1, keepdims=True) > 1
+    looked = np.zeros_like(active)
+    looked[:, plan.probes.classes] = True
+    run.evaluate(looked & several, 1)
+    found = np.where(active, plan.logits(run.errors, plan.known(run.errors, prior), 0), -np.inf)
+    kept = shortlisted(found, plan.probe_margin) | ~several
+    closed = active & ~kept
+    behind[closed] = (found - found.max(axis=1, keepdims=True))[closed]
+    result: np.ndarray = active & kept
+    return result
 
 
 def _dropped(plan: Plan, errors: np.ndarray, logits: np.ndarray, num_steps: int) -> np.ndarray:
@@ -343,14 +406,18 @@ def learn_plan(
     coverage: float = 0.98,
     tree: PromptTree | None = None,
     tree_steps: int = 1,
+    probes: bool = False,
     seed: int = 0,
 ) -> Plan:
     """Learn a race from labelled images whose errors on a pool of (t, ε) are all known.
 
     Choices are made on folds that were held out while the rest was fitted: the number of steps (the fewest with
-    about the least log-loss), the lead at which a rival is dropped (the least at which at
-    most ``error_rate`` of the images end otherwise than with all classes and steps), the shortlist and the opened
-    branches (their margins keep the true class of ``coverage`` of the images).
+    about the least log-loss), the lead at which a rival is dropped (the least at which at most ``error_rate`` of the
+    images end wrongly that all classes and steps decide rightly), the shortlist, what probes rule out and the opened
+    branches (their margins keep the true class of ``coverage`` of the images that all classes and steps decide
+    rightly), and the number of probes (the one with the fewest evaluations among those that cost at most
+    ``error_rate`` of accuracy; none where they save nothing). An image that all evidence decides wrongly has nothing
+    to lose: where many classes are alike, ties among wrong ones would otherwise cost most of the evaluations.
 
     Args:
         errors: (image, class, pool).
@@ -367,6 +434,7 @@ def learn_plan(
         coverage: See above.
         tree: From :func:`group_prompts`; None looks at all classes.
         tree_steps: Steps that branches are judged by.
+        probes: Let the errors under a few prompts foretell all others, see :mod:`gcpl_lab.methods.probes`.
         seed: Of folds and random orders.
     """
     if max_steps < 1 or tree_steps < 1:
@@ -378,34 +446,63 @@ def learn_plan(
     # One strength for all fits: it depends on the numbers of images and classes, hardly on what is fitted.
     plain = -(errors / np.maximum(errors.mean(axis=(0, 1)), 1e-12)).mean(axis=2, dtype=np.float64)
     penalty = fit_joined([plain, *([] if prior is None else [prior])], labels, seed=seed).penalty
+    counts = [0, *(count for count in NUM_PROBES if probes and count < errors.shape[1])]
 
-    def fit(rows: np.ndarray) -> Plan:
+    def fit(rows: np.ndarray, counts: Sequence[int]) -> dict[int, Plan]:
         known = None if prior is None else prior[rows]
-        return _fit_steps(errors[rows], labels[rows], known, num_steps, choose, penalty, seed)
+        return _fit_steps(errors[rows], labels[rows], known, num_steps, choose, penalty, seed, counts)
 
-    table = np.empty((num_steps + 1, *errors.shape[:2]))  # logits of held-out images after 0, 1, … steps
+    held = {count: _HeldOut.empty(num_steps, errors.shape[:2]) for count in counts}
     for inside, outside in _folds(labels, seed):
-        fold = fit(inside)
-        for step in range(num_steps + 1):
-            known = None if prior is None else prior[outside]
-            table[step, outside] = fold.logits(errors[outside][:, :, fold.samples], known, step)
-    losses = log_sum_exp(table) - table[:, np.arange(len(labels)), labels]
-    steps = _fewest_steps(losses, standard_errors)
-    whole = fit(np.arange(len(labels)))
-    margins = _choose_margins(
-        table[: steps + 1], labels, coverage, error_rate if stopping == "posterior" else None,
-        shortlist and prior is not None, tree, min(tree_steps, steps),
-    )  # fmt: skip
+        for count, fold in fit(inside, counts).items():
+            held[count].fill(fold, outside, errors, prior)
+    choices = [{"probes": count} | _choose_margins(
+        held[count], labels, standard_errors, coverage, error_rate if stopping == "posterior" else None,
+        shortlist and prior is not None, tree, tree_steps,
+    ) for count in counts]  # fmt: skip
+    margins = _cheapest(choices, error_rate)
+    steps, count = int(margins.pop("steps")), int(margins["probes"])
+    whole = fit(np.arange(len(labels)), [count])[count]
     samples, scales, fits = whole.samples[:steps], whole.scales[:steps], whole.fits[:steps]
     scaled = errors[:, :, samples] / scales
     bound = float(np.abs(scaled - scaled[np.arange(len(labels)), labels][:, None]).max())
     return Plan(
         samples, scales, fits, whole.prior_fit, stopping, error_rate, margins["margin"], bound,
-        margins["shortlist_margin"], tree, min(tree_steps, steps), margins["tree_margin"],
-        {**{name: value for name, value in margins.items() if not name.endswith("margin")},
-         "held_out_log_loss": float(losses[steps].mean()),
-         "held_out_accuracy": float((table[steps].argmax(axis=1) == labels).mean())},
+        margins["shortlist_margin"], tree, min(tree_steps, steps), margins["tree_margin"], whole.probes,
+        margins["probe_margin"], {name: value for name, value in margins.items() if not name.endswith("margin")},
     )  # fmt: skip
+
+
+class _HeldOut(NamedTuple):
+    """What folds say of the images that they have not seen.
+
+    Attributes:
+        priors: Logits (image, class) of the prior alone.
+        table: Logits (step, image, class) after 0, 1, … steps; the probes come before all of them.
+        looked: bool (image, class): which classes the fold's probes were.
+    """
+
+    priors: np.ndarray
+    table: np.ndarray
+    looked: np.ndarray
+
+    @classmethod
+    def empty(cls, num_steps: int, shape: tuple[int, ...]) -> _HeldOut:
+        return cls(np.empty(shape), np.empty((num_steps + 1, *shape)), np.zeros(shape, bool))
+
+    def fill(self, fold: Plan, rows: np.ndarray, errors: np.ndarray, prior: np.ndarray | None) -> None:
+        """Enter what a fold says of the images ``rows``."""
+        seen, own = errors[rows][:, :, fold.samples], None if prior is None else prior[rows]
+        known = fold.known(seen, own)
+        self.priors[rows] = fold.prior_logits(own, seen.shape[:2])
+        for step in range(len(self.table)):
+            self.table[step, rows] = fold.logits(seen, known, step)
+        if fold.probes is not None:
+            self.looked[np.ix_(rows, fold.probes.classes)] = True
+
+    def losses(self, labels: np.ndarray) -> np.ndarray:
+        """Log-loss (step, image)."""
+        return log_sum_exp(self.table) - self.table[:, np.arange(len(labels)), labels]
 
 
 def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -419,26 +516,32 @@ def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]
 
 def _fit_steps(
     errors: np.ndarray, labels: np.ndarray, prior: np.ndarray | None, num_steps: int, choose: bool, penalty: float,
-    seed: int,
-) -> Plan:  # fmt: skip
-    """A plan with nothing but samples and fits."""
+    seed: int, counts: Sequence[int],
+) -> dict[int, Plan]:  # fmt: skip
+    """For each number of probes a plan with nothing but samples, fits and these."""
     priors = [] if prior is None else [prior]
     prior_fit = None if prior is None else fit_joined(priors, labels, penalty=penalty, seed=seed)
     if choose:
-        order = choose_samples(errors, labels, num_steps, _prior_logits(prior_fit, prior, errors.shape[:2]))
+        base = prior_fit.logits(priors) if prior_fit else None
+        order = choose_samples(errors, labels, num_steps, base)
     else:
         order = np.random.default_rng([seed, 31]).permutation(errors.shape[2])[:num_steps]
     chosen = errors[:, :, order]
     scales = np.maximum((chosen - chosen.mean(axis=1, keepdims=True)).std(axis=(0, 1), dtype=np.float64), 1e-12)
-    fits = []
-    for step in range(1, num_steps + 1):
-        source = -(chosen[:, :, :step] / scales[:step]).mean(axis=2, dtype=np.float64)
-        fits.append(fit_joined([source, *priors], labels, penalty=penalty, seed=seed))
-    return Plan(order, scales, tuple(fits), prior_fit, "none", 0.0, np.inf, 1.0, np.inf, None, 1, np.inf, {})
-
-
-def _prior_logits(fit: JoinedEvidence | None, prior: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
-    return np.zeros(tuple(shape)) if fit is None or prior is None else fit.logits([prior])
+    chosen = chosen / scales
+    means = [-chosen[:, :, :step].mean(axis=2, dtype=np.float64) for step in range(1, num_steps + 1)]
+    places, plans = order_probes(chosen[:, :, 0]), {}
+    for count in counts:
+        known, probes = priors, None
+        if count:
+            probes, foretold = learn_probes(
+                chosen[:, :, 0], means[-1], labels, places[:count], prior=prior, penalty=penalty, seed=seed
+            )
+            known = [foretold, *priors]
+        fits = tuple(fit_joined([mean, *known], labels, penalty=penalty, seed=seed) for mean in means)
+        plans[count] = Plan(order, scales, fits, prior_fit, "none", 0.0, np.inf, 1.0, np.inf, None, 1, np.inf, probes,
+                            np.inf, {})  # fmt: skip
+    return plans
 
 
 def choose_samples(errors: np.ndarray, labels: np.ndarray, count: int, base: np.ndarray | None = None) -> np.ndarray:
@@ -481,35 +584,75 @@ def _fewest_steps(losses: np.ndarray, standard_errors: float) -> int:
     return best
 
 
+def _cheapest(choices: Sequence[dict[str, float]], error_rate: float) -> dict[str, float]:
+    """The fewest evaluations among those whose race is right about as often as the best one's."""
+    least = max(one["race_accuracy"] for one in choices) - error_rate
+    return min((one for one in choices if one["race_accuracy"] >= least), key=lambda one: one["race_evaluations"])
+
+
 def _choose_margins(
-    table: np.ndarray, labels: np.ndarray, coverage: float, error_rate: float | None, shortlist: bool,
-    tree: PromptTree | None, tree_steps: int,
+    held: _HeldOut, labels: np.ndarray, standard_errors: float, coverage: float, error_rate: float | None,
+    shortlist: bool, tree: PromptTree | None, tree_steps: int,
 ) -> dict[str, float]:  # fmt: skip
-    """The margins of shortlist, tree and stopping rule, one after the other on held-out logits (step, image, class)."""
-    rows, found = np.arange(len(labels)), {"shortlist_margin": np.inf, "tree_margin": np.inf}
+    """The number of steps, and the margins of shortlist, probes, tree and stopping rule, one after the other.
+
+    Args:
+        held: Of the folds.
+        labels: int64 (image,).
+        standard_errors: See :func:`_fewest_steps`.
+        coverage: Share of the images which the whole evidence decides rightly that shortlist, probes and tree keep
+            right, each; what is kept of the others changes no answer to the better.
+        error_rate: Of the posterior rule; None without it.
+        shortlist: Whether the prior makes one.
+        tree: Branches; None without a tree.
+        tree_steps: Steps that they are judged by.
+
+    Returns:
+        Margins and ``steps``, and what was measured, by name.
+    """
+    losses = held.losses(labels)
+    steps, rows = _fewest_steps(losses, standard_errors), np.arange(len(labels))
+    table = held.table[: steps + 1]
+    right = table[-1].argmax(axis=1) == labels
+    found: dict[str, float] = {"steps": steps, "held_out_log_loss": float(losses[steps].mean()),
+                               "held_out_accuracy": float(right.mean())}  # fmt: skip
+
+    def keep(name: str, logits: np.ndarray, active: np.ndarray, branches: np.ndarray) -> np.ndarray:
+        """The classes whose branches (of a class each, without a tree) are near the best in logits (image, branch)."""
+        counted = right & active[rows, labels]  # what was lost before stays lost
+        behind = logits.max(axis=1) - logits[rows, branches[labels]]
+        found[f"{name}_margin"] = _covering(behind[counted], coverage)
+        left = active & shortlisted(logits, found[f"{name}_margin"])[:, branches]
+        found[f"{name}_size"] = float(left.sum(axis=1).mean())
+        found[f"{name}_recall"] = float(left[rows, labels].mean())
+        return left
+
+    classes, active = np.arange(table.shape[2]), np.ones(table.shape[1:], bool)
+    found |= {"shortlist_margin": np.inf, "probe_margin": np.inf, "tree_margin": np.inf}
     if shortlist:
-        found["shortlist_margin"] = _covering(table[0].max(axis=1) - table[0, rows, labels], coverage)
-    active = shortlisted(table[0], found["shortlist_margin"])
-    found["shortlist_size"] = float(active.sum(axis=1).mean())
-    found["shortlist_recall"] = float(active[rows, labels].mean())
+        active = keep("shortlist", held.priors, active, classes)
+    looked = held.looked & (active.sum(axis=1, keepdims=True) > 1)
+    if looked.any():
+        active = keep("probe", np.where(active, table[0], -np.inf), active, classes)
     if tree is not None:
-        of_branch = tree.best_of(np.where(representatives(tree, active), table[tree_steps], -np.inf))
-        behind = of_branch.max(axis=1) - of_branch[rows, tree.branches[labels]]
-        found["tree_margin"] = _covering(behind[active[rows, labels]], coverage)  # others were lost by the shortlist
-        active &= shortlisted(of_branch, found["tree_margin"])[:, tree.branches]
-        found["tree_size"] = float(active.sum(axis=1).mean())
-        found["tree_recall"] = float(active[rows, labels].mean())
-    found["margin"] = np.inf
-    if error_rate is not None:
-        wanted = np.where(active, table[-1], -np.inf).argmax(axis=1)
-        for margin in MARGINS:
-            decided, _ = _simulate(table, active, margin)
-            if (decided != wanted).mean() <= error_rate:
-                found["margin"] = float(margin)
-                break
-    decided, spent = _simulate(table, active, found["margin"])
-    found["race_accuracy"], found["race_evaluations"] = float((decided == labels).mean()), float(spent.mean())
-    return found
+        speaking = np.where(representatives(tree, active), table[min(tree_steps, steps)], -np.inf)
+        active = keep("tree", tree.best_of(speaking), active, tree.branches)
+    return found | _finish(table, labels, active, looked, error_rate)
+
+
+def _finish(
+    table: np.ndarray, labels: np.ndarray, active: np.ndarray, looked: np.ndarray, error_rate: float | None
+) -> dict[str, float]:  # fmt: skip
+    """The margin of the posterior rule for the classes that are left, and what the race comes to with it."""
+    complete, chosen = np.where(active, table[-1], -np.inf).argmax(axis=1), np.inf
+    for margin in MARGINS if error_rate is not None else ():
+        decided = _simulate(table, active, looked, margin)[0]
+        if ((complete == labels) & (decided != labels)).mean() <= error_rate:
+            chosen = float(margin)
+            break
+    decided, spent = _simulate(table, active, looked, chosen)
+    return {"margin": chosen, "race_accuracy": float((decided == labels).mean()),
+            "race_evaluations": float(spent.mean())}  # fmt: skip
 
 
 def _covering(behind: np.ndarray, coverage: float) -> float:
@@ -517,13 +660,18 @@ def _covering(behind: np.ndarray, coverage: float) -> float:
     return float(np.quantile(behind, coverage, method="higher")) + 1e-9 if len(behind) else np.inf
 
 
-def _simulate(table: np.ndarray, active: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Winners and evaluations (image,) of the posterior rule on known logits (step, image, class)."""
-    active, spent = active.copy(), np.zeros(active.shape[0], int)
+def _simulate(
+    table: np.ndarray, active: np.ndarray, looked: np.ndarray, margin: float
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Winners and evaluations (image,) of the posterior rule on known logits (step, image, class).
+
+    ``looked``, (image, class), says what had been evaluated at the first step before: it counts, and only once.
+    """
+    active, spent = active.copy(), looked.sum(axis=1)
     logits = np.where(active, table[0], -np.inf)
-    for found in table[1:]:
+    for step, found in enumerate(table[1:]):
         running = active & (active.sum(axis=1, keepdims=True) > 1)
-        spent += running.sum(axis=1)
+        spent += (running & ~looked if step == 0 else running).sum(axis=1)
         logits = np.where(running, found, np.where(active, logits, -np.inf))
         active &= shortlisted(logits, margin)
     return np.where(active, logits, -np.inf).argmax(axis=1), spent

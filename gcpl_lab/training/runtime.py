@@ -326,6 +326,14 @@ def leave_device(part: nn.Module, device: torch.device | str) -> None:
     clear_device_cache(garbage_collection=True)
 
 
+def wait_for_device(device: torch.device | str) -> None:
+    """Go on when a GPU has done what it was given: it works on when calls are back. Nothing on a CPU."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 FORWARD_ADVICE = "Take precision 'bfloat16', or free the device of other programs and models"
 TRAINING_ADVICE = f"Set gradient_checkpointing. {FORWARD_ADVICE}"
 
@@ -391,6 +399,17 @@ def describe_machine() -> dict[str, Any]:
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else default_device(),
         "threads": torch.get_num_threads(),
     }
+
+
+def describe_free_memory() -> dict[str, float]:
+    """Memory in GiB that is free now: of the machine, and of its GPU where there is one."""
+    import psutil
+    import torch
+
+    free = {"memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1)}
+    if torch.cuda.is_available():
+        free["device_memory_free_gib"] = round(torch.cuda.mem_get_info()[0] / 2**30, 1)
+    return free
 
 
 def _processor_name() -> str:

@@ -38,6 +38,11 @@ def threads_each(num_workers: int) -> int:
     return max(1, torch.get_num_threads() // num_workers)
 
 
+def describe_workers(num_workers: int) -> dict[str, int]:
+    """What a result should say about them beside the machine: their number, and the threads of each."""
+    return {"side_by_side": num_workers, "threads": threads_each(num_workers)}
+
+
 def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: Report | None = None) -> None:
     """Call ``function(report, *arguments)`` for every task (function, *arguments), some of them at a time.
 
