@@ -81,7 +81,7 @@ def problems_in(path: Path, source: str) -> list[str]:
         first = name.split(".")[0]
         if first == "ipywidgets" and room_of(module) != "views":
             found.append(f"{line}: imports ipywidgets outside views")
-        reading = ("joblib", "joblib.load", "joblib.dump", "torch.load")  # joblib.Parallel sends work, and reads no file
+        reading = ("joblib", "joblib.load", "joblib.dump", "torch.load")  # joblib.Parallel reads no file
         if first in ("pickle", "cloudpickle", "dill", "marshal", "shelve") or name in reading:
             found.append(f"{line}: imports {name}, which can run code from a file")
     for node in ast.walk(tree):
