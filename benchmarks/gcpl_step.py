@@ -8,8 +8,9 @@ The weights are random: time and memory do not depend on them. All three handle 
 class. Published is the procedure of ``gcpl_train.py``, where it is shown to end where ours does: pixels through the
 VAE, an optimiser over the whole vocabulary. Ours is an update of the training loop: cached moments are sampled, the
 prompt is encoded, the denoiser runs forth and back, AdamW moves the vectors. The floor is the denoiser alone on
-tensors that are there already, with the gradient going to the prompt's hidden states. One precision is in memory at
-a time, so bfloat16 is compared with float32 by their medians.
+tensors that are there already, with the gradient going to the prompt's hidden states. Ours and the floor are the same
+prepared denoiser, on a CPU in bfloat16 with long self-attention by ``gcpl_lab.backbones.chunked_attention``; the
+published procedure keeps torch's own attention everywhere. One precision is in memory at a time, so bfloat16 is compared with float32 by their medians.
 
 Peak memory is the process's resident memory sampled while one of our updates runs (with every library and the VAE's
 weights, which stay), or CUDA's own count on a GPU.
@@ -35,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from gcpl_lab.backbones.chunked_attention import torch_attention
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.shapes import (
     DIFFUSION_SHAPES,
@@ -135,7 +137,7 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
             torch.cuda.synchronize()
 
     def run_published() -> None:
-        with accelerator.autocast():
+        with accelerator.autocast(), torch_attention(diffusion.denoiser):
             next(published)
         finish()
 

@@ -342,12 +342,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 of_seeds = np.array([point["variants"][what][f"{measure}_of_seeds"] for point in result["points"]])
                 colour, marker = style.PALETTE[index % len(style.PALETTE)], style.MARKERS[index % len(style.MARKERS)]
                 mean = of_seeds.mean(axis=1)
-                around = np.stack([mean - of_seeds.min(axis=1), of_seeds.max(axis=1) - mean])
+                around = np.stack([mean - of_seeds.min(axis=1), of_seeds.max(axis=1) - mean]).clip(0)  # rounding
                 ax.errorbar(sizes, mean, around, marker=marker, color=colour, label=what, capsize=3, linewidth=1.6)
             ax.set(xscale="log", xlabel="classes")
             ax.xaxis.set(major_locator=FixedLocator(sizes), minor_locator=NullLocator(), major_formatter="{x:g}")
         axes[0].set(yscale="symlog", ylabel="evaluations a photograph")
-        axes[0].set_ylim(bottom=-0.1)
+        axes[0].set_ylim(-0.1, 1.5 * max(point["variants"][EVERY]["evaluations"] for point in result["points"]))
         axes[0].yaxis.set(major_locator=FixedLocator([0, 1, 2, 5, 10, 20, 50, 100, 200, 500]),
                           minor_locator=NullLocator(), major_formatter="{x:g}")  # fmt: skip
         axes[1].plot(sizes, [1 / size for size in sizes], ":", color="black", label="chance")

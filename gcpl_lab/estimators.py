@@ -44,7 +44,9 @@ from gcpl_lab.storage import read_json, tensor_checksum, write_json
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Journal, Objective, StepRecord, TrainingConfig, end_early, train
 from gcpl_lab.training.runtime import (
+    MEASURED_SECONDS,
     FORWARD_ADVICE,
+    TRAINING_FORMAT,
     MeasuredFormat,
     MemoryFit,
     add_up,
@@ -59,6 +61,7 @@ from gcpl_lab.training.runtime import (
     mixed_precision,
     prepare_for_device,
     processes,
+    settle_training_format,
     training_form,
     wait_for_everyone,
     weights_dtype,
@@ -98,6 +101,7 @@ class GCPLClassifier:
             long runs about ``MAX_STATES``.
         best_step_: Where cross-validation stopped (0: no update is best), else None.
         train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
+        training_format_: With ``precision="measured"`` what was measured before the first update.
         evidence_format_: With ``evidence_bfloat16=None`` what was measured when it first looked at photographs.
         fast_: With ``classification="fast"`` the calibrated
             :class:`~gcpl_lab.methods.fast_classifier.FastClassifier`; ``fast_.plan_`` is what it learned.
@@ -129,6 +133,7 @@ class GCPLClassifier:
             preset=preset, objective=objective, num_vectors=num_vectors, num_steps=num_steps, seed=seed, **settings
         )
         self._diffusion = diffusion
+        self.training_format_: MeasuredFormat | None = None
         self.evidence_format_: MeasuredFormat | None = None
         self.journey_every = 10
 
@@ -295,6 +300,7 @@ class GCPLClassifier:
         self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
         for name in ("temperature_", "fast_"):
             vars(self).pop(name, None)
+        self.training_format_ = None
         self.offsets_ = np.zeros(len(self.class_names_))
         self._warm_started = config.objective == "discriminative" and warm_start is not None
 
@@ -440,7 +446,7 @@ class GCPLClassifier:
             validate=self._validation(objective, held_out) if held_out is not None else None,
             checkpoint=checkpoint, fingerprint=self._identity(exemplars) if checkpoint else "",
             stop_after=None if self.best_step_ is None else self.best_step_ - done,
-            accelerator=self._accelerator(), journal=journal,
+            accelerator=self._accelerator(objective, sampler, folder), journal=journal,
         )  # fmt: skip
         known = len(self.history_)
         for _ in records:
@@ -459,11 +465,19 @@ class GCPLClassifier:
         for step, (vectors,) in journal.states.items():
             self.states_.setdefault(done + step, vectors)
 
-    def _accelerator(self) -> Accelerator:
-        diffusion = self.diffusion
-        return make_accelerator(
-            cpu=diffusion.device.type == "cpu", mixed_precision=mixed_precision(self.config.precision, diffusion.dtype)
-        )
+    def _accelerator(
+        self, objective: Objective, batch_at: Callable[[int], Any], folder: Path | None
+    ) -> Accelerator:  # fmt: skip
+        diffusion, precision = self.diffusion, self.config.precision
+        if precision == "measured" and diffusion.dtype == torch.float32:
+            before = diffusion.num_denoiser_evaluations  # what is measured teaches nothing
+            self.training_format_ = self.training_format_ or settle_training_format(
+                objective, batch_at(0), diffusion, folder and folder / TRAINING_FORMAT
+            )
+            diffusion.num_denoiser_evaluations = before
+            precision = self.training_format_.chosen
+        cpu = diffusion.device.type == "cpu"
+        return make_accelerator(cpu=cpu, mixed_precision=mixed_precision(precision, diffusion.dtype))
 
     def _identity(self, exemplars: Exemplars) -> str:
         """Settings, data, start and model of a run: what a checkpoint must share with the run that goes on from it."""
@@ -632,7 +646,7 @@ class GCPLClassifier:
             "temperature": self.temperature_,
             "offsets": self.offsets_.tolist(),
             **({"plan": self.fast_.plan_.as_dict()} if hasattr(self, "fast_") else {}),
-            **({"evidence_format": asdict(self.evidence_format_)} if self.evidence_format_ else {}),
+            **{name: asdict(found) for name in FORMATS if (found := getattr(self, f"{name}_"))},
             "diffusion": {
                 "name": self.diffusion.name,
                 "checksum": self.diffusion.checksum(),
@@ -663,9 +677,8 @@ class GCPLClassifier:
             offsets = np.asarray(metadata["offsets"], float).reshape(len(names))
             learned_on, weights = metadata["diffusion"]["checksum"], metadata["diffusion"].get("weights", "float32")
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[weights]
-            plan, measured = None, None
-            if "evidence_format" in metadata:
-                measured = MeasuredFormat(**metadata["evidence_format"])
+            plan = None
+            formats = {name: MeasuredFormat(**metadata[name]) for name in FORMATS if name in metadata}
             if config.classification == "fast":
                 plan = Plan.from_dict(metadata["plan"], len(names), config.evidence_pool)
         except (KeyError, TypeError, ValueError) as error:
@@ -681,7 +694,9 @@ class GCPLClassifier:
                 "load the model they were learned on, or train again"
             )
         model.class_names_, model.classes_, model.temperature_ = tuple(names), np.asarray(classes), temperature
-        model.offsets_, model.evidence_format_ = offsets, measured
+        model.offsets_ = offsets
+        for name, measured in formats.items():
+            setattr(model, f"{name}_", measured)
         model.prompts_ = ClassPrompts(
             model.diffusion, names, num_vectors=vectors.shape[1], templates=config.templates, initial="random"
         ).to(model.diffusion.device)
@@ -693,11 +708,11 @@ class GCPLClassifier:
         return model
 
 
+FORMATS = ("training_format", "evidence_format")
+"""What may have been measured; the attributes have an underscore behind."""
+
 _MEASURED: WeakKeyDictionary[FrozenDiffusion, MeasuredFormat] = WeakKeyDictionary()
 """A model is measured once a program, so that all estimators that share it choose alike."""
-
-MEASURED_SECONDS = 0.2
-"""About what a pass takes that formats are compared by; at least two evaluations."""
 
 
 def measure_evidence(diffusion: FrozenDiffusion, hidden: Tensor, config: GCPLConfig) -> MeasuredFormat:

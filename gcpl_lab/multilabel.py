@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ from gcpl_lab.storage import tensor_checksum
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, end_early, train
 from gcpl_lab.training.runtime import (
+    TRAINING_FORMAT,
+    MeasuredFormat,
     default_device,
     describe_versions,
     gather_rows,
@@ -40,6 +42,7 @@ from gcpl_lab.training.runtime import (
     mixed_precision,
     prepare_for_device,
     processes,
+    settle_training_format,
     wait_for_everyone,
     weights_dtype,
 )
@@ -103,6 +106,7 @@ class LMPTClassifier:
         start_features_: Unit features (class, feature) of the prompts before training.
         sigmoid_: Scale and bias that turn logits into probabilities.
         thresholds_: Probability from which a class is predicted, (class,).
+        training_format_: With ``precision="measured"`` what was measured before the first update.
         validation_map_: mAP on the pictures kept from training, before anything was learned from them.
         history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update; with ``keep="best"``, ``validation`` is
             1 − mAP after every epoch.
@@ -128,6 +132,7 @@ class LMPTClassifier:
         """
         self.config = LMPTConfig(preset=preset, num_context=num_context, seed=seed, **settings)
         self._clip = clip
+        self.training_format_: MeasuredFormat | None = None
 
     @property
     def clip(self) -> FrozenCLIP:
@@ -262,7 +267,7 @@ class LMPTClassifier:
         records = train(
             self.objective_, batches, self._training_config(batches.steps_an_epoch), validate=validate,
             checkpoint=checkpoint, fingerprint=self._fingerprint(batches) if checkpoint else "", stop_after=stop_after,
-            journal=journal, accelerator=self._accelerator(),
+            journal=journal, accelerator=self._accelerator(batches, checkpoint and checkpoint.parent),
         )  # fmt: skip
 
         def keep() -> None:  # what a resumed run had done before comes out of its checkpoint
@@ -281,6 +286,7 @@ class LMPTClassifier:
         """Nothing of an earlier fit may answer for this one."""
         for name in ("sigmoid_", "thresholds_"):
             vars(self).pop(name, None)
+        self.training_format_ = None
 
     def _new_objective(self) -> LMPT:
         config = self.config
@@ -306,10 +312,15 @@ class LMPTClassifier:
             patience=config.patience, checkpoint_every=config.checkpoint_every or steps_an_epoch,
         )  # fmt: skip
 
-    def _accelerator(self) -> Accelerator:
-        return make_accelerator(
-            cpu=self.clip.device.type == "cpu", mixed_precision=mixed_precision(self.config.precision, self.clip.dtype)
-        )
+    def _accelerator(self, batches: CachedBatches, folder: Path | None) -> Accelerator:
+        precision = self.config.precision
+        if precision == "measured" and self.clip.dtype == torch.float32:
+            self.training_format_ = self.training_format_ or settle_training_format(
+                self.objective_, batches(0), self.clip, folder and folder / TRAINING_FORMAT
+            )
+            precision = self.training_format_.chosen
+        cpu = self.clip.device.type == "cpu"
+        return make_accelerator(cpu=cpu, mixed_precision=mixed_precision(precision, self.clip.dtype))
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         data = {"views": batches.views, "targets": batches.targets, "captions": batches.captions,
@@ -408,6 +419,7 @@ class LMPTClassifier:
             "class_counts": self.class_counts_.tolist(), "given_counts": self.given_counts_.tolist(),
             "num_train": self.num_train_,
             "log_scale": float(self.objective_.log_scale.detach()), "bias": float(self.objective_.bias.detach()),
+            **({"training_format": asdict(self.training_format_)} if self.training_format_ else {}),
             "sigmoid": list(self.sigmoid_), "thresholds": self.thresholds_.tolist(),
             "clip": {"name": self.clip.name, "checksum": self.clip.checksum(),
                      "weights": str(self.clip.dtype).removeprefix("torch.")}, "versions": describe_versions(),
@@ -444,6 +456,8 @@ class LMPTClassifier:
             scale, bias = (float(value) for value in metadata["sigmoid"])
             thresholds = np.asarray(metadata["thresholds"], np.float64)
             learned_on = metadata["clip"]["checksum"]
+            if "training_format" in metadata:
+                model.training_format_ = MeasuredFormat(**metadata["training_format"])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
         if clip is None:  # in the precision they were learned with, whatever this machine prefers

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -423,6 +423,16 @@ def make_plan(
     return replace(plan, savings=tuple(_savings(task, plan)))
 
 
+def _faster(seconds: Mapping[Timed, float]) -> Timed:
+    """The format that the measured rule would choose where these times were taken."""
+    if "float32" not in seconds:
+        return next(iter(seconds))
+    found: Timed = (
+        "bfloat16" if choose_fastest({k: [value] for k, value in seconds.items()}) == "bfloat16" else "float32"
+    )
+    return found
+
+
 @dataclass(frozen=True)
 class _Task:
     """A run whose cost can be counted; ``schedule`` is a staged classifier's (to_keep, n_samples), or None."""
@@ -438,7 +448,9 @@ class _Task:
     def precision(self) -> Timed:
         """Of training, as the settings and the profile's device have it."""
         wanted = self.config.precision
-        if wanted == "auto":
+        if wanted == "measured" and self.profile.device == "cpu":  # what the profile's machine would choose
+            wanted = _faster(self.profile.training_seconds)
+        if wanted in ("auto", "measured"):
             wanted = "bfloat16" if self.profile.device == "cuda" else "float32"
         found: Timed = "bfloat16" if wanted in ("bfloat16", "float16") else "float32"
         return found if found in self.profile.training_seconds else next(iter(self.profile.training_seconds))
@@ -447,9 +459,8 @@ class _Task:
     def evidence_precision(self) -> Timed:
         """Of classification."""
         known, halved = self.profile.classifying_seconds, self.config.evidence_bfloat16
-        if halved is None:  # measured when it runs: what the profile's machine would choose
-            measured: dict[str, list[float]] = {name: [seconds] for name, seconds in known.items()}
-            halved = "float32" not in known or choose_fastest(measured) == "bfloat16"
+        if halved is None:  # measured when it runs
+            halved = _faster(known) == "bfloat16"
         return "bfloat16" if halved and "bfloat16" in known else self.precision
 
     def updates(self) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ The models have random weights, so nothing is asked here about how well it recog
 
 import functools
 import json
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.config import GCPLConfig
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
 from gcpl_lab.storage import read_json, read_tensors, write_json
+from gcpl_lab.training import runtime
 
 SMALL: dict[str, Any] = {
     "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
@@ -317,6 +319,53 @@ def test_a_format_is_measured_on_the_model_itself(random_pair: object, monkeypat
     assert found.chosen in found.seconds
     assert all(seconds > 0 for seconds in found.seconds.values())
     assert estimators.measure_evidence(diffusion, hidden, GCPLConfig()) is found
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", ["gcpl", "discriminative"])
+def test_training_goes_on_in_the_format_that_was_measured(
+    random_pair: object, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, objective: str
+) -> None:
+    images, ids = pictures
+    calls = []
+
+    def measure(run: Any, repeats: int = 5) -> Any:
+        calls.append([run(name) for name in ("float32", "bfloat16")])
+        return runtime.MeasuredFormat(chosen, {"float32": 1.0, "bfloat16": 2.0})
+
+    monkeypatch.setattr(runtime, "measure_formats", measure)
+    monkeypatch.setattr(runtime, "_TRAINING", type(runtime._TRAINING)())
+    settings = {"objective": objective, "discriminative_steps": 2, "evidence_bfloat16": False, "checkpoint_every": 1}
+    model = small(random_pair.diffusion, precision="measured", **settings)
+    plain = small(random_pair.diffusion, precision="float32", **settings).fit(images, ids)
+    records = model.steps(images, ids, checkpoint_folder=tmp_path / "run")
+    next(records)
+    records.close()  # interrupted; the program that goes on is on a machine that would choose otherwise
+    other = "bfloat16" if chosen == "float32" else "float32"
+    monkeypatch.setattr(runtime, "measure_formats", lambda *_: runtime.MeasuredFormat(other, {other: 1.0}))  # type: ignore[arg-type]
+    monkeypatch.setattr(runtime, "_TRAINING", type(runtime._TRAINING)())
+    model = small(random_pair.diffusion, precision="measured", **settings)
+    deque(model.steps(images, ids, checkpoint_folder=tmp_path / "run"), maxlen=0)
+    assert len(calls) == 1
+    assert model.training_format_ == runtime.MeasuredFormat(chosen, {"float32": 1.0, "bfloat16": 2.0})  # type: ignore[arg-type]
+    assert model.train_evaluations_ <= plain.train_evaluations_
+    same = bool((model.prompts_.vectors == plain.prompts_.vectors).all())
+    assert same == (chosen == "float32")
+    torch.testing.assert_close(model.prompts_.vectors, plain.prompts_.vectors, rtol=0, atol=0.2)
+    recorded = GCPLClassifier.load(model.save(tmp_path / "saved"), random_pair.diffusion)
+    assert recorded.training_format_ == model.training_format_
+
+
+def test_training_in_both_formats_is_really_timed(random_pair: object, pictures: Any, tmp_path: Path) -> None:
+    images, ids = pictures
+    model = small(random_pair.diffusion, precision="measured").fit(images, ids)
+    assert model.training_format_ is not None
+    assert all(seconds > 0 for seconds in model.training_format_.seconds.values())
+    again = small(random_pair.diffusion, precision="measured").fit(images, ids)
+    assert again.training_format_ is model.training_format_  # once a program
+    (tmp_path / runtime.TRAINING_FORMAT).write_text("{}")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        runtime.settle_training_format(None, None, None, tmp_path / runtime.TRAINING_FORMAT)
 
 
 # ------------------------------------------------------------------------------------------ the fast classifier

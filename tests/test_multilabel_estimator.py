@@ -21,6 +21,7 @@ from gcpl_lab.errors import ArtifactError, DataError, TrainingError
 from gcpl_lab.evaluation.multilabel import multilabel_report
 from gcpl_lab.methods.lmpt import LMPT
 from gcpl_lab.multilabel import LMPTClassifier, sigmoid
+from gcpl_lab.training import runtime
 
 NAMES = ("shirt", "ankle boot", "bag")
 COCO = Path(__file__).parents[2] / "shared" / "data" / "coco_small.zip"
@@ -413,3 +414,32 @@ def test_coco_small_runs_end_to_end(tmp_path: Path) -> None:
     assert np.isfinite([record.loss for record in model.history_]).all()
     for entry in report["classes"]:
         assert (entry["average_precision"] is None) == (entry["num_test"] == 0)
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_training_goes_on_in_the_format_that_was_measured(
+    clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: Any
+) -> None:
+    calls = []
+
+    def measure(run: Any, repeats: int = 5) -> runtime.MeasuredFormat:
+        calls.append([run(name) for name in ("float32", "bfloat16")])
+        return runtime.MeasuredFormat(chosen, {"float32": 1.0, "bfloat16": 2.0})
+
+    monkeypatch.setattr(runtime, "measure_formats", measure)
+    monkeypatch.setattr(runtime, "_TRAINING", type(runtime._TRAINING)())
+    model, plain = learned(clip, tmp_path / "run", precision="measured"), learned(clip, precision="float32")
+    assert len(calls) == 1
+    runtime._TRAINING.clear()
+    again = learned(clip, tmp_path / "run", precision="measured")  # goes on from the end: nothing is measured
+    assert len(calls) == 1
+    assert (
+        again.training_format_
+        == model.training_format_
+        == runtime.MeasuredFormat(chosen, {"float32": 1.0, "bfloat16": 2.0})
+    )
+    contexts = [found.objective_.prompts.context.detach() for found in (model, plain, again)]
+    assert torch.equal(contexts[0], contexts[1]) == (chosen == "float32")
+    assert torch.equal(contexts[0], contexts[2])
+    loaded = LMPTClassifier.load(model.save(tmp_path / "saved"), clip=clip)
+    assert loaded.training_format_ == model.training_format_

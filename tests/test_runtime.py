@@ -66,7 +66,8 @@ def test_precision_follows_setting_device_and_weights(monkeypatch: pytest.Monkey
         for precision, wanted in (("float32", float32), ("tf32", float32), ("bfloat16", bfloat16)):
             assert runtime.weights_dtype(precision, "cuda") is wanted  # type: ignore[arg-type]
     assert [runtime.mixed_precision("auto", dtype) for dtype in (float32, bfloat16, float16)] == [None, "bf16", "fp16"]
-    assert [runtime.mixed_precision(p, float32) for p in runtime.PRECISIONS[1:]] == ["no", "no", "bf16", "fp16"]
+    assert [runtime.mixed_precision("measured", dtype) for dtype in (float32, bfloat16)] == [None, "bf16"]
+    assert [runtime.mixed_precision(p, float32) for p in runtime.PRECISIONS[2:]] == ["no", "no", "bf16", "fp16"]
 
 
 # ------------------------------------------------------------------------------------ several processes

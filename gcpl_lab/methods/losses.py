@@ -149,7 +149,7 @@ def _check_multilabel(name: str, values: Tensor, targets: Tensor) -> None:
     if values.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(values.shape)}; expected (image, class)")
     _check_same_shape(name, values, "targets", targets)
-    if bool(((targets != 0) & (targets != 1)).any()):
+    if not torch.equal(targets * targets, targets):  # only 0 and 1 are their own squares
         raise ValueError("targets hold a value other than 0 and 1; expected 1 where the image has the class, else 0")
 
 

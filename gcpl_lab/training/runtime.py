@@ -9,10 +9,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
-from gcpl_lab.errors import TrainingError
+from gcpl_lab.errors import ArtifactError, TrainingError
+from gcpl_lab.storage import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Result = TypeVar("Result")
-Precision = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+Precision = Literal["auto", "measured", "float32", "tf32", "bfloat16", "float16"]
 """``"tf32"``: float32 weights, matrix products of a GPU with ten bits of mantissa. ``"auto"``: float32 on a CPU;
-on a GPU bfloat16 where it can, else float16."""
+on a GPU bfloat16 where it can, else float16. ``"measured"``: on a CPU whichever of float32 and bfloat16 trains faster
+there, see :func:`settle_training_format`; else like ``"auto"``."""
 
-PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float16")
+PRECISIONS: tuple[Precision, ...] = ("auto", "measured", "float32", "tf32", "bfloat16", "float16")
 LEAST_GAIN = 1.10
 """A number format must be this many times faster than float32 to be chosen: less is what a busy machine does."""
 
@@ -146,7 +150,7 @@ def weights_dtype(precision: Precision, device: torch.device | str) -> torch.dty
     """
     import torch
 
-    if precision == "auto":
+    if precision in ("auto", "measured"):
         if torch.device(device).type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -164,12 +168,12 @@ def mixed_precision(precision: Precision, weights: torch.dtype) -> str | None:
     """What accelerate calls a precision: ``"no"``, ``"bf16"`` or ``"fp16"``; None leaves it to the launcher.
 
     Args:
-        precision: A setting; ``"auto"`` follows the loaded weights.
+        precision: A setting; ``"auto"`` follows the loaded weights, and ``"measured"`` where nothing was measured.
         weights: Their type.
     """
     import torch
 
-    if precision == "auto":
+    if precision in ("auto", "measured"):
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(weights)
     return {"bfloat16": "bf16", "float16": "fp16"}.get(precision, "no")
 
@@ -198,7 +202,7 @@ class MeasuredFormat:
         seconds: Median of each.
     """
 
-    chosen: str
+    chosen: Literal["float32", "bfloat16"]
     seconds: dict[str, float]
 
     def __post_init__(self) -> None:
@@ -223,6 +227,66 @@ def measure_formats(run: Callable[[str], Any], repeats: int = 5) -> MeasuredForm
     faster = from_main(float(choose_fastest(seconds) == "bfloat16"))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return MeasuredFormat("bfloat16" if faster else "float32", medians)
+
+
+TRAINING_FORMAT = "training_format.json"
+"""Where the choice stands beside the checkpoints."""
+
+_TRAINING: WeakKeyDictionary[Any, MeasuredFormat] = WeakKeyDictionary()
+"""A frozen model is measured once a program, so that all that is trained on it chooses alike."""
+
+MEASURED_SECONDS = 0.2
+"""About what a pass takes that formats are compared by."""
+
+
+def settle_training_format(objective: Any, batch: Any, model: Any, kept: Path | None = None) -> MeasuredFormat:
+    """Which number format a training goes on in: the one it began in, else the faster one on this machine.
+
+    Args:
+        objective: With ``trainable_parameters()``; called with a part of the batch. Gradients are dropped again.
+        batch: Of one update.
+        model: The frozen model that the measurement is remembered for.
+        kept: A JSON file beside the checkpoints: a run that goes on must not choose anew.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    if kept is not None and kept.is_file():
+        try:
+            return MeasuredFormat(**read_json(kept))
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"{kept}: is damaged ({error}); delete the folder and train anew") from error
+    if model not in _TRAINING:
+        _TRAINING[model] = _measure_training(objective, batch)
+    if kept is not None and is_main_process():
+        write_json(kept, asdict(_TRAINING[model]))
+    wait_for_everyone()
+    return _TRAINING[model]
+
+
+def _measure_training(objective: Any, batch: Any) -> MeasuredFormat:
+    """Forward and backward of so many samples as take a moment, or of the whole batch where it has no parts."""
+    import torch
+
+    parameters = objective.trainable_parameters()
+
+    def run(name: str, part: Any) -> None:
+        with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=name == "bfloat16"):
+            loss = objective(part)["loss"]
+        loss.backward()
+        loss.detach().cpu()  # a GPU goes on working when the call is back
+        for parameter in parameters:
+            parameter.grad = None
+
+    unit = objective.unit(batch) if hasattr(objective, "unit") else None
+    if unit is not None:
+        smallest = batch[:unit]
+        run("float32", smallest)
+        began = time.perf_counter()
+        run("float32", smallest)
+        units = int(from_main(max(1, MEASURED_SECONDS // (time.perf_counter() - began))))
+        batch = batch[: units * unit]
+    return measure_formats(lambda name: run(name, batch), repeats=3)
 
 
 def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> Accelerator:
@@ -270,17 +334,22 @@ def may_overflow(accelerator: Accelerator) -> bool:
 
 
 def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precision: Precision) -> None:
-    """What makes a frozen denoiser faster on a GPU without changing what it computes; nothing on a CPU.
+    """What makes a frozen denoiser faster here without changing what it computes.
 
-    Attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself.
+    On a GPU attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself. On a CPU long
+    self-attention gets :mod:`gcpl_lab.backbones.chunked_attention`, which acts in bfloat16 alone.
 
     Args:
-        denoiser: Its convolutions get their channels last in memory.
+        denoiser: Its convolutions get their channels last in memory on a GPU.
         device: Where it is.
         precision: ``"tf32"`` lets matrix products and convolutions of float32 use the tensor cores.
     """
     import torch
 
+    if torch.device(device).type == "cpu":
+        from gcpl_lab.backbones.chunked_attention import use_chunked_attention
+
+        use_chunked_attention(denoiser)
     if torch.device(device).type != "cuda":
         return
     denoiser.to(memory_format=torch.channels_last)
