@@ -10,7 +10,8 @@ VAE, an optimiser over the whole vocabulary. Ours is an update of the training l
 prompt is encoded, the denoiser runs forth and back, AdamW moves the vectors. The floor is the denoiser alone on
 tensors that are there already, with the gradient going to the prompt's hidden states. Ours and the floor are the same
 prepared denoiser, on a CPU in bfloat16 with long self-attention by ``gcpl_lab.backbones.chunked_attention``; the
-published procedure keeps torch's own attention everywhere. One precision is in memory at a time, so bfloat16 is compared with float32 by their medians.
+published procedure keeps torch's own attention everywhere. One precision is in memory at a time, so bfloat16 is
+compared with float32 by their medians.
 
 Peak memory is the process's resident memory sampled while one of our updates runs (with every library and the VAE's
 weights, which stay), or CUDA's own count on a GPU.

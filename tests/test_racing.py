@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gcpl_lab.methods.diffusion_classifier import probabilities
 from gcpl_lab.methods.joined import JoinedEvidence
 from gcpl_lab.methods.probes import Probes
 from gcpl_lab.methods.racing import (
@@ -12,6 +13,7 @@ from gcpl_lab.methods.racing import (
     PromptTree,
     _cheapest,
     _fewest_steps,
+    _simulate,
     capital,
     choose_samples,
     group_prompts,
@@ -63,7 +65,8 @@ def simple_plan(**changes: object) -> Plan:
     settings: dict[str, object] = {
         "samples": np.array([0, 1]), "scales": np.ones(2), "fits": (fit, fit), "prior_fit": None, "stopping": "none",
         "error_rate": 0.1, "margin": np.inf, "bound": 1.0, "shortlist_margin": np.inf, "tree": None, "tree_steps": 1,
-        "tree_margin": np.inf, "probes": None, "probe_margin": np.inf, "measured": {},
+        "tree_margin": np.inf, "probes": None, "probe_margin": np.inf, "temperature": 1.0,
+        "measured": {},
     }  # fmt: skip
     return Plan(**(settings | changes))  # type: ignore[arg-type]
 
@@ -173,6 +176,40 @@ def test_the_posterior_rule_saves_and_keeps_its_error_rate() -> None:
         assert apart[-1] <= rate + 0.02
         assert (found.logits.argmax(1) == truth).mean() > (full.logits.argmax(1) == truth).mean() - rate - 0.02
     assert spent[1] < spent[0] < 0.7 * full.num_pairs
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(probabilities(logits, 1.0)[np.arange(len(labels)), labels]).mean())
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_a_simulated_race_ends_as_the_race_does(with_prior: bool) -> None:
+    errors, labels = draw(60, 4)
+    prior = prior_of(labels, 5) if with_prior else None
+    plan = learn_plan(*draw(120, 2), prior=prior_of(draw(120, 2)[1], 3) if with_prior else None, error_rate=0.1)
+    logits = plan.prior_logits(prior, errors.shape[:2])
+    active = shortlisted(logits, plan.shortlist_margin)
+    seen, known = errors[:, :, plan.samples], [] if prior is None else [prior]
+    table = np.stack([logits, *(plan.logits(seen, known, step) for step in range(1, len(plan.samples) + 1))])
+    final, spent = _simulate(table, active, np.zeros_like(active), np.where(
+        active, 0.0, logits - logits.max(axis=1, keepdims=True)), plan.margin)  # fmt: skip
+    outcome = run(plan, errors, prior)
+    assert plan.temperature != 1
+    np.testing.assert_allclose(outcome.logits, plan.temperature * final, rtol=1e-4, atol=1e-4)
+    assert spent.sum() == outcome.num_pairs < errors.shape[0] * errors.shape[1] * len(plan.samples)
+
+
+def test_the_temperature_makes_early_answers_as_sure_as_they_are_right() -> None:
+    (errors, labels), (unseen, wanted) = draw(240, 0), draw(600, 1)
+    plan = learn_plan(errors, labels, error_rate=0.1)
+    fitted = run(plan, unseen)
+    for factor in (0.5, 2.0):
+        other = run(replace(plan, temperature=factor * plan.temperature), unseen)
+        np.testing.assert_array_equal(other.logits.argmax(1), fitted.logits.argmax(1))
+        assert other.num_pairs == fitted.num_pairs
+        assert log_loss(fitted.logits, wanted) < log_loss(other.logits, wanted)
+    sure = probabilities(fitted.logits, 1.0).max(axis=1).mean()
+    assert sure == pytest.approx((fitted.logits.argmax(1) == wanted).mean(), abs=0.05)
 
 
 def test_the_shortlist_keeps_its_coverage() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from gcpl_lab.data.episodes import cross_validation_folds
+from gcpl_lab.methods.diffusion_classifier import fit_temperature
 from gcpl_lab.methods.joined import JoinedEvidence, fit_joined, log_sum_exp
 from gcpl_lab.methods.probes import Probes, learn_probes, order_probes
 
@@ -70,6 +71,8 @@ class Plan:
         tree_margin: Branches this far behind the best are not opened.
         probes: Prompts whose errors at the first step foretell all others; None without them.
         probe_margin: Classes that are foretold this far behind the best are not looked at.
+        temperature: Factor on the logits in the end: they are worth more or less than their fits say, as an image
+            stops where its lead happens to be large.
         measured: Shares and means that cross-validation measured on the support images.
     """
 
@@ -87,6 +90,7 @@ class Plan:
     tree_margin: float
     probes: Probes | None
     probe_margin: float
+    temperature: float
     measured: dict[str, float]
 
     def prior_logits(self, prior: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
@@ -131,7 +135,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, which has no infinity: a margin that drops nobody is None."""
         return {
-            **{name: getattr(self, name) for name in ("stopping", "error_rate", "bound", "tree_steps")},
+            **{name: getattr(self, name) for name in ("stopping", "error_rate", "bound", "tree_steps", "temperature")},
             **{name: _finite(getattr(self, name)) for name in _MARGINS},
             "samples": self.samples.tolist(), "scales": self.scales.tolist(),
             "fits": [fit.as_dict() for fit in self.fits],
@@ -188,7 +192,8 @@ class Plan:
         return cls(
             samples=samples, scales=scales, fits=fits, prior_fit=prior_fit, stopping=values["stopping"],
             error_rate=float(values["error_rate"]), bound=float(values["bound"]), tree=tree, probes=probes,
-            tree_steps=int(values["tree_steps"]), measured=dict(values["measured"]), **margins,
+            tree_steps=int(values["tree_steps"]), temperature=float(values["temperature"]),
+            measured=dict(values["measured"]), **margins,
         )  # fmt: skip
 
 
@@ -254,7 +259,7 @@ def race(ask: Ask, plan: Plan, num_images: int, num_classes: int, prior: np.ndar
         active &= ~dropped
     best = np.where(active, logits, -np.inf).max(axis=1, keepdims=True)
     final = np.where(active, logits, best + np.minimum(behind, 0.0))
-    return Outcome(run.errors, final, run.num_pairs, run.num_rows)
+    return Outcome(run.errors, plan.temperature * final, run.num_pairs, run.num_rows)
 
 
 class _Run:
@@ -469,7 +474,8 @@ def learn_plan(
     return Plan(
         samples, scales, fits, whole.prior_fit, stopping, error_rate, margins["margin"], bound,
         margins["shortlist_margin"], tree, min(tree_steps, steps), margins["tree_margin"], whole.probes,
-        margins["probe_margin"], {name: value for name, value in margins.items() if not name.endswith("margin")},
+        margins["probe_margin"], margins.pop("temperature"),
+        {name: value for name, value in margins.items() if not name.endswith("margin")},
     )  # fmt: skip
 
 
@@ -540,7 +546,7 @@ def _fit_steps(
             known = [foretold, *priors]
         fits = tuple(fit_joined([mean, *known], labels, penalty=penalty, seed=seed) for mean in means)
         plans[count] = Plan(order, scales, fits, prior_fit, "none", 0.0, np.inf, 1.0, np.inf, None, 1, np.inf, probes,
-                            np.inf, {})  # fmt: skip
+                            np.inf, 1.0, {})  # fmt: skip
     return plans
 
 
@@ -623,11 +629,15 @@ def _choose_margins(
         behind = logits.max(axis=1) - logits[rows, branches[labels]]
         found[f"{name}_margin"] = _covering(behind[counted], coverage)
         left = active & shortlisted(logits, found[f"{name}_margin"])[:, branches]
+        with np.errstate(invalid="ignore"):  # of images with nothing to judge, where nothing is closed
+            lost = (logits - logits.max(axis=1, keepdims=True))[:, branches]
+        lags[active & ~left] = lost[active & ~left]
         found[f"{name}_size"] = float(left.sum(axis=1).mean())
         found[f"{name}_recall"] = float(left[rows, labels].mean())
         return left
 
     classes, active = np.arange(table.shape[2]), np.ones(table.shape[1:], bool)
+    lags = np.zeros(active.shape)  # of the classes that are left out, when they were
     found |= {"shortlist_margin": np.inf, "probe_margin": np.inf, "tree_margin": np.inf}
     if shortlist:
         active = keep("shortlist", held.priors, active, classes)
@@ -637,21 +647,23 @@ def _choose_margins(
     if tree is not None:
         speaking = np.where(representatives(tree, active), table[min(tree_steps, steps)], -np.inf)
         active = keep("tree", tree.best_of(speaking), active, tree.branches)
-    return found | _finish(table, labels, active, looked, error_rate)
+    return found | _finish(table, labels, active, looked, lags, error_rate)
 
 
 def _finish(
-    table: np.ndarray, labels: np.ndarray, active: np.ndarray, looked: np.ndarray, error_rate: float | None
+    table: np.ndarray, labels: np.ndarray, active: np.ndarray, looked: np.ndarray, lags: np.ndarray,
+    error_rate: float | None,
 ) -> dict[str, float]:  # fmt: skip
     """The margin of the posterior rule for the classes that are left, and what the race comes to with it."""
     complete, chosen = np.where(active, table[-1], -np.inf).argmax(axis=1), np.inf
     for margin in MARGINS if error_rate is not None else ():
-        decided = _simulate(table, active, looked, margin)[0]
+        decided = _simulate(table, active, looked, lags, margin)[0].argmax(axis=1)
         if ((complete == labels) & (decided != labels)).mean() <= error_rate:
             chosen = float(margin)
             break
-    decided, spent = _simulate(table, active, looked, chosen)
-    return {"margin": chosen, "race_accuracy": float((decided == labels).mean()),
+    final, spent = _simulate(table, active, looked, lags, chosen)
+    return {"margin": chosen, "temperature": fit_temperature(final, labels),
+            "race_accuracy": float((final.argmax(axis=1) == labels).mean()),
             "race_evaluations": float(spent.mean())}  # fmt: skip
 
 
@@ -661,20 +673,28 @@ def _covering(behind: np.ndarray, coverage: float) -> float:
 
 
 def _simulate(
-    table: np.ndarray, active: np.ndarray, looked: np.ndarray, margin: float
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Winners and evaluations (image,) of the posterior rule on known logits (step, image, class).
+    table: np.ndarray, active: np.ndarray, looked: np.ndarray, lags: np.ndarray, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Final logits (image, class) and evaluations (image,) of the posterior rule, as :func:`race` would find them.
 
-    ``looked``, (image, class), says what had been evaluated at the first step before: it counts, and only once.
+    Args:
+        table: Known logits (step, image, class).
+        active: bool (image, class): which classes are in at the beginning.
+        looked: bool (image, class): what had been evaluated at the first step before: it counts, and only once.
+        lags: (image, class): how far behind those were that are not in.
+        margin: Lead at which a rival is dropped.
     """
-    active, spent = active.copy(), looked.sum(axis=1)
+    active, lags, spent = active.copy(), lags.copy(), looked.sum(axis=1)
     logits = np.where(active, table[0], -np.inf)
     for step, found in enumerate(table[1:]):
         running = active & (active.sum(axis=1, keepdims=True) > 1)
         spent += (running & ~looked if step == 0 else running).sum(axis=1)
         logits = np.where(running, found, np.where(active, logits, -np.inf))
-        active &= shortlisted(logits, margin)
-    return np.where(active, logits, -np.inf).argmax(axis=1), spent
+        dropped = running & ~shortlisted(logits, margin)
+        lags = np.where(dropped, logits - logits.max(axis=1, keepdims=True), lags)
+        active &= ~dropped
+    best = np.where(active, logits, -np.inf).max(axis=1, keepdims=True)
+    return np.where(active, logits, best + np.minimum(lags, 0.0)), spent
 
 
 # ------------------------------------------------------------------------------------------------ the tree
