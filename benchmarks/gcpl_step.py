@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gcpl_lab.backbones.chunked_attention import torch_attention
+from gcpl_lab.backbones.chunked_attention import attend, torch_attention
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.shapes import (
     DIFFUSION_SHAPES,
@@ -247,17 +247,19 @@ def convolution(channels: int, side: int) -> Operation:
     return Operation(what, flops, lambda pixels, weight: F.conv2d(pixels, weight, padding=1), *shapes)
 
 
-def attention(queries: int, keys: int, dim: int, heads: int = 8) -> Operation:
-    """As torch does it best here."""
-    what, flops = f"attention, {queries} to {keys} places", 12.0 * heads * queries * keys * dim
+def attention(queries: int, keys: int, dim: int, heads: int = 8, in_chunks: bool = False) -> Operation:
+    """As torch does it best here, or in chunks, whose backward pass makes the scores anew (not counted)."""
+    what = f"attention{' in chunks' if in_chunks else ''}, {queries} to {keys} places"
     shapes = (1, heads, queries, dim), (1, heads, keys, dim), (1, heads, keys, dim)
-    return Operation(what, flops, F.scaled_dot_product_attention, shapes)
+    function = attend if in_chunks else F.scaled_dot_product_attention
+    return Operation(what, 12.0 * heads * queries * keys * dim, function, shapes)
 
 
 OPERATIONS = (
     product(4096, 320, 2560), product(1024, 640, 5120), product(256, 1280, 10240),
     convolution(320, 64), convolution(640, 32), convolution(1280, 16),
-    attention(4096, 4096, 40), attention(1024, 1024, 80), attention(4096, 77, 40),
+    attention(4096, 4096, 40), attention(4096, 4096, 40, in_chunks=True),
+    attention(1024, 1024, 80), attention(1024, 1024, 80, in_chunks=True), attention(4096, 77, 40),
 )  # fmt: skip
 """Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
 

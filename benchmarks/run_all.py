@@ -28,11 +28,11 @@ PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "true_shapes", "lmpt_epoch", "
             "classifier_cost", "growth", "fast_calibration", "joined_evidence")  # fmt: skip
 QUICK = {
     "gcpl_step": "--precision bfloat16 --repeats 1",
-    "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 2 --batch-images 16 "
-    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 20",
+    "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 1 --batch-images 16 "
+    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 10 --train-steps 60",
     "growth": "--sizes 10 25 --images 60 --support-images 120 --pool 3 --seeds 2 --timed-images 4",
-    "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2",
-    "joined_evidence": "--images 100 --support-images 100 --samples 4",
+    "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2 --train-steps 60",
+    "joined_evidence": "--images 100 --support-images 100 --samples 4 --train-steps 60",
     "true_shapes": "--small",
     "precision": "--seeds 2 --check-steps 5 --test 50 --no-compile",
 }

@@ -44,8 +44,8 @@ from gcpl_lab.storage import read_json, tensor_checksum, write_json
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Journal, Objective, StepRecord, TrainingConfig, end_early, train
 from gcpl_lab.training.runtime import (
-    MEASURED_SECONDS,
     FORWARD_ADVICE,
+    MEASURED_SECONDS,
     TRAINING_FORMAT,
     MeasuredFormat,
     MemoryFit,
@@ -708,6 +708,9 @@ class GCPLClassifier:
         return model
 
 
+MANY_CLASSES = 20
+"""From here on the fast classifier tries probes: with fewer classes they hardly saved anything (docs/growth.md)."""
+
 FORMATS = ("training_format", "evidence_format")
 """What may have been measured; the attributes have an underscore behind."""
 
@@ -771,7 +774,7 @@ def make_classifier(
     shortcuts = Shortcuts.exact(len(hidden), size) if config.evidence_sharing else Shortcuts.none()
     if config.classification == "fast":
         shortcuts = replace(shortcuts, choose_samples=True, stopping="posterior", error_rate=config.error_rate,
-                            max_steps=config.num_evidence)  # fmt: skip
+                            max_steps=config.num_evidence, probes=len(hidden) >= MANY_CLASSES)  # fmt: skip
     return FastClassifier(
         diffusion, hidden, shortcuts=shortcuts, pool_size=config.evidence_pool, norm=norm,
         timestep_range=config.timestep_range or diffusion.evidence_range, seed=seed, batch_size=size,

@@ -389,6 +389,14 @@ def test_the_fast_classifier_answers_with_its_plan(fast: GCPLClassifier, picture
     assert fast.evidence(fast.encode(images)).errors.shape == (12, 3, 4)  # complete evidence is still to be had
 
 
+def test_many_classes_are_probed(random_pair: object) -> None:
+    config = GCPLConfig(classification="fast")
+    hidden = random_pair.diffusion.encode_texts(["coat"]).expand(estimators.MANY_CLASSES, -1, -1)
+    for count, probed in ((estimators.MANY_CLASSES, True), (estimators.MANY_CLASSES - 1, False)):
+        made = estimators.make_classifier(random_pair.diffusion, hidden[:count], config, 0)
+        assert made.shortcuts.probes == probed
+
+
 def test_the_plan_is_learned_on_photographs_that_the_prompts_have_not_seen(
     random_pair: object, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

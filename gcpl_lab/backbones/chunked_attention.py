@@ -1,16 +1,17 @@
 """Self-attention over thousands of places in bfloat16 on a CPU, by matrix products.
 
 On a processor with bfloat16 products, but without AMX tiles, torch's ``scaled_dot_product_attention`` is about as slow
-in bfloat16 as in float32, while single matrix products are three times as fast. Here the queries are taken in chunks
-and everything large is such a product. Probabilities are never kept: the backward pass makes those of a chunk anew, as
-FlashAttention does (Dao et al., 2022, arXiv:2205.14135).
+in bfloat16 as in float32, while matrix products are several times as fast (``benchmarks/gcpl_step.py --operations``).
+Here the queries are taken in chunks and everything large is such a product. Probabilities are never kept: the backward
+pass makes those of a chunk anew, as FlashAttention does (Dao et al., 2022, arXiv:2205.14135).
 
 Products add up in float32 but answer in bfloat16, and a rounded score s is off by up to |s| / 512, which the
 exponential makes an error of the same size in the probability. So each query's scores come out of the product relative
 to a shift near those that carry weight, where |s| is small: the shift is one more column of the product. For scores
 that are spread normally with mean μ and variance σ² the weight lies around μ + σ², or at the largest if that is less;
 where this guess is found wrong, the mean score under the probabilities themselves takes its place. Shifts change
-nothing but rounding.
+nothing but rounding. The scores are still rounded once more than in torch's attention, which keeps them in float32: on
+random numbers errors are up to twice as large as its own (``tests/test_chunked_attention.py`` holds them to that).
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class _ChunkedAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, mixed, shifts, totals = ctx.saved_tensors
         gradient, exact, dim = gradients[0], shifts.dtype, query.shape[-1]
@@ -130,7 +131,7 @@ def _like_heads(tensor: Tensor) -> Tensor:
 
 
 def _padded(rows: Tensor, *columns: Tensor) -> Tensor:
-    """Rows with more columns, and zeros up to whole vectors of the processor: products are up to a third faster."""
+    """Rows with more columns, and zeros up to whole vectors of the processor."""
     width = rows.shape[1] + sum(column.shape[1] for column in columns)
     return torch.cat([rows, *columns, rows.new_zeros(len(rows), -width % VECTOR)], dim=1)
 
@@ -160,7 +161,7 @@ def _expected_shift(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return (query @ mean).unsqueeze(-1) + torch.minimum(scale * variance, largest)
 
 
-class ChunkedAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]
+class ChunkedAttnProcessor(AttnProcessor2_0):
     """diffusers' own processor, but for long self-attention in bfloat16 on a CPU."""
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
