@@ -8,10 +8,8 @@ The weights are random: time and memory do not depend on them. All three handle 
 class. Published is the procedure of ``gcpl_train.py``, where it is shown to end where ours does: pixels through the
 VAE, an optimiser over the whole vocabulary. Ours is an update of the training loop: cached moments are sampled, the
 prompt is encoded, the denoiser runs forth and back, AdamW moves the vectors. The floor is the denoiser alone on
-tensors that are there already, with the gradient going to the prompt's hidden states. Ours and the floor are the same
-prepared denoiser, on a CPU in bfloat16 with long self-attention by ``gcpl_lab.backbones.chunked_attention``; the
-published procedure keeps torch's own attention everywhere. One precision is in memory at a time, so bfloat16 is
-compared with float32 by their medians.
+tensors that are there already, with the gradient going to the prompt's hidden states. One precision is in memory at
+a time, so bfloat16 is compared with float32 by their medians.
 
 Peak memory is the process's resident memory sampled while one of our updates runs (with every library and the VAE's
 weights, which stay), or CUDA's own count on a GPU.
@@ -37,7 +35,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gcpl_lab.backbones.chunked_attention import attend, torch_attention
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.shapes import (
     DIFFUSION_SHAPES,
@@ -138,7 +135,7 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
             torch.cuda.synchronize()
 
     def run_published() -> None:
-        with accelerator.autocast(), torch_attention(diffusion.denoiser):
+        with accelerator.autocast():
             next(published)
         finish()
 
@@ -247,19 +244,17 @@ def convolution(channels: int, side: int) -> Operation:
     return Operation(what, flops, lambda pixels, weight: F.conv2d(pixels, weight, padding=1), *shapes)
 
 
-def attention(queries: int, keys: int, dim: int, heads: int = 8, in_chunks: bool = False) -> Operation:
-    """As torch does it best here, or in chunks, whose backward pass makes the scores anew (not counted)."""
-    what = f"attention{' in chunks' if in_chunks else ''}, {queries} to {keys} places"
+def attention(queries: int, keys: int, dim: int, heads: int = 8) -> Operation:
+    """As torch does it best here."""
+    what, flops = f"attention, {queries} to {keys} places", 12.0 * heads * queries * keys * dim
     shapes = (1, heads, queries, dim), (1, heads, keys, dim), (1, heads, keys, dim)
-    function = attend if in_chunks else F.scaled_dot_product_attention
-    return Operation(what, 12.0 * heads * queries * keys * dim, function, shapes)
+    return Operation(what, flops, F.scaled_dot_product_attention, shapes)
 
 
 OPERATIONS = (
     product(4096, 320, 2560), product(1024, 640, 5120), product(256, 1280, 10240),
     convolution(320, 64), convolution(640, 32), convolution(1280, 16),
-    attention(4096, 4096, 40), attention(4096, 4096, 40, in_chunks=True),
-    attention(1024, 1024, 80), attention(1024, 1024, 80, in_chunks=True), attention(4096, 77, 40),
+    attention(4096, 4096, 40), attention(1024, 1024, 80), attention(4096, 77, 40),
 )  # fmt: skip
 """Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
 

@@ -334,22 +334,17 @@ def may_overflow(accelerator: Accelerator) -> bool:
 
 
 def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precision: Precision) -> None:
-    """What makes a frozen denoiser faster here without changing what it computes.
+    """What makes a frozen denoiser faster on a GPU without changing what it computes; nothing on a CPU.
 
-    On a GPU attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself. On a CPU long
-    self-attention gets :mod:`gcpl_lab.backbones.chunked_attention`, which acts in bfloat16 alone.
+    Attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself.
 
     Args:
-        denoiser: Its convolutions get their channels last in memory on a GPU.
+        denoiser: Its convolutions get their channels last in memory.
         device: Where it is.
         precision: ``"tf32"`` lets matrix products and convolutions of float32 use the tensor cores.
     """
     import torch
 
-    if torch.device(device).type == "cpu":
-        from gcpl_lab.backbones.chunked_attention import use_chunked_attention
-
-        use_chunked_attention(denoiser)
     if torch.device(device).type != "cuda":
         return
     denoiser.to(memory_format=torch.channels_last)
