@@ -86,13 +86,16 @@ def test_more_than_one_is_of_use_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_the_demonstration_is_the_same_side_by_side(tmp_path: Path) -> None:
-    settings = {"num_vectors": 2, "num_steps": 4, "batch_size": 8, "discriminative_steps": 2, "num_evidence": 2}
+    settings = {"num_vectors": 2, "num_steps": 4, "batch_size": 8, "discriminative_steps": 2, "num_evidence": 2,
+                "evidence_bfloat16": False}  # fmt: skip
     arguments: dict[str, Any] = {"shots": 4, "test_total": 40, "settings": settings, "multilabel": False}
     events: list[Any] = []
     alone = run_demo(tmp_path / "alone", **arguments)
     together = run_demo(tmp_path / "together", num_workers=2, on_event=lambda *event: events.append(event), **arguments)
     for one, two in zip(alone.outcomes, together.outcomes, strict=True):
-        assert (one.method, one.row["accuracy"]) == (two.method, two.row["accuracy"])
+        # Another number of threads rounds otherwise, and a photograph that was nearly a tie may be decided otherwise.
+        assert one.method == two.method
+        assert one.row["accuracy"] == pytest.approx(two.row["accuracy"], abs=0.03)
         np.testing.assert_allclose(one.scores, two.scores, rtol=2e-3, atol=1e-5)
     begun = [event[1] for event in events if event[0] == "begin"]
     assert sorted(begun) == sorted([*(outcome.method for outcome in alone.outcomes), "report"])
