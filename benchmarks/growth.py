@@ -26,7 +26,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measuring import KEPT, alternate, benchmark_options, check_aim, make_result, make_row, paired_ratio, publish
+from measuring import (
+    KEPT,
+    alternate,
+    benchmark_options,
+    check_aim,
+    make_result,
+    make_row,
+    paired_ratio,
+    publish,
+    replace_measured,
+)
 from PIL import Image
 from scipy.special import log_softmax
 from scipy.stats import linregress, t
@@ -42,7 +52,7 @@ from gcpl_lab.methods.baselines import ZeroShotCLIP
 from gcpl_lab.methods.diffusion_classifier import Evidence, class_scores
 from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
 from gcpl_lab.methods.racing import race
-from gcpl_lab.storage import read_tensors, tensor_checksum, write_tensors, write_text
+from gcpl_lab.storage import read_tensors, tensor_checksum, write_tensors
 
 MEASURES = {
     "tops": ("tone", "sleeves", "width", "cuffs"), "footwear": ("tone", "length", "texture", "width"),
@@ -69,7 +79,6 @@ VARIANTS: dict[str, Shortcuts] = {
 """Shortcuts by their name in tables; those with a shortlist read CLIP's scores."""
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "growth.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 class Photographs(NamedTuple):
@@ -391,13 +400,8 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         SystemExit: The page has lost its marks.
     """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{path}: expected one line {BEGIN} and one line {END}; put them back")
-    before, rest = text.split(BEGIN)
+    replace_measured(path, measured_lines(result, f"{path.stem}.png"))
     draw(result, path.with_suffix(".png"))
-    lines = measured_lines(result, f"{path.stem}.png")
-    write_text(path, "\n".join([before + BEGIN, *lines, END]) + rest.split(END)[1])
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from rich.table import Table
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.estimators import GCPLClassifier
-from gcpl_lab.storage import tensor_checksum, write_json
+from gcpl_lab.storage import tensor_checksum, write_json, write_text
 from gcpl_lab.training.runtime import describe_machine, describe_versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -288,3 +288,21 @@ def learned_prompts(
         return GCPLClassifier.load(folder, diffusion)
     model.fit(exemplars.images, exemplars.labels, list(exemplars.class_names)).save(folder)
     return model
+
+
+def replace_measured(path: Path, lines: Sequence[str], what: str = "measured") -> None:
+    """Put lines between the marks of a page, in the place of those from the run before.
+
+    Args:
+        path: A page with one line ``<!-- measured: begin -->`` and one ``<!-- measured: end -->``.
+        lines: Without line ends.
+        what: The word in the marks.
+
+    Raises:
+        SystemExit: The page has lost its marks.
+    """
+    text, begin, end = path.read_text(encoding="utf-8"), f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"{path}: expected one line {begin} and one line {end}; put them back")
+    before, rest = text.split(begin)
+    write_text(path, "\n".join([before + begin, *lines, end]) + rest.split(end)[1])

@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from measuring import CLOCKS, KEPT, RESULTS, aim_lines, machine_line, table_cells, table_headings
+from measuring import CLOCKS, KEPT, RESULTS, aim_lines, machine_line, replace_measured, table_cells, table_headings
 from rich.console import Console
 
-from gcpl_lab.storage import read_json, write_text
+from gcpl_lab.storage import read_json
 
 HERE = Path(__file__).parent
 PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "true_shapes", "lmpt_epoch", "precision", "scaling",
@@ -39,7 +39,6 @@ QUICK = {
 """Smaller settings of the programs that take more than two minutes with their own."""
 
 README = HERE / "README.md"
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
 def run(names: Sequence[str], console: Console, full: bool = False, clock: str = "wall") -> list[str]:
@@ -78,13 +77,9 @@ def write_tables(readme: Path, results: Path) -> None:
     Raises:
         SystemExit: The page has lost its marks.
     """
-    text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{readme}: expected one line {BEGIN} and one line {END}; put them back")
     files = [results / f"{name}.json" for name in PROGRAMS]
     lines = [line for path in files if path.is_file() for line in table_of(path)]
-    before, rest = text.split(BEGIN)
-    write_text(readme, "\n".join([before + BEGIN, "", *lines, END]) + rest.split(END)[1])
+    replace_measured(readme, ["", *lines], "tables")
 
 
 def main() -> None:

@@ -24,7 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import alternate, benchmark_options, check_aim, make_result, make_row, publish, time_updates
+from measuring import (
+    alternate,
+    benchmark_options,
+    check_aim,
+    make_result,
+    make_row,
+    publish,
+    replace_measured,
+    time_updates,
+)
 from scipy.optimize import least_squares
 
 from gcpl_lab.backbones.clip import FrozenCLIP
@@ -35,7 +44,6 @@ from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.lmpt import LMPT, CachedBatches
 from gcpl_lab.methods.prompts import ClassPrompts, ContextPrompts
 from gcpl_lab.planning import Profile, measure_profile
-from gcpl_lab.storage import write_text
 from gcpl_lab.training.loop import TrainingConfig, train
 from gcpl_lab.training.runtime import make_accelerator
 
@@ -45,7 +53,6 @@ PROFILE_BATCH = 40
 PROFILE = "profile"
 PICTURES_A_CLASS, BATCH_SIZE, NAMES = 4, 64, ("shirt", "coat", "dress", "bag", "sneaker")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 Point = dict[str, int]
 
@@ -325,10 +332,7 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         SystemExit: The page has lost its marks.
     """
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{path}: expected one line {BEGIN} and one line {END}; put them back")
-    lines = ["", "| work | model (seconds) | point not used | measured | predicted | off by | `gcpl-lab plan` |",
+    lines = ["| work | model (seconds) | point not used | measured | predicted | off by | `gcpl-lab plan` |",
              "| --- " * 7 + "|"]  # fmt: skip
     for kind, model in result["models"].items():
         held = model["held_out"]
@@ -340,10 +344,9 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
     lines += ["", f"![Measured times and fitted curves]({path.stem}.png)", ""]
     machine = result["machine"]
     lines += [f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; medians of "
-              f"{result['repeats']}.", ""]  # fmt: skip
-    before, rest = text.split(BEGIN)
+              f"{result['repeats']}."]  # fmt: skip
+    replace_measured(path, lines)
     draw(result, path.with_suffix(".png"))
-    write_text(path, before + BEGIN + "\n".join(lines) + END + rest.split(END)[1])
 
 
 def main() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +101,12 @@ def run_demo(
     parts = SIDE_BY_SIDE if num_workers > 1 else ()
     parts = (*parts, tuple(method for method in METHODS if not any(method in part for part in parts)))
     tasks: list[Task] = [
-        (_learn, cache, experiment, chosen, shots, seed)
+        (_learn, cache.run, experiment, chosen, (shots, seed), "")
         for part in parts
         if (chosen := [method for method in part if method in open_methods])
     ]
     if open_scenes:
-        tasks.append((_learn_scenes, cache, scenes, open_scenes, seed))
+        tasks.append((_learn, cache.run_multilabel, scenes, open_scenes, (seed,), "scenes/"))
     run_side_by_side(tasks, num_workers=min(num_workers, max(1, len(tasks))), on_event=tell)
 
     tell("begin", "report")
@@ -135,22 +134,12 @@ def run_demo(
 
 
 def _learn(
-    report: Report, cache: OutcomeCache, experiment: FewShotExperiment, methods: Sequence[str], shots: int, seed: int
-) -> None:
-    """Learn some methods into the cache, in whatever process this is."""
-    experiment.on_step = partial(report, "step")
+    report: Report, run: Callable[..., Any], experiment: FewShotExperiment | MultiLabelExperiment,
+    methods: Sequence[str], trial: tuple[int, ...], prefix: str,
+) -> None:  # fmt: skip
+    """Learn some methods into the cache whose ``run`` this is, in whatever process this is."""
+    experiment.on_step = lambda method, *event: report("step", prefix + method, *event)
     for method in methods:
-        report("begin", method)
-        cache.run(experiment, method, shots, seed)
-        report("end", method)
-
-
-def _learn_scenes(
-    report: Report, cache: OutcomeCache, scenes: MultiLabelExperiment, methods: Sequence[str], seed: int
-) -> None:
-    """The same for the multi-label methods."""
-    scenes.on_step = lambda method, *event: report("step", f"scenes/{method}", *event)
-    for method in methods:
-        report("begin", f"scenes/{method}")
-        cache.run_multilabel(scenes, method, seed)
-        report("end", f"scenes/{method}")
+        report("begin", prefix + method)
+        run(experiment, method, *trial)
+        report("end", prefix + method)

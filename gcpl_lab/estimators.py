@@ -46,7 +46,6 @@ from gcpl_lab.training.loop import Journal, Objective, StepRecord, TrainingConfi
 from gcpl_lab.training.runtime import (
     FORWARD_ADVICE,
     MEASURED_SECONDS,
-    TRAINING_FORMAT,
     MeasuredFormat,
     MemoryFit,
     add_up,
@@ -56,12 +55,10 @@ from gcpl_lab.training.runtime import (
     gather_rows,
     is_main_process,
     leave_device,
-    make_accelerator,
+    make_training_accelerator,
     measure_formats,
-    mixed_precision,
     prepare_for_device,
     processes,
-    settle_training_format,
     training_form,
     wait_for_everyone,
     weights_dtype,
@@ -468,16 +465,12 @@ class GCPLClassifier:
     def _accelerator(
         self, objective: Objective, batch_at: Callable[[int], Any], folder: Path | None
     ) -> Accelerator:  # fmt: skip
-        diffusion, precision = self.diffusion, self.config.precision
-        if precision == "measured" and diffusion.dtype == torch.float32:
-            before = diffusion.num_denoiser_evaluations  # what is measured teaches nothing
-            self.training_format_ = self.training_format_ or settle_training_format(
-                objective, batch_at(0), diffusion, folder and folder / TRAINING_FORMAT
-            )
-            diffusion.num_denoiser_evaluations = before
-            precision = self.training_format_.chosen
-        cpu = diffusion.device.type == "cpu"
-        return make_accelerator(cpu=cpu, mixed_precision=mixed_precision(precision, diffusion.dtype))
+        before = self.diffusion.num_denoiser_evaluations
+        accelerator, self.training_format_ = make_training_accelerator(
+            objective, batch_at, self.diffusion, self.config.precision, self.training_format_, folder
+        )
+        self.diffusion.num_denoiser_evaluations = before  # what is measured teaches nothing
+        return accelerator
 
     def _identity(self, exemplars: Exemplars) -> str:
         """Settings, data, start and model of a run: what a checkpoint must share with the run that goes on from it."""

@@ -31,18 +31,15 @@ from gcpl_lab.storage import tensor_checksum
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, end_early, train
 from gcpl_lab.training.runtime import (
-    TRAINING_FORMAT,
     MeasuredFormat,
     default_device,
     describe_versions,
     gather_rows,
     is_main_process,
     leave_device,
-    make_accelerator,
-    mixed_precision,
+    make_training_accelerator,
     prepare_for_device,
     processes,
-    settle_training_format,
     wait_for_everyone,
     weights_dtype,
 )
@@ -313,14 +310,10 @@ class LMPTClassifier:
         )  # fmt: skip
 
     def _accelerator(self, batches: CachedBatches, folder: Path | None) -> Accelerator:
-        precision = self.config.precision
-        if precision == "measured" and self.clip.dtype == torch.float32:
-            self.training_format_ = self.training_format_ or settle_training_format(
-                self.objective_, batches(0), self.clip, folder and folder / TRAINING_FORMAT
-            )
-            precision = self.training_format_.chosen
-        cpu = self.clip.device.type == "cpu"
-        return make_accelerator(cpu=cpu, mixed_precision=mixed_precision(precision, self.clip.dtype))
+        accelerator, self.training_format_ = make_training_accelerator(
+            self.objective_, batches, self.clip, self.config.precision, self.training_format_, folder
+        )
+        return accelerator
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         data = {"views": batches.views, "targets": batches.targets, "captions": batches.captions,

@@ -427,10 +427,8 @@ def _faster(seconds: Mapping[Timed, float]) -> Timed:
     """The format that the measured rule would choose where these times were taken."""
     if "float32" not in seconds:
         return next(iter(seconds))
-    found: Timed = (
-        "bfloat16" if choose_fastest({k: [value] for k, value in seconds.items()}) == "bfloat16" else "float32"
-    )
-    return found
+    chosen = choose_fastest({name: [value] for name, value in seconds.items()})
+    return "bfloat16" if chosen == "bfloat16" else "float32"
 
 
 @dataclass(frozen=True)

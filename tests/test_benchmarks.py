@@ -492,7 +492,7 @@ def test_smaller_settings_never_replace_kept_results(load: Load, monkeypatch: py
 
 def test_tables_go_between_the_marks(load: Load, tmp_path: Path) -> None:
     module, page = load("run_all"), tmp_path / "README.md"
-    page.write_text(f"before\n{module.BEGIN}\nold\n{module.END}\nafter\n")
+    page.write_text("before\n<!-- tables: begin -->\nold\n<!-- tables: end -->\nafter\n")
     row = {"what": "ours", "seconds": 0.5, "spread": 0.1, "ratio_to_published": 4.0, "ratio_to_floor": None}
     machine = {"processor": "a processor", "threads": 2, "cores": 2, "device": "cpu"}
     result = {"name": "gcpl_train", "rows": [row], "machine": machine, "repeats": 5}

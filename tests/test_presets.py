@@ -261,6 +261,16 @@ def test_the_command_is_one_that_hf_understands() -> None:
     assert "REPO_ID [FILENAMES]..." in helped.stdout
 
 
+def run_without_weights(code: str, cache: Path, *arguments: str) -> list[str]:
+    """The first two lines that a program of its own prints, offline and with an empty cache."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+    environment.pop(MODELS_VARIABLE, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\n")[:2]
+
+
 def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom gcpl_lab.backbones.presets import PRESETS, resolve\nfrom gcpl_lab.errors import ModelError\n"
@@ -268,9 +278,7 @@ def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path)
         "except ModelError as error: print(str(error)[:16])\n"
         "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["preset 'sd-1.4':", "set()"]
+    assert run_without_weights(code, tmp_path) == ["preset 'sd-1.4':", "set()"]
 
 
 @pytest.mark.parametrize("command", [["train", "gcpl", "nowhere"], ["train", "lmpt"]])
@@ -283,12 +291,7 @@ def test_the_program_tells_of_absent_weights_before_anything_heavy_is_loaded(
         "print(done.exit_code, str(done.exception or done.output)[:16])\n"
         "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    environment.pop(MODELS_VARIABLE, None)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split("\n")[:2] == ["1 preset 'sd-1.4':", "set()"]
+    assert run_without_weights(code, tmp_path, *command) == ["1 preset 'sd-1.4':", "set()"]
 
 
 def test_a_folder_of_models_without_the_preset_is_named(

@@ -289,6 +289,35 @@ def _measure_training(objective: Any, batch: Any) -> MeasuredFormat:
     return measure_formats(lambda name: run(name, batch), repeats=3)
 
 
+def make_training_accelerator(
+    objective: Any,
+    batch_at: Callable[[int], Any],
+    model: Any,
+    precision: Precision,
+    settled: MeasuredFormat | None,
+    folder: Path | None,
+) -> tuple[Accelerator, MeasuredFormat | None]:
+    """The accelerator for a training on a frozen model, and what was measured to choose it.
+
+    Args:
+        objective: What is trained.
+        batch_at: Makes the batch of a step.
+        model: The frozen model, with ``device`` and ``dtype``.
+        precision: A setting; ``"measured"`` measures where the weights are float32.
+        settled: What was measured for this training before; it counts.
+        folder: Of its checkpoints, see :func:`settle_training_format`.
+    """
+    import torch
+
+    if precision == "measured" and model.dtype == torch.float32:
+        settled = settled or settle_training_format(objective, batch_at(0), model, folder and folder / TRAINING_FORMAT)
+        precision = settled.chosen
+    accelerator = make_accelerator(
+        cpu=model.device.type == "cpu", mixed_precision=mixed_precision(precision, model.dtype)
+    )
+    return accelerator, settled
+
+
 def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> Accelerator:
     """An ``accelerate.Accelerator`` for this machine.
 

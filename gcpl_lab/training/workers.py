@@ -1,7 +1,7 @@
 """Independent pieces of work side by side, each in a process of its own on a share of the processor.
 
 A small model does not fill a processor: what one pass computes is soon done, and its threads wait for each other. Two
-processes with half of the threads each get through much more. Which method is learned in which process changes
+processes with half of the threads each get through more. Which method is learned in which process changes
 nothing but, at most, the rounding that comes with another number of threads.
 """
 
