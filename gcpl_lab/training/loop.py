@@ -71,6 +71,8 @@ class TrainingConfig:
         checkpoint_every: Steps between checkpoints (where a checkpoint path is given).
         micro_batch_size: Most samples in one pass, where the objective's batches can be parted; the gradients of a
             batch's passes are added up. None takes the whole batch, or as much of it as memory allows.
+        epsilon: What AdamW adds to the root of its second moment. Where a gradient is much smaller than that, AdamW
+            does not magnify how it was rounded; it must be small against what matters.
     """
 
     num_steps: int
@@ -84,6 +86,7 @@ class TrainingConfig:
     checkpoint_every: int = 50
     optimizer: Literal["adamw", "sgd"] = "adamw"
     micro_batch_size: int | None = None
+    epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "sgd"):
@@ -100,7 +103,9 @@ class TrainingConfig:
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         fused = all(parameter.device.type == "cpu" for parameter in parameters)  # one operation instead of a dozen
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.AdamW(
+            parameters, lr=self.learning_rate, eps=self.epsilon, weight_decay=self.weight_decay, fused=fused
+        )
 
     def rate_at(self, step: int) -> float:
         """Learning rate of update number ``step`` (from 0)."""
