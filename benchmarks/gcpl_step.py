@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from gcpl_lab.backbones.cpu_attention import chunked_attention
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.shapes import (
     DIFFUSION_SHAPES,
@@ -244,17 +245,23 @@ def convolution(channels: int, side: int) -> Operation:
     return Operation(what, flops, lambda pixels, weight: F.conv2d(pixels, weight, padding=1), *shapes)
 
 
-def attention(queries: int, keys: int, dim: int, heads: int = 8) -> Operation:
-    """As torch does it best here."""
+def attention(queries: int, keys: int, dim: int, heads: int = 8, in_chunks: bool = False) -> Operation:
+    """As torch does it best here; or, in bfloat16, chunk by chunk."""
     what, flops = f"attention, {queries} to {keys} places", 12.0 * heads * queries * keys * dim
     shapes = (1, heads, queries, dim), (1, heads, keys, dim), (1, heads, keys, dim)
-    return Operation(what, flops, F.scaled_dot_product_attention, shapes)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        chunked = in_chunks and query.dtype == torch.bfloat16
+        return (chunked_attention if chunked else F.scaled_dot_product_attention)(query, key, value)
+
+    return Operation(f"{what}, in chunks" if in_chunks else what, flops, attend, shapes)
 
 
 OPERATIONS = (
     product(4096, 320, 2560), product(1024, 640, 5120), product(256, 1280, 10240),
     convolution(320, 64), convolution(640, 32), convolution(1280, 16),
-    attention(4096, 4096, 40), attention(1024, 1024, 80), attention(4096, 77, 40),
+    attention(4096, 4096, 40), attention(4096, 4096, 40, in_chunks=True),
+    attention(1024, 1024, 80), attention(1024, 1024, 80, in_chunks=True), attention(4096, 77, 40),
 )  # fmt: skip
 """Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
 

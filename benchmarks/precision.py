@@ -45,7 +45,7 @@ from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_sco
 from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.prompts import ClassPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import LEAST_GAIN, choose_fastest, make_accelerator
+from gcpl_lab.training.runtime import LEAST_GAIN, bfloat16_instructions, choose_fastest, make_accelerator
 
 FLOAT32 = "float32"
 TRAINING, CLASSIFYING, LMPT_EPOCH = "training", "classifying", "lmpt_epoch"
@@ -175,12 +175,7 @@ def measure(options: Any) -> dict[str, Any]:
                       most=check["seed_spread"])]  # fmt: skip
     return make_result("precision", rows, options.repeats, clock=options.clock, preset=options.preset, chosen=chosen,
                        first_calls=first_calls,
-                       least_gain=LEAST_GAIN, instructions=instructions(), check=check, aims=aims)  # fmt: skip
-
-
-def instructions() -> dict[str, bool]:
-    """Which instructions for bfloat16 the processor has."""
-    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx": torch.cpu._is_amx_tile_supported()}
+                       least_gain=LEAST_GAIN, instructions=bfloat16_instructions(), check=check, aims=aims)  # fmt: skip
 
 
 def main() -> None:

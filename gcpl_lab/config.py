@@ -91,8 +91,7 @@ class GCPLConfig(_Settings):
         micro_batch_size: Most (photograph, t, ε) in one training pass; gradients of a batch's passes are added up,
             so the update is the same; where each process has at least one such pass, the same digit by digit with any
             number of processes. None: the whole batch, or as much of it as memory allows; several processes then part
-            it otherwise than one does, and prompts agree to 1e-5 but for a few elements whose first gradient is next to
-            nothing, which AdamW divides by its own size.
+            it otherwise than one does, and prompts agree to 1e-5.
         gradient_checkpointing: Keep few activations and compute the others anew: slower, with far less memory.
         compile_denoiser: ``torch.compile`` for training; worth its minutes in long runs on a GPU.
         num_evidence: (t, ε) pairs a test photograph is judged by; with ``classification="fast"`` at most.

@@ -124,37 +124,25 @@ def test_passes_of_a_given_size_give_the_same_digits(answers: dict[int, list[Any
         assert main[name][key] == other[name][key] == one[name][key], key
 
 
-def check_nearly_the_same(vectors: list[float], expected: list[float]) -> None:
-    """Prompts that were learned with passes of other sizes: within 1e-5, but for a few elements in a thousand.
-
-    Gradients then differ in their last digits. AdamW's first move is rate · g / (|g| + 1e-8), so where a gradient is
-    as small as that, a difference of 3e-11 moves an element by up to 6e-5.
-    """
-    apart = np.abs(np.subtract(vectors, expected))
-    assert (apart > 1e-5).mean() < 0.005
-    assert apart.max() < 1e-3  # a tenth of the largest move of one update, or less
-
-
 @pytest.mark.parametrize("name", ["gcpl", "comple", "one", "discriminative", "validated"])
 def test_two_processes_learn_what_one_learns(answers: dict[int, list[Any]], name: str) -> None:
     """Batches of 5 and 1 and groups of 3, 3, 1 among two processes: uneven shares, and none at all."""
     (one,), (main, other) = answers[1], answers[2]
     for key in ("vectors", "scores", "losses", "temperature", "train", "alone"):
         assert main[name][key] == other[name][key], key
-    for key in ("losses", "scores", "alone"):
+    for key in ("vectors", "losses", "scores", "alone"):
         np.testing.assert_allclose(main[name][key], one[name][key], atol=1e-5, rtol=1e-5, err_msg=key)
-    check_nearly_the_same(main[name]["vectors"], one[name]["vectors"])
 
 
 @pytest.mark.parametrize("objective", ["gcpl", "comple", "discriminative"])
-def test_the_shipped_pair_learns_nearly_the_same_as_it_comes(answers: dict[int, list[Any]], objective: str) -> None:
+def test_the_shipped_pair_learns_the_same_as_it_comes(answers: dict[int, list[Any]], objective: str) -> None:
     """Every default but the number of updates: one pass of 40 samples here, one of 20 in each process there."""
     (one,), (main, other) = answers[1], answers[2]
     name = f"shipped {objective}"
     for key in ("vectors", "scores", "losses", "temperature", "train", "alone"):
         assert main[name][key] == other[name][key], key
-    np.testing.assert_allclose(main[name]["losses"], one[name]["losses"], atol=1e-5, rtol=1e-5)
-    check_nearly_the_same(main[name]["vectors"], one[name]["vectors"])
+    for key in ("vectors", "losses"):
+        np.testing.assert_allclose(main[name][key], one[name][key], atol=1e-5, rtol=1e-5, err_msg=key)
     # Prompts that differ at all are rounded to other bfloat16 numbers where photographs are judged.
     np.testing.assert_allclose(main[name]["scores"], one[name]["scores"], rtol=0.01)
     assert (np.argmin(main[name]["scores"], 1) == np.argmin(one[name]["scores"], 1)).all()

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import accelerate
@@ -147,6 +148,9 @@ class FakeModel:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self._compiled_call_impl: Any = None
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        yield torch.zeros(1)
 
     def to(self, *arguments: Any, **options: Any) -> None:
         self.calls.append((*arguments, *options.values()))

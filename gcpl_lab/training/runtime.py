@@ -363,9 +363,12 @@ def may_overflow(accelerator: Accelerator) -> bool:
 
 
 def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precision: Precision) -> None:
-    """What makes a frozen denoiser faster on a GPU without changing what it computes; nothing on a CPU.
+    """What makes a frozen model faster on a device without changing what it computes but for rounding.
 
-    Attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself.
+    On a GPU attention needs nothing: diffusers calls ``scaled_dot_product_attention`` by itself. On a CPU float32
+    stays as it is. Weights in bfloat16 get their channels last there too, and where the processor has products of
+    bfloat16 but no tiles (AMX), self-attention of many places goes chunk by chunk (``backbones/cpu_attention.py``;
+    ``benchmarks/gcpl_step.py --operations`` measures it).
 
     Args:
         denoiser: Its convolutions get their channels last in memory.
@@ -374,12 +377,28 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
     """
     import torch
 
-    if torch.device(device).type != "cuda":
+    device = torch.device(device).type
+    if device == "cpu":
+        if next(denoiser.parameters()).dtype == torch.bfloat16:
+            denoiser.to(memory_format=torch.channels_last)
+            if bfloat16_instructions() == {"avx512_bf16": True, "amx": False}:
+                from gcpl_lab.backbones.cpu_attention import attend_in_chunks
+
+                attend_in_chunks(denoiser)
+        return
+    if device != "cuda":
         return
     denoiser.to(memory_format=torch.channels_last)
     if precision == "tf32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
+
+
+def bfloat16_instructions() -> dict[str, bool]:
+    """Which instructions for bfloat16 this machine's processor has: products, and tiles of them."""
+    import torch
+
+    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx": torch.cpu._is_amx_tile_supported()}
 
 
 @contextmanager
