@@ -13,8 +13,8 @@ from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
 from gcpl_lab.multilabel_experiment import MultiLabelExperiment
-from gcpl_lab.multilabel_reporting import DEMO_METHODS, demo_experiment, run_lmpt_demo
-from gcpl_lab.reporting import answer_of, caveats_of, collect_results, draw_figures
+from gcpl_lab.multilabel_reporting import DEMO_METHODS, LMPTDemo, demo_experiment, run_lmpt_demo
+from gcpl_lab.reporting import ReportFigure, answer_of, caveats_of, collect_results, draw_figures
 from gcpl_lab.run_views import keep_states
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.workers import Report, Task, describe_workers, run_side_by_side, threads_each
@@ -114,16 +114,23 @@ def run_demo(
     for outcome in outcomes:
         if outcome.model is not None:
             outcome.model.save(folder / "prompts" / outcome.method)
-    shown = run_lmpt_demo(folder / "multilabel", scenes, seed=seed, cache=cache) if scenes else None
     results = collect_results(experiment, outcomes, shots, command)
     results["machine"] |= describe_workers(num_workers)
     keep_states(experiment, outcomes, folder)
-    figures = draw_figures(experiment, outcomes, folder / "figures")
+    drawings: list[Task] = [
+        (_draw, cache, experiment, (shots, seed), folder / "figures", False),
+        (_draw, cache, experiment, (shots, seed), folder / "figures", True),
+    ]
+    if scenes:
+        drawings.append((_show_scenes, cache, scenes, seed, folder / "multilabel"))
+    others, mapped, *shown = run_side_by_side(drawings, num_workers=min(num_workers, len(drawings)), on_event=tell)
+    figures = [*mapped, *others]
     models = [outcome.model for outcome in outcomes if outcome.model is not None]
     answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
-    if shown is not None:
-        results["multilabel"] = {"data": shown.data, "methods": shown.rows}
-        figures, answer, caveats = [*figures, *shown.figures], f"{answer} {shown.answer}", [*caveats, *shown.caveats]
+    for scenes_shown in shown:
+        results["multilabel"] = {"data": scenes_shown.data, "methods": scenes_shown.rows}
+        figures, caveats = [*figures, *scenes_shown.figures], [*caveats, *scenes_shown.caveats]
+        answer = f"{answer} {scenes_shown.answer}"
     write_json(folder / "results.json", results)
     report = write_report(
         folder / "report.html", results, figures, question=QUESTION, answer=answer, caveats=caveats, limits=LIMITS,
@@ -143,3 +150,19 @@ def _learn(
         report("begin", prefix + method)
         run(experiment, method, *trial)
         report("end", prefix + method)
+
+
+def _draw(
+    _report: Report, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[int, int], folder: Path,
+    mapped: bool,
+) -> list[ReportFigure]:  # fmt: skip
+    """Figures of what is learned already."""
+    outcomes = [cache.run(experiment, method, *trial) for method in METHODS]
+    return draw_figures(experiment, outcomes, folder, mapped=mapped)
+
+
+def _show_scenes(
+    _report: Report, cache: OutcomeCache, scenes: MultiLabelExperiment, seed: int, folder: Path
+) -> LMPTDemo:  # fmt: skip
+    """The part of several labels, learned already."""
+    return run_lmpt_demo(folder, scenes, seed=seed, cache=cache)

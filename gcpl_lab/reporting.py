@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEFORE, AFTER = "zero_shot_diffusion", "discriminative"
+MAP = "before_after"
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -125,19 +126,24 @@ class _Drawing:
     draw: Callable[[], Figure]
 
 
-def draw_figures(experiment: FewShotExperiment, outcomes: Sequence[Outcome], folder: str | Path) -> list[ReportFigure]:
+def draw_figures(
+    experiment: FewShotExperiment, outcomes: Sequence[Outcome], folder: str | Path, *, mapped: bool | None = None
+) -> list[ReportFigure]:
     """Draw every figure of a one-seed run and write it as PNG and SVG.
 
     Args:
         experiment: The data and the frozen models.
         outcomes: One a method; zero-shot diffusion, GCPL, CoMPLe and the discriminative objective among them.
         folder: Where the files go.
+        mapped: True for the map alone, which takes as long as the others together; False for the others.
     """
     from gcpl_lab.views.plots import save_figure
 
     by_name = {outcome.method: outcome for outcome in outcomes}
     figures = []
     for drawing in _drawings(experiment, by_name):
+        if mapped not in (None, drawing.name == MAP):
+            continue
         png = save_figure(drawing.draw(), folder, drawing.name)[0]
         figures.append(ReportFigure(drawing.name, drawing.title, drawing.message, png, drawing.alt))
     return figures
@@ -149,7 +155,7 @@ def _drawings(experiment: FewShotExperiment, by_name: Mapping[str, Outcome]) -> 
     labels = experiment.test.labels
     return [
         _Drawing(
-            "before_after", "Look-alikes before and after",
+            MAP, "Look-alikes before and after",
             "Each mark is a test photograph, placed by how well every class prompt denoises it. Left with the classes' "
             "names as prompts, right with learned prompts; both states share one map. The figures under the panels are "
             "measured in the original space, not on the map.",

@@ -79,7 +79,12 @@ def test_a_whole_denoiser_answers_as_before(denoiser: Any, diffusion: Any, monke
     before = gradient_of(denoiser, hidden)
     asked: list[int] = []
     inside = cpu_attention.chunked_attention
-    monkeypatch.setattr(cpu_attention, "chunked_attention", lambda q, k, v: (asked.append(q.shape[2]), inside(q, k, v))[1])
+
+    def attend(query: Tensor, *others: Tensor) -> Tensor:
+        asked.append(query.shape[2])
+        return inside(query, *others)
+
+    monkeypatch.setattr(cpu_attention, "chunked_attention", attend)
     layers = attend_in_chunks(denoiser)
     assert layers > 0
     few = gradient_of(denoiser, hidden)

@@ -69,9 +69,8 @@ class _Attention(torch.autograd.Function):
                 torch.mm(_less(arriving, expected[head, chunk]), wide_values.T, out=changes).mul_(weights)
                 torch.mm(changes, keys[head], out=of_queries[head, chunk])
                 of_keys[head] += torch.mm(changes.T, some)
-        return (
-            (of_queries * scale).view(query.shape), of_keys.to(dtype).view(key.shape), of_values.to(dtype).view(key.shape)
-        )  # fmt: skip
+        found = of_queries * scale, of_keys.to(dtype), of_values.to(dtype)
+        return found[0].view(query.shape), found[1].view(key.shape), found[2].view(value.shape)
 
 
 def _heads(tensor: Tensor) -> Tensor:

@@ -43,11 +43,11 @@ def describe_workers(num_workers: int) -> dict[str, int]:
     return {"side_by_side": num_workers, "threads": threads_each(num_workers)}
 
 
-def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: Report | None = None) -> None:
+def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: Report | None = None) -> list[Any]:
     """Call ``function(report, *arguments)`` for every task (function, *arguments), some of them at a time.
 
     With one worker the tasks run in this process, one after another. With more, functions and arguments are sent to
-    other processes: the functions stand at the top of a module, and keep what they find in files.
+    other processes, and the answers back: the functions stand at the top of a module, and keep in files what is large.
 
     Args:
         tasks: The longest first leaves the fewest waiting at the end.
@@ -55,14 +55,15 @@ def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: R
         on_event: Called in this process, from another thread, with what a task gives to ``report(...)``; the events
             of one task come in order.
 
+    Returns:
+        What the functions returned, in the order of the tasks.
+
     Raises:
         TrainingError: A worker was ended from outside. What a task raises is raised here, and the others are stopped.
     """
     tell, threads = on_event or (lambda *_event: None), threads_each(num_workers)
     if num_workers == 1:
-        for function, *arguments in tasks:
-            function(tell, *arguments)
-        return
+        return [function(tell, *arguments) for function, *arguments in tasks]
     from joblib import Parallel, delayed, parallel_config
 
     with multiprocessing.Manager() as manager:
@@ -71,7 +72,8 @@ def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: R
         listener.start()
         try:
             with parallel_config("loky", inner_max_num_threads=threads):
-                Parallel(n_jobs=num_workers, batch_size=1)(delayed(_work)(events, threads, task) for task in tasks)
+                pool = Parallel(n_jobs=num_workers, batch_size=1)
+                return list(pool(delayed(_work)(events, threads, task) for task in tasks))
         except BrokenProcessPool as error:
             raise TrainingError(
                 f"one of {num_workers} processes that worked side by side was ended from outside, most likely for "
@@ -82,13 +84,13 @@ def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: R
             listener.join()
 
 
-def _work(events: Any, threads: int, task: Task) -> None:
+def _work(events: Any, threads: int, task: Task) -> Any:
     """In a worker."""
     import torch
 
     torch.set_num_threads(threads)
     function, *arguments = task
-    function(lambda *event: events.put(event), *arguments)
+    return function(lambda *event: events.put(event), *arguments)
 
 
 def _listen(events: Any, tell: Report) -> None:

@@ -7,9 +7,12 @@ fit, so a point that did not move stays where it was in PCA, and near it in the 
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -115,12 +118,23 @@ def _fit_pca(base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndar
     return placed, f"; two axes hold {share:.0%} of the variance"
 
 
-def _fit_umap(base: np.ndarray, together: np.ndarray, seed: int, densmap: bool = False) -> tuple[np.ndarray, str]:
+@cache
+def _load_umap() -> Any:
+    """UMAP, which keeps the machine code that it compiles for its first map beside its source, as numba does."""
     with warnings.catch_warnings():
         # umap announces at import that its TensorFlow variant, which is not used here, is missing.
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
+    from numba.core.dispatcher import Dispatcher
 
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "umap"]
+    for function in {value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)}:
+        with suppress(RuntimeError):  # no folder to write to: it is compiled anew, as without this
+            function.enable_caching()
+    return UMAP
+
+
+def _fit_umap(base: np.ndarray, together: np.ndarray, seed: int, densmap: bool = False) -> tuple[np.ndarray, str]:
     neighbours = min(15, len(base) - 1)
     options: dict[str, Any] = {
         "n_neighbors": neighbours,
@@ -131,7 +145,7 @@ def _fit_umap(base: np.ndarray, together: np.ndarray, seed: int, densmap: bool =
         # The spectral start needs clearly more points than axes; below that it warns and gives up.
         "init": "spectral" if len(base) > 20 else "random",
     }
-    model = UMAP(**options)
+    model = _load_umap()(**options)
     placed = model.fit_transform(base)
     if together is not base:
         placed = model.transform(together)
