@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.caching import source_checksum
 from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.storage import tensor_checksum, write_json, write_text
@@ -282,7 +283,8 @@ def learned_prompts(
         return GCPLClassifier.load(options.prompts, diffusion)
     settings |= {"num_steps": options.train_steps} if options.train_steps else {}
     model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion, **settings)
-    what = repr((options.seed, settings, [path.name for path in exemplars.images], diffusion.checksum()))
+    pictures = [path.name for path in exemplars.images]
+    what = repr((options.seed, settings, pictures, diffusion.checksum(), source_checksum()))
     folder = options.cache / f"prompts-{tensor_checksum([(what, torch.zeros(1))])[:16]}"
     if folder.is_dir():
         return GCPLClassifier.load(folder, diffusion)
