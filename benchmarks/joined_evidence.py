@@ -4,8 +4,9 @@
 
 Before: the plain mean of the errors (over the whole range of noise levels, or the preset's) with one temperature, and
 CLIP's scores as they are. After: a weight for each of some bands of noise levels and one offset a class, their numbers
-chosen by cross-validation; and both kinds of evidence joined. Everything is fitted on support photographs outside the
-exemplars, and judged on test photographs.
+chosen by cross-validation; maps, which also say what one class's number tells about the others (``fit_joined``); and
+both kinds of evidence joined, with maps. CLIP is read by its class names, by a linear probe on the exemplars, and by
+both. Everything is fitted on support photographs outside the exemplars, and judged on test photographs.
 
 With few photographs even true probabilities show a calibration error. ``calibration_error_if_true`` is its mean when
 labels are drawn from the probabilities themselves: nothing can be told from an error of that size.
@@ -42,7 +43,7 @@ from gcpl_lab.methods.diffusion_classifier import class_scores, fit_temperature,
 from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
 from gcpl_lab.methods.joined import band_sources, fit_bands, fit_joined
 
-ZERO_SHOT, PROBE, DIFFUSION = "zero-shot CLIP", "linear probe on CLIP", "diffusion"
+ZERO_SHOT, PROBE, BOTH, DIFFUSION = "zero-shot CLIP", "linear probe on CLIP", "CLIP read both ways", "diffusion"
 
 
 def calibration_error_if_true(chances: np.ndarray, draws: int = 50) -> float:
@@ -87,8 +88,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ZERO_SHOT: lambda: clip.encode_images(images["test"][some]),
     }, options.repeats, clock=options.clock)  # fmt: skip
     looks = {name: np.asarray(values) / some.stop for name, values in seconds.items()}
-    looks[PROBE] = looks[ZERO_SHOT]
-    evaluations = {DIFFUSION: options.samples * len(support.class_names), ZERO_SHOT: 0, PROBE: 0}
+    looks |= dict.fromkeys((PROBE, BOTH), looks[ZERO_SHOT])
+    evaluations = dict.fromkeys(looks, 0) | {DIFFUSION: options.samples * len(support.class_names)}
     truth, rows = labels["test"], list[dict[str, Any]]()
 
     def add(what: str, chances: np.ndarray, *looked: str, **more: Any) -> None:
@@ -107,25 +108,37 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     add(f"{DIFFUSION}, plain mean and class offsets", one.probabilities([plain["test"]]), DIFFUSION,
         penalty=one.penalty)  # fmt: skip
 
-    def joined(others: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, Any]]:
-        known, unseen = ([], []) if others is None else ([others["support"]], [others["test"]])
-        timesteps = evidence["support"].timesteps
-        bands, fit = fit_bands(evidence["support"].errors, timesteps, labels["support"], others=known,
-                               seed=options.seed)  # fmt: skip
-        sources = [*band_sources(evidence["test"].errors, timesteps, bands), *unseen]
-        return fit.probabilities(sources), {"bands": bands, "weights": fit.weights.tolist(), "penalty": fit.penalty,
-                                            "held_out_log_loss": fit.held_out_loss}  # fmt: skip
+    def weighed(others: dict[str, list[np.ndarray]], maps: bool) -> tuple[np.ndarray, dict[str, Any]]:
+        bands, fit = fit_bands(evidence["support"].errors, evidence["support"].timesteps, labels["support"],
+                               others=others["support"], maps=maps, seed=options.seed)  # fmt: skip
+        sources = [*band_sources(evidence["test"].errors, evidence["test"].timesteps, bands), *others["test"]]
+        return fit.probabilities(sources), {
+            "bands": bands, "weights": fit.weights.tolist(), "penalty": fit.penalty, "map_penalty": fit.map_penalty,
+            "held_out_log_loss": fit.held_out_loss,
+        }  # fmt: skip
 
-    chances, how = joined(None)
-    add(f"{DIFFUSION}, weighted noise levels and class offsets", chances, DIFFUSION, **how)
-    alone, aims = rows[-1], []
-    for name, reader in readers.items():
-        known = {split: log_softmax(reader.scores(features[split]).double().numpy(), axis=1) for split in labels}
-        add(name, np.exp(known["test"]), name)
-        fitted = fit_joined([known["support"]], labels["support"], seed=options.seed)
-        add(f"{name}, calibrated", fitted.probabilities([known["test"]]), name, penalty=fitted.penalty)
-        better = max(alone["accuracy"], rows[-1]["accuracy"], rows[-2]["accuracy"])
-        chances, how = joined(known)
+    nothing: dict[str, list[np.ndarray]] = {"support": [], "test": []}
+    for maps in (False, True):
+        chances, how = weighed(nothing, maps)
+        add(f"{DIFFUSION}, weighted noise levels and {'class maps' if maps else 'class offsets'}", chances, DIFFUSION,
+            **how)  # fmt: skip
+    alone, aims = max(row["accuracy"] for row in rows), []
+    read = {
+        name: {split: [log_softmax(reader.scores(features[split]).double().numpy(), axis=1)] for split in labels}
+        for name, reader in readers.items()
+    }
+    read[BOTH] = {split: [*read[ZERO_SHOT][split], *read[PROBE][split]] for split in labels}
+    for name, known in read.items():
+        first = len(rows)
+        if name in readers:
+            add(name, np.exp(known["test"][0]), name)
+        for maps in (False, True):
+            fitted = fit_joined(known["support"], labels["support"], maps=maps, seed=options.seed)
+            add(f"{name}, {'class maps' if maps else 'calibrated'}", fitted.probabilities(known["test"]), name,
+                penalty=fitted.penalty, map_penalty=fitted.map_penalty,
+                held_out_log_loss=fitted.held_out_loss)  # fmt: skip
+        better = max(alone, *(row["accuracy"] for row in rows[first:]))
+        chances, how = weighed(known, True)
         add(f"{name} joined with {DIFFUSION}", chances, name, DIFFUSION, **how)
         aims += [
             check_aim(f"accuracy of {rows[-1]['what']}, minus the better of the two", rows[-1]["accuracy"] - better,

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -51,20 +51,28 @@ FLOAT32 = "float32"
 TRAINING, CLASSIFYING, LMPT_EPOCH = "training", "classifying", "lmpt_epoch"
 
 
+@cache
+def compiled_call(denoiser: Any) -> Any:
+    """What ``torch.compile`` makes of a denoiser; made once, or every round would trace it anew."""
+    denoiser.compile()
+    made, denoiser._compiled_call_impl = denoiser._compiled_call_impl, None
+    return made
+
+
 @contextmanager
 def memory_form(denoiser: Any, channels_last: bool, compiled: bool) -> Iterator[None]:
-    """The denoiser in another form, put back afterwards; what was compiled is kept between calls by torch."""
+    """The denoiser in another form, put back afterwards."""
     if channels_last:
         denoiser.to(memory_format=torch.channels_last)
     if compiled:
-        denoiser.compile()
+        denoiser._compiled_call_impl = compiled_call(denoiser)
     try:
         yield
     finally:
         if channels_last:
             denoiser.to(memory_format=torch.contiguous_format)
         if compiled:
-            denoiser._compiled_call_impl = None  # what Module.compile sets; torch offers no way back
+            denoiser._compiled_call_impl = None
 
 
 FORMS: dict[str, tuple[bool, bool, bool]] = {

@@ -362,7 +362,8 @@ def test_joined_evidence_runs(load: Load, tmp_path: Path, monkeypatch: pytest.Mo
     assert rows["zero-shot CLIP"]["evaluations"] == 0
     assert rows["zero-shot CLIP joined with diffusion"]["evaluations"] == 2 * 10
     assert len(rows["zero-shot CLIP joined with diffusion"]["weights"]) > 1
-    assert len(result["aims"]) == 4
+    assert len(rows["CLIP read both ways joined with diffusion"]["weights"]) > 2
+    assert len(result["aims"]) == 6
 
 
 def test_memory_form_is_undone(load: Load) -> None:

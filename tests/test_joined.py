@@ -1,10 +1,20 @@
 """Joining evidence: weights that are known are found again, and nothing is taken from a source that tells nothing."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp, softmax
 
-from gcpl_lab.methods.joined import JoinedEvidence, band_sources, fit_bands, fit_joined, log_sum_exp
+from gcpl_lab.methods.joined import (
+    MAP_PENALTIES,
+    JoinedEvidence,
+    band_sources,
+    fit_bands,
+    fit_joined,
+    log_sum_exp,
+)
 
 
 def drawn(logits: np.ndarray, seed: int) -> np.ndarray:
@@ -51,6 +61,74 @@ def test_offsets_are_held_back_where_there_is_little_to_learn_from() -> None:
     found = fit_joined([one], drawn(2 * one, 1))
     assert found.penalty >= 0.1
     assert np.abs(found.offsets).max() < 1.0
+
+
+def test_a_map_reads_wrong_names() -> None:
+    """Each class's number speaks for the next class: no weight of 0 or more can tell that, a map can."""
+    one = sources(600)[0]
+    labels = drawn(3 * np.roll(one, 1, axis=1), 1)
+    plain, mapped = (fit_joined([one], labels, maps=maps) for maps in (False, True))
+    assert plain.maps is None
+    assert plain.map_penalty is None
+    assert mapped.map_penalty in MAP_PENALTIES
+    assert mapped.held_out_loss < plain.held_out_loss - 0.3
+    other = sources(600, seed=9)[0]
+    truth = drawn(3 * np.roll(other, 1, axis=1), 2)
+    right = [(fit.logits([other]).argmax(1) == truth).mean() for fit in (plain, mapped)]
+    assert right[0] < 0.4
+    assert right[1] > 0.7
+    assert mapped.maps is not None
+    assert (np.argmax(mapped.maps[0], axis=1) == [1, 2, 3, 0]).all()
+
+
+def test_maps_hear_no_number_that_all_classes_share_and_no_unit() -> None:
+    both = sources(400)
+    labels = drawn(3 * np.roll(both[0], 1, axis=1) + 50 * both[1], 1)
+    found = fit_joined(both, labels, maps=True)
+    assert found.map_penalty is not None
+    shift = np.random.default_rng(3).normal(size=(400, 1))
+    np.testing.assert_allclose(found.probabilities([both[0] + shift, both[1]]), found.probabilities(both), atol=1e-10)
+    scaled = fit_joined([1000 * both[0], both[1]], labels, maps=True)
+    np.testing.assert_allclose(scaled.probabilities([1000 * both[0], both[1]]), found.probabilities(both), atol=2e-3)
+
+
+def test_maps_that_tell_nothing_more_are_left_out() -> None:
+    one = sources(120)[0]
+    found = fit_joined([one], drawn(2 * one, 1), maps=True)
+    same = fit_joined([one], drawn(2 * one, 1))
+    if found.map_penalty is None:
+        np.testing.assert_array_equal(found.logits([one]), same.logits([one]))
+    assert found.held_out_loss <= same.held_out_loss
+    few = fit_joined([one[:4]], np.arange(4), maps=True)  # one image a class: nothing can be held out
+    assert few.maps is None
+
+
+def test_maps_are_not_written_down() -> None:
+    found = JoinedEvidence(np.ones(1), np.zeros(2), 1.0, 0.5, np.zeros((1, 2, 2)), 0.1)
+    with pytest.raises(ValueError, match="has maps, which are not written down"):
+        found.as_dict()
+
+
+def test_the_gradient_with_maps_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against differences, at a point that is not the start."""
+    from scipy.optimize import approx_fprime
+
+    from gcpl_lab.methods import joined as module
+
+    asked: list[Any] = []
+
+    def look(objective: Any, start: np.ndarray, **_options: Any) -> Any:
+        asked.append((objective, start))
+        return SimpleNamespace(x=start)
+
+    monkeypatch.setattr(module, "minimize", look)
+    both = sources(30)
+    fit_joined([both[0], 50 * both[1]], np.arange(30) % 4, penalty=0.3, maps=True)
+    objective, start = max(asked, key=lambda pair: len(pair[1]))
+    assert len(start) == 2 + 4 + 2 * 16
+    point = start + np.random.default_rng(0).normal(size=len(start))
+    differences = approx_fprime(point, lambda values: objective(values)[0], 1e-7)
+    np.testing.assert_allclose(objective(point)[1], differences, atol=1e-5)
 
 
 def test_joining_errors_on_different_images_beats_each() -> None:
