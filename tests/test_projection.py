@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gcpl_lab.errors import DataError
+from gcpl_lab.views import projection
 from gcpl_lab.views.projection import Projection, project, warn_if_flattering
 
 
@@ -106,3 +107,12 @@ def test_flattering_map_is_told_apart_from_an_honest_one():
     assert warn_if_flattering(Projection({"all": apart}, "pca", 0, {"all": 1.0}, ""), apart, labels) is None
     with pytest.raises(DataError, match="there are 3 labels"):
         warn_if_flattering(flattering, mixed, labels[:3])
+
+
+def test_umap_keeps_what_it_compiles() -> None:
+    """Or every notebook and every demonstration would wait for the compiler before its first map."""
+    projection._load_umap()
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    for function in (smooth_knn_dist, compute_membership_strengths):
+        assert function.stats.cache_path is not None
