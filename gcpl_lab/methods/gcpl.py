@@ -142,7 +142,7 @@ class ExemplarSampler:
             raise ValueError(f"batch_size is {batch_size} and num_samples {num_samples}; expected 1 or more")
         self._diffusion, self._exemplars = diffusion, exemplars
         self.batch_size, self.num_samples, self.num_templates = batch_size, num_samples, num_templates
-        self._flip, self._seed = flip, seed
+        self._flip, self._seed, self._generator = flip, seed, torch.Generator()
         steps = diffusion.num_timesteps
         self._first_timestep, self._last_timestep = int(low * steps), max(int(low * steps) + 1, int(high * steps))
         labels = exemplars.labels.numpy()
@@ -153,7 +153,8 @@ class ExemplarSampler:
         rng = np.random.default_rng([self._seed, 11, step])
         rounds = -(-self.batch_size // len(self._members))
         order = np.concatenate([rng.permutation(len(self._members)) for _ in range(rounds)])[: self.batch_size]
-        images = torch.from_numpy(np.array([rng.choice(self._members[group]) for group in order]))
+        members = [self._members[group] for group in order]
+        images = torch.from_numpy(np.array([those[rng.integers(len(those))] for those in members]))
         flips = torch.from_numpy(rng.integers(0, 2 if self._flip else 1, self.batch_size))
         images, flips = (value.repeat_interleave(self.num_samples) for value in (images, flips))
         timesteps = rng.integers(self._first_timestep, self._last_timestep, len(images))
@@ -173,8 +174,7 @@ class ExemplarSampler:
 
     def _normal(self, step: int, slot: int, shape: torch.Size) -> Tensor:
         seed = np.random.SeedSequence([self._seed, 13, step, slot]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(seed >> 1))
-        return torch.randn((2, *shape), generator=generator)
+        return torch.randn((2, *shape), generator=self._generator.manual_seed(int(seed >> 1)))
 
 
 class ValidationLoss:
