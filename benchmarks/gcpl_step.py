@@ -286,7 +286,6 @@ def main() -> None:
     parser.add_argument("--shape", default="sd-1.4", choices=list(DIFFUSION_SHAPES))
     parser.add_argument("--precision", nargs="+", default=["bfloat16", "float32"], choices=list(DTYPES))
     parser.add_argument("--batch-size", type=int, default=1, help="pictures an update")
-    parser.set_defaults(repeats=3)  # an update takes up to a minute
     options = parser.parse_args()
     if options.operations:
         print_operations(OPERATIONS, options.repeats, options.clock)

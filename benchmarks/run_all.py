@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "true_shapes", "lmpt_epoch", "precision", "scaling",
             "classifier_cost", "growth", "fast_calibration", "joined_evidence")  # fmt: skip
 QUICK = {
+    "startup": "--small",
     "gcpl_step": "--precision bfloat16 --repeats 1",
     "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 1 --batch-images 16 "
     "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 10 --train-steps 60",
