@@ -30,7 +30,7 @@ class _Attention(torch.autograd.Function):
     """softmax(q kᵀ / √dim) v, and its gradients, from scores that are computed again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         queries, keys, values = (_heads(tensor) for tensor in (query * query.shape[-1] ** -0.5, key, value))
         answer = torch.empty_like(queries)
         reference, total = queries.new_empty((2, *queries.shape[:2]), dtype=torch.float32)
@@ -49,7 +49,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, answer, reference, total = ctx.saved_tensors
         scale, dtype = query.shape[-1] ** -0.5, query.dtype
         queries, keys, values = (_heads(tensor) for tensor in (query * scale, key, value))
@@ -118,7 +118,7 @@ def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return answer
 
 
-class ChunkedSelfAttention(AttnProcessor2_0):  # type: ignore[misc]
+class ChunkedSelfAttention(AttnProcessor2_0):
     """What an attention layer of diffusers asks: :func:`chunked_attention` where it is of use, else torch's own."""
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
