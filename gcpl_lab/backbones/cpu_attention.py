@@ -1,7 +1,7 @@
 """Self-attention of many places in bfloat16 on a processor that has bfloat16 products and no tiles (AMX).
 
 There torch's own attention is hardly faster in bfloat16 than in float32, and it is half of a pass of Stable
-Diffusion at 512 pixels, though single products are three to four times as fast. Here the queries of a head are taken
+Diffusion at 512 pixels, though single products are four times as fast or more. Here the queries of a head are taken
 in chunks, so that their scores stay in the processor's cache, and everything between the products is as little as can
 be. Numbers are rounded to bfloat16 where torch keeps float32: the scores. Each query's largest score is therefore taken
 off inside the product, in two more columns, so that what is rounded is small where the weight is large.

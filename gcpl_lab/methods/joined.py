@@ -128,10 +128,12 @@ def fit_joined(
         loss = losses[best]
     map_penalty = None
     if folds and maps:
-        without = _held_out_loss(stacked, labels, folds, best, offsets, None)
-        tried = {one: _held_out_loss(stacked, labels, folds, best, offsets, one) for one in MAP_PENALTIES}
-        least = min(tried, key=lambda one: tried[one])
-        if tried[least] < without:
+        tried: dict[float | None, float] = {
+            one: _held_out_loss(stacked, labels, folds, best, offsets, one) for one in MAP_PENALTIES
+        }
+        tried[None] = loss if penalty is None else _held_out_loss(stacked, labels, folds, best, offsets, None)
+        least = min(MAP_PENALTIES, key=lambda one: tried[one])
+        if tried[least] < tried[None]:
             map_penalty, loss = least, tried[least]
     found = _minimise(stacked, labels, best, offsets, map_penalty)
     num, num_classes = len(stacked), stacked.shape[2]

@@ -377,19 +377,17 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
     """
     import torch
 
-    device = torch.device(device).type
-    if device == "cpu":
-        if next(denoiser.parameters()).dtype == torch.bfloat16:
-            denoiser.to(memory_format=torch.channels_last)
-            if bfloat16_instructions() == {"avx512_bf16": True, "amx": False}:
-                from gcpl_lab.backbones.cpu_attention import attend_in_chunks
+    kind = torch.device(device).type
+    bfloat16_on_cpu = kind == "cpu" and next(denoiser.parameters()).dtype == torch.bfloat16
+    if kind == "cuda" or bfloat16_on_cpu:
+        denoiser.to(memory_format=torch.channels_last)
+    # CLIP's image tower has no such layers, and need not wait for diffusers.
+    attends = hasattr(denoiser, "attn_processors")
+    if bfloat16_on_cpu and attends and bfloat16_instructions() == {"avx512_bf16": True, "amx": False}:
+        from gcpl_lab.backbones.cpu_attention import attend_in_chunks
 
-                attend_in_chunks(denoiser)
-        return
-    if device != "cuda":
-        return
-    denoiser.to(memory_format=torch.channels_last)
-    if precision == "tf32":
+        attend_in_chunks(denoiser)
+    if kind == "cuda" and precision == "tf32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
 
