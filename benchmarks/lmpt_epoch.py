@@ -6,7 +6,8 @@ Published, as in the authors' train.py: every step reads and transforms its pict
 and runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower
 runs on no more than what each prompt needs (``gcpl_lab.backbones.clip.PromptTower``). Captions are encoded once in
 both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
-their losses can be compared step by step. Updates are timed from the second on; what is done once is the same in
+their losses can be compared step by step. Published has torch's own products, ours those of
+``gcpl_lab/backbones/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
 both. How an epoch grows with images, classes and context length is measured by scaling.py.
 """
 
@@ -33,6 +34,7 @@ from rich.console import Console
 from torch import Tensor
 
 from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings
+from gcpl_lab.backbones.cpu_linear import torch_products
 from gcpl_lab.config import LMPTConfig
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
@@ -52,8 +54,9 @@ class PublishedObjective(LMPT):
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Of (pixels (image, 3, size, size), targets, captions, has_caption)."""
         pixels, *rest = batch
-        features = F.normalize(self.clip.model.encode_image(pixels).float(), dim=-1)
-        return super().__call__(Batch(features, *rest))
+        with torch_products():
+            features = F.normalize(self.clip.model.encode_image(pixels).float(), dim=-1)
+            return super().__call__(Batch(features, *rest))
 
     def encode(self, ids: Tensor, embeddings: Tensor) -> Tensor:
         """Unit features from all positions of the context, with autograd through each of them."""

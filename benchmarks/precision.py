@@ -44,8 +44,9 @@ from gcpl_lab.evaluation.metrics import accuracy
 from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
 from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
 from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.processor import bfloat16_instructions
 from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import LEAST_GAIN, bfloat16_instructions, choose_fastest, make_accelerator
+from gcpl_lab.training.runtime import LEAST_GAIN, choose_fastest, make_accelerator
 
 FLOAT32 = "float32"
 TRAINING, CLASSIFYING, LMPT_EPOCH = "training", "classifying", "lmpt_epoch"

@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ("ground", "data", "backbones", "methods", "training", "evaluation", "views", "top")
 """The way data takes: a module imports from its own room or from one before it."""
 
-GROUND = ("errors", "storage")
+GROUND = ("errors", "storage", "processor")
 TOP = (
     "", "__main__", "config", "estimators", "experiment", "reporting", "comparison", "demo", "caching", "model_card",
     "multilabel", "multilabel_experiment", "multilabel_reporting", "run_views", "course", "editions", "planning",
@@ -21,7 +21,9 @@ TOP = (
 
 
 OF_A_DEVICE = ("torch.cuda", "torch.mps", "torch.xpu", "torch.accelerator", "torch.backends")
-"""What depends on the kind of machine stands in one module, so that it is known which lines a CPU never runs."""
+"""What depends on the kind of device stands in one module, so that it is known which lines a CPU never runs."""
+
+KNOW_THE_MACHINE = ("training.runtime", "processor")
 
 
 def name_of(path: Path) -> str:
@@ -87,8 +89,8 @@ def problems_in(path: Path, source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             found += [f"{node.lineno}: {problem}" for problem in problems_of_call(node, module)]
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in OF_A_DEVICE and module != "training.runtime":
-            found.append(f"{node.lineno}: uses {ast.unparse(node)}, which is for training.runtime alone")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in OF_A_DEVICE and module not in KNOW_THE_MACHINE:
+            found.append(f"{node.lineno}: uses {ast.unparse(node)}, which is for {' and '.join(KNOW_THE_MACHINE)}")
     return found
 
 

@@ -149,4 +149,4 @@ def test_diffusers_reads_what_we_export(tmp_path: Path, random_pair: object) -> 
     with torch.no_grad():
         prompts.vectors.copy_(VECTORS)
         expected = random_pair.diffusion.encode_prompts(*prompts(torch.tensor([1])))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)  # products may round in another order

@@ -172,22 +172,43 @@ def test_gcpl_train_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result["check"]["apart"] <= result["check"]["noise_of_seeds"]
     assert result["rows"][0]["ratio_to_published"] == 1
     assert {row["evaluations"] for row in result["rows"] if "evaluations" in row} == {40}
+    has_own = result["machine"]["float32_products"] == "oneDNN"
+    assert (len(result["rows"]), len(result["aims"])) == ((7, 4) if has_own else (5, 3))
 
 
 def test_gcpl_step_runs_on_a_small_shape(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(load, "gcpl_step", tmp_path, monkeypatch, "--shape", "sd-1.x-small", "--batch-size", "2")
     module = load("gcpl_step")
-    variants = [module.PUBLISHED, module.OURS, module.CHECKPOINTED, module.FLOOR]
+    variants = [module.PUBLISHED, module.OURS, module.CHECKPOINTED, module.FLOOR, module.OUR_FLOOR]
     assert [(row["precision"], row["variant"]) for row in result["rows"]] == [
         (precision, variant) for precision in ("bfloat16", "float32") for variant in variants
     ]
     for row in result["rows"]:
         assert row["seconds"] > 0
-        assert (row["peak_gb"] is None) == (row["variant"] in (module.PUBLISHED, module.FLOOR))
+        assert (row["peak_gb"] is None) == (row["variant"] not in (module.OURS, module.CHECKPOINTED))
         assert row["peak_gb"] is None or row["peak_gb"] > 0.01
     assert [(aim["least"], aim["most"]) for aim in result["aims"]] == [
-        (1.4, None), (None, 1.15), (1.4, None), (None, 1.15), (3.5, None),
+        (1.4, None), (None, 1.15), (None, 1.15), (1.4, None), (None, 1.15), (None, 1.15), (3.5, None),
     ]  # fmt: skip
+
+
+def test_the_library_runs_its_own_kernels(load: Load, random_pair: Any) -> None:
+    """Ours are put aside for the published procedure and the floor, and come back."""
+    from gcpl_lab.backbones import cpu_linear
+    from gcpl_lab.backbones.cpu_attention import ChunkedSelfAttention
+
+    denoiser = random_pair.diffusion.denoiser
+    before = denoiser.attn_processors
+    for layer in before:
+        denoiser.get_submodule(layer.removesuffix(".processor")).set_processor(ChunkedSelfAttention())
+    try:
+        with load("gcpl_step").as_the_library_has_it(denoiser):
+            assert {type(one).__name__ for one in denoiser.attn_processors.values()} == {"AttnProcessor2_0"}
+            assert cpu_linear._AS_TORCH.get()
+        assert {type(one) for one in denoiser.attn_processors.values()} == {ChunkedSelfAttention}
+        assert not cpu_linear._AS_TORCH.get()
+    finally:
+        denoiser.set_attn_processor(before)
 
 
 def test_speeds_of_single_operations(load: Load, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from gcpl_lab.backbones.cpu_linear import linear, use_fast_products
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
 from gcpl_lab.errors import ModelError
 from gcpl_lab.storage import tensor_checksum
@@ -94,7 +95,7 @@ class PromptTower:
         """Query, key and value (1, 3 · dim) of the start token in every block."""
         found, hidden = [], hidden[None]
         for block in self.text_tower.transformer.resblocks:
-            found.append(F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
+            found.append(linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
             hidden = _close_block(block, hidden, found[-1].chunk(3, dim=1)[2])
         return found
 
@@ -108,7 +109,7 @@ class PromptTower:
         *blocks, last = self.text_tower.transformer.resblocks
         hidden = embeddings.flatten(0, 1).index_select(0, self._needed).to(self._position.dtype) + self._position
         for block, start in zip(blocks, self._start, strict=False):
-            projected = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
+            projected = linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
             query, key, value = self._by_prompt(block, projected, start)
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             mixed = mixed.transpose(1, 2).reshape(-1, hidden.shape[1]).index_select(0, self._needed)
@@ -119,8 +120,8 @@ class PromptTower:
         """The last block on the end tokens, (batch, dim)."""
         dim, heads = hidden.shape[1], block.attn.num_heads
         normed, weight, bias = block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias
-        query = F.linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim]).view(-1, heads, 1, dim // heads)
-        key, value = self._by_prompt(block, F.linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
+        query = linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim]).view(-1, heads, 1, dim // heads)
+        key, value = self._by_prompt(block, linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._seen)
         return _close_block(block, hidden.index_select(0, self._ends), mixed.flatten(1))
 
@@ -168,6 +169,7 @@ class FrozenCLIP:
 
     def __init__(self, *, model: Any, tokenizer: Any, transform: Any, name: str) -> None:
         self.model = model.requires_grad_(False).eval()
+        use_fast_products(model)
         self.tokenizer, self.transform, self.name = tokenizer, transform, name
         self.text_tower = model if hasattr(model, "positional_embedding") else model.text
         if not hasattr(self.text_tower, "token_embedding") or not hasattr(self.text_tower, "ln_final"):

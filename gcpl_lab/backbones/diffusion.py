@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gcpl_lab.backbones.cpu_linear import use_fast_products
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
 from gcpl_lab.backbones.template_tower import TemplateTower, is_plain
 from gcpl_lab.errors import ModelError
@@ -72,6 +73,7 @@ class FrozenDiffusion:
         self.name, self.evidence_range = name, evidence_range
         for part in (vae, denoiser, text_encoder):
             part.requires_grad_(False).eval()
+            use_fast_products(part)
         if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
                 f"{name}: its scheduler predicts {scheduler.config.prediction_type!r}; "

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gcpl_lab.backbones.cpu_linear import PLAIN_LINEAR, linear
+
 
 class TemplateTower:
     """Hidden states of prompts that begin alike; equal to the text encoder's own, with less work.
@@ -42,7 +44,7 @@ class TemplateTower:
         with torch.no_grad(), torch.autocast(position.device.type, enabled=False):
             hidden = (embeddings.token_embedding(beginning.to(position.device)) + position[:num_known])[None]
             for layer, projection in zip(self._layers, self._projections, strict=True):
-                self._known.append(F.linear(layer.layer_norm1(hidden), *projection))
+                self._known.append(linear(layer.layer_norm1(hidden), *projection))
                 query, key, value = _by_head(self._known[-1], layer.self_attn.num_heads)
                 hidden = _close_layer(layer, hidden, F.scaled_dot_product_attention(query, key, value, is_causal=True))
             self._beginning = self._final_norm(hidden)
@@ -61,7 +63,7 @@ class TemplateTower:
         """
         hidden = embeddings[:, self.num_known :].to(self._position.dtype) + self._position
         for layer, projection, known in zip(self._layers, self._projections, self._known, strict=True):
-            rows = F.linear(layer.layer_norm1(hidden), *projection)
+            rows = linear(layer.layer_norm1(hidden), *projection)
             rows = torch.cat([known.expand(len(rows), -1, -1), rows], dim=1)
             query, key, value = _by_head(rows, layer.self_attn.num_heads)
             mixed = F.scaled_dot_product_attention(query[:, :, self.num_known :], key, value, attn_mask=self._mask)
@@ -75,7 +77,7 @@ def is_plain(text_encoder: Any) -> bool:
 
     return type(text_encoder) is CLIPTextModel and all(
         type(layer) is CLIPEncoderLayer and type(layer.self_attn) is CLIPAttention
-        and all(type(getattr(layer.self_attn, name)) is torch.nn.Linear for name in ("q_proj", "k_proj", "v_proj"))
+        and all(type(getattr(layer.self_attn, name)) in PLAIN_LINEAR for name in ("q_proj", "k_proj", "v_proj"))
         for layer in text_encoder.encoder.layers
     )  # fmt: skip
 

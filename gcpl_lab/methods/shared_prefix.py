@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from gcpl_lab.backbones.cpu_linear import torch_products
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 
 
@@ -176,7 +177,8 @@ class SharedDenoiser:
 
         device = self.diffusion.device
         noisy = torch.zeros((1, *self.diffusion.latent_shape), device=device, dtype=self.diffusion.dtype)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # The counter knows torch's own operations.
+        with FlopCounterMode(display=False) as counter, torch_products(), torch.no_grad():
             run(noisy, torch.zeros(1, dtype=torch.int64, device=device))
         return int(counter.get_total_flops())
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from gcpl_lab.errors import ArtifactError, TrainingError
+from gcpl_lab.processor import bfloat16_instructions, float32_products, processor_name
 from gcpl_lab.storage import read_json, write_json
 
 if TYPE_CHECKING:
@@ -392,13 +393,6 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
         torch.backends.cudnn.allow_tf32 = True
 
 
-def bfloat16_instructions() -> dict[str, bool]:
-    """Which instructions for bfloat16 this machine's processor has: products, and tiles of them."""
-    import torch
-
-    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx": torch.cpu._is_amx_tile_supported()}
-
-
 @contextmanager
 def training_form(denoiser: Any, gradient_checkpointing: bool, compiled: bool) -> Iterator[None]:
     """Train with activations computed anew in the backward pass, or with a compiled denoiser, and undo it after.
@@ -497,17 +491,18 @@ class MemoryFit:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a result should say about where it was made: processor, cores, memory in GiB, device."""
+    """What a result should say about where it was made: processor, cores, memory in GiB, device, kernels."""
     import psutil
     import torch
 
     return {
         "system": platform.system(),
-        "processor": _processor_name(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else default_device(),
         "threads": torch.get_num_threads(),
+        "float32_products": float32_products(),
     }
 
 
@@ -520,17 +515,6 @@ def describe_free_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         free["device_memory_free_gib"] = round(torch.cuda.mem_get_info()[0] / 2**30, 1)
     return free
-
-
-def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            for line in stream:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def describe_versions() -> dict[str, str]:

@@ -1,0 +1,109 @@
+"""Products with frozen float32 weights by oneDNN, on processors whose AVX-512 torch's own products leave alone.
+
+torch multiplies float32 matrices with MKL, which takes its AVX-512 kernels on Intel's processors and kernels of half
+the width on others; its convolutions go to oneDNN, which asks the processor what it can. So a linear layer asks
+oneDNN too, forth and back: the same sums, added up in another order, in half of the time
+(``benchmarks/gcpl_step.py --operations`` measures it). Only where ``processor.float32_products`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from gcpl_lab.processor import float32_products
+
+LEAST_WORK = 1 << 21
+"""Multiplications from which on a product gains; twice as many where its gradient is asked for later, which costs."""
+
+_AS_TORCH: ContextVar[bool] = ContextVar("as_torch", default=False)
+
+
+@contextmanager
+def torch_products() -> Iterator[None]:
+    """Leave every product to torch itself, in this thread; for comparisons, and for who counts operations."""
+    token = _AS_TORCH.set(True)
+    try:
+        yield
+    finally:
+        _AS_TORCH.reset(token)
+
+
+class _Product(torch.autograd.Function):
+    """rows · weightᵀ + bias, with the gradient of the rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight  # frozen: nothing to check for changes
+        return _multiply(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _multiply(gradient, ctx.weight.t(), None), None, None
+
+
+def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    answer: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows.contiguous(), weight, bias, "none", [], "")
+    return answer
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``torch.nn.functional.linear``, by oneDNN where that is faster; the numbers are equal up to rounding.
+
+    Args:
+        rows: (..., in).
+        weight: (out, in); a weight that is learned is left to torch.
+        bias: (out,).
+    """
+    recorded = rows.requires_grad and torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or not _gains(rows, weight, LEAST_WORK * (2 if recorded else 1)):
+        return F.linear(rows, weight, bias)
+    if recorded:
+        answer: Tensor = _Product.apply(rows, weight, bias)
+        return answer
+    return _multiply(rows, weight, bias)
+
+
+def _gains(rows: Tensor, weight: Tensor, least_work: int) -> bool:
+    return (
+        rows.numel() * len(weight) >= least_work
+        and rows.dtype == weight.dtype == torch.float32
+        and not weight.requires_grad
+        and rows.device.type == "cpu"
+        and not _AS_TORCH.get()
+        and not torch.is_autocast_enabled("cpu")
+        and float32_products() == "oneDNN"
+    )
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer whose product is :func:`linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return linear(input, self.weight, self.bias)
+
+
+PLAIN_LINEAR = (nn.Linear, NonDynamicallyQuantizableLinear, FrozenLinear)
+"""Classes that compute a linear layer and nothing else."""
+
+
+def use_fast_products(model: nn.Module) -> None:
+    """Let a frozen model's linear layers ask oneDNN, where that gains here; layers of other classes stay as they are.
+
+    Args:
+        model: Its layers change their class and keep everything else: weights, names, place in the state dict.
+    """
+    if float32_products() == "oneDNN":
+        for layer in model.modules():
+            if type(layer) in PLAIN_LINEAR:
+                layer.__class__ = FrozenLinear
