@@ -37,11 +37,12 @@ def test_cutting_positions_behind_the_end_changes_nothing(clip: object) -> None:
     torch.testing.assert_close(cut_features, features, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["plain", "layer scale", "custom block", "not causal"])
-def test_the_short_way_to_features_equals_the_long_one(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "many rows", "layer scale", "custom block", "not causal"])
+def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, in float64; towers of another build go the long way."""
     import open_clip
 
+    monkeypatch.setattr(PromptTower, "MOST_IN_ONE", 17 if kind == "many rows" else 18)  # 6 + 2 + 4 + 6
     torch.manual_seed(0)
     tower = open_clip.transformer.TextTransformer(
         context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6, no_causal_mask=kind == "not causal",
@@ -53,7 +54,8 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str) -> None:
     ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)
     found = []
     short = PromptTower(tower, embeddings[0, 0], ends)
-    assert short.is_plain == (kind in ("plain", "layer scale"))
+    assert short.is_plain == (kind in ("plain", "many rows", "layer scale"))
+    assert not short.is_plain or short._in_one == (kind != "many rows")
     for encode in (lambda leaf: encode_token_embeddings(tower, leaf, ends)[1], short):
         leaf = embeddings.clone().requires_grad_()
         features = encode(leaf)

@@ -60,7 +60,13 @@ class PromptTower:
     the start token, which hears nothing but itself, once when this is made. Blocks are called without
     ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of another
     build than open_clip's plain causal one goes the long way.
+
+    Attention is among the rows of a prompt. A few rows attend as they stand, with a mask between prompts: sorting them
+    by prompt and back would cost more than the products that the mask throws away.
     """
+
+    MOST_IN_ONE = 128
+    """Rows up to which all attend in one piece; the products thrown away grow with their square."""
 
     def __init__(self, text_tower: Any, start: Tensor, end_positions: Tensor) -> None:
         """Lay the rows out, and run the tower on the start token.
@@ -88,6 +94,15 @@ class PromptTower:
         self._seen = (positions <= end_positions[:, None])[:, None, None]
         position = text_tower.positional_embedding.detach()
         self._position = position[: len(positions)].repeat(len(needed), 1)[self._needed]
+        self._in_one = len(self._needed) <= self.MOST_IN_ONE
+        if self._in_one:
+            prompt, place = self._needed // len(positions), self._needed % len(positions)
+            hears = (prompt[:, None] == prompt) & (place[:, None] >= place)
+            hears = F.pad(hears, (0, 1), value=True)  # everybody hears the start token
+            # Numbers: a mask of truth values would be turned into numbers by every call.
+            self._mask = torch.zeros(hears.shape, dtype=position.dtype, device=position.device)
+            self._mask.masked_fill_(~hears, -torch.inf)
+            self._mask_of_ends = self._mask[self._ends]
         self._start = self._run_start(start.to(position.dtype) + position[0])
 
     @torch.no_grad()
@@ -110,26 +125,34 @@ class PromptTower:
         hidden = embeddings.flatten(0, 1).index_select(0, self._needed).to(self._position.dtype) + self._position
         for block, start in zip(blocks, self._start, strict=False):
             projected = linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
-            query, key, value = self._by_prompt(block, projected, start)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            mixed = mixed.transpose(1, 2).reshape(-1, hidden.shape[1]).index_select(0, self._needed)
-            hidden = _close_block(block, hidden, mixed)
+            query, key, value = self._by_head(block, projected, start)
+            if self._in_one:
+                mixed = F.scaled_dot_product_attention(query[:, :, :-1], key, value, attn_mask=self._mask)
+            else:
+                mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            mixed = mixed.transpose(1, 2).reshape(-1, hidden.shape[1])
+            hidden = _close_block(block, hidden, mixed if self._in_one else mixed.index_select(0, self._needed))
         return _project(self.text_tower, self.text_tower.ln_final(self._run_last(last, hidden)))
 
     def _run_last(self, block: Any, hidden: Tensor) -> Tensor:
         """The last block on the end tokens, (batch, dim)."""
         dim, heads = hidden.shape[1], block.attn.num_heads
         normed, weight, bias = block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias
-        query = linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim]).view(-1, heads, 1, dim // heads)
-        key, value = self._by_prompt(block, linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._seen)
-        return _close_block(block, hidden.index_select(0, self._ends), mixed.flatten(1))
+        query = linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim])
+        query = query.view(1 if self._in_one else len(query), -1, heads, dim // heads).transpose(1, 2)
+        key, value = self._by_head(block, linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
+        mask = self._mask_of_ends if self._in_one else self._seen
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return _close_block(block, hidden.index_select(0, self._ends), mixed.transpose(1, 2).reshape(-1, dim))
 
-    def _by_prompt(self, block: Any, projected: Tensor, start: Tensor) -> tuple[Tensor, ...]:
-        """Rows (row, parts · dim) and the start token's as ``parts`` tensors (batch, head, token, dim of a head)."""
-        dim, heads = block.attn.embed_dim, block.attn.num_heads
-        rows = torch.cat([projected, start]).index_select(0, self._places)
-        shape = (len(self.end_positions), -1, rows.shape[1] // dim, heads, dim // heads)
+    def _by_head(self, block: Any, projected: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        """Rows (row, parts · dim) and the start token's as ``parts`` tensors (batch, head, token, dim of a head).
+
+        In one piece the batch is 1 and the start token stands last; else prompts are the batch, and it stands first.
+        """
+        dim, heads, rows = block.attn.embed_dim, block.attn.num_heads, torch.cat([projected, start])
+        rows = rows if self._in_one else rows.index_select(0, self._places)
+        shape = (1 if self._in_one else len(self.end_positions), -1, rows.shape[1] // dim, heads, dim // heads)
         return rows.view(shape).permute(2, 0, 3, 1, 4).unbind()
 
 

@@ -138,8 +138,11 @@ class CachedBatches:
         order, view = self._draw(epoch)
         chosen = slice(place * self.batch_size, (place + 1) * self.batch_size)
         images = order[chosen]
+        rows = view[chosen] * len(self.targets) + images
+        # Indices in brackets would take three times as long.
         return Batch(
-            self.views[view[chosen], images], self.targets[images], self.captions[images], self.has_caption[images]
+            self.views.flatten(0, 1).index_select(0, rows),
+            *(kept.index_select(0, images) for kept in (self.targets, self.captions, self.has_caption)),
         )
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +229,8 @@ class LMPT:
         if not 0 <= mix <= 1:
             raise ValueError(f"mix is {mix}; expected 0 (captions alone) to 1 (labels alone)")
         self.clip, self.prompts = clip, prompts
-        self.class_counts, self.num_images = np.asarray(class_counts), num_images
+        self.class_counts = torch.as_tensor(np.asarray(class_counts), dtype=torch.float32)
+        self.num_images = num_images
         self.mix, self.classification, self.reading, self.scale = mix, classification, reading, scale
         self.contrast_reduction = contrast_reduction
         self._embedding: dict[str, Any] = {
