@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from typing import Literal
+
+from gcpl_lab.errors import LabError
+
+KERNELS_VARIABLE = "GCPL_LAB_KERNELS"
+"""``own``, the default: products and attention of this package where they gain; ``library``: as torch has them."""
 
 
 def processor_name() -> str:
     """As the system calls it."""
     return _from_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def own_kernels() -> bool:
+    """Whether this package's products and attention may take the place of torch's.
+
+    Raises:
+        LabError: The environment variable says something unknown.
+    """
+    kernels = os.environ.get(KERNELS_VARIABLE, "own")
+    if kernels not in ("own", "library"):
+        raise LabError(f"{KERNELS_VARIABLE} is {kernels!r}; expected 'own' or 'library'")
+    return kernels == "own"
 
 
 def bfloat16_instructions() -> dict[str, bool]:
@@ -27,6 +45,8 @@ def float32_products() -> Literal["oneDNN", "torch"]:
     about twice as fast on AMD's (``benchmarks/gcpl_step.py --operations``). A rule, not a measurement at each start: a
     run that goes on must round as it began.
     """
+    if not own_kernels():
+        return "torch"
     import torch
 
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()

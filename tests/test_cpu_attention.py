@@ -131,3 +131,10 @@ def test_a_processor_is_given_what_suits_it(
     assert any(isinstance(module, ChunkedSelfAttention) for module in denoiser.attn_processors.values()) == chosen
     weight = next(parameter for parameter in denoiser.parameters() if parameter.dim() == 4 and parameter.shape[2] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last) == (dtype == torch.bfloat16)
+
+
+def test_the_librarys_own_attention_can_be_asked_for(denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "bfloat16_instructions", lambda: {"avx512_bf16": True, "amx": False})
+    monkeypatch.setenv("GCPL_LAB_KERNELS", "library")
+    runtime.prepare_for_device(denoiser.bfloat16(), "cpu", "auto")
+    assert not any(isinstance(module, ChunkedSelfAttention) for module in denoiser.attn_processors.values())

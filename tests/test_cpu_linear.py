@@ -17,6 +17,7 @@ from gcpl_lab.backbones import cpu_linear
 from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.cpu_linear import FrozenLinear, linear, torch_products, use_fast_products
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.errors import LabError
 from gcpl_lab.methods.shared_prefix import SharedDenoiser
 from gcpl_lab.training import runtime
 
@@ -202,5 +203,14 @@ def test_the_rule(
     try:
         assert processor.float32_products() == expected
         assert runtime.describe_machine()["float32_products"] == expected
+        processor.float32_products.cache_clear()
+        monkeypatch.setenv("GCPL_LAB_KERNELS", "library")
+        assert processor.float32_products() == "torch"
     finally:
         processor.float32_products.cache_clear()
+
+
+def test_a_kind_of_kernels_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCPL_LAB_KERNELS", "fast")
+    with pytest.raises(LabError, match="GCPL_LAB_KERNELS is 'fast'; expected 'own' or 'library'"):
+        processor.own_kernels()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from gcpl_lab.errors import ArtifactError, TrainingError
-from gcpl_lab.processor import bfloat16_instructions, float32_products, processor_name
+from gcpl_lab.processor import bfloat16_instructions, float32_products, own_kernels, processor_name
 from gcpl_lab.storage import read_json, write_json
 
 if TYPE_CHECKING:
@@ -384,7 +384,8 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
         denoiser.to(memory_format=torch.channels_last)
     # CLIP's image tower has no such layers, and need not wait for diffusers.
     attends = hasattr(denoiser, "attn_processors")
-    if bfloat16_on_cpu and attends and bfloat16_instructions() == {"avx512_bf16": True, "amx": False}:
+    products_without_tiles = bfloat16_instructions() == {"avx512_bf16": True, "amx": False}
+    if bfloat16_on_cpu and attends and products_without_tiles and own_kernels():
         from gcpl_lab.backbones.cpu_attention import attend_in_chunks
 
         attend_in_chunks(denoiser)
