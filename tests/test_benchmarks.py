@@ -251,6 +251,20 @@ def test_lmpt_epoch_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = run(load, "lmpt_epoch", tmp_path, monkeypatch, "--steps", "1", "--num-context", "4")
     assert result["check"]["apart"] <= result["check"]["most"]
     assert len(result["check"]["losses"]["ours"]) == 10
+    threads = 1 if result["machine"]["threads"] == 1 else 2
+    assert (len(result["rows"]), len(result["aims"])) == (3 * threads, threads)
+    ratios = [row["ratio_to_published"] for row in result["rows"]]
+    assert ratios[0] == ratios[3 * (threads - 1)] == 1  # each number of threads against its own
+    assert min(ratios[1:3]) > 3
+    assert [row["what"].endswith("one thread") for row in result["rows"]] == [False] * 3 + [True] * 3 * (threads - 1)
+
+
+def test_threads_come_back(load: Load) -> None:
+    module, before = load("lmpt_epoch"), torch.get_num_threads()
+    assert module.with_one_thread(lambda: float(torch.get_num_threads())) == 1
+    with pytest.raises(ZeroDivisionError):
+        module.with_one_thread(lambda: 1 / 0)
+    assert torch.get_num_threads() == before
 
 
 def test_precision_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
