@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gcpl_lab.backbones.cpu_linear import linear, use_fast_products
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
+from gcpl_lab.backbones.template_tower import added_mask
 from gcpl_lab.errors import ModelError
 from gcpl_lab.storage import tensor_checksum
 
@@ -90,8 +91,7 @@ class PromptTower:
         # the same one, and is never looked at.
         places = torch.full_like(needed, len(self._needed), dtype=torch.int64)
         places[needed] = torch.arange(len(self._needed), device=places.device)
-        self._places, self._ends = places.flatten(), places.gather(1, end_positions[:, None]).flatten()
-        self._seen = (positions <= end_positions[:, None])[:, None, None]
+        self._ends = places.gather(1, end_positions[:, None]).flatten()
         position = text_tower.positional_embedding.detach()
         self._position = position[: len(positions)].repeat(len(needed), 1)[self._needed]
         self._in_one = len(self._needed) <= self.MOST_IN_ONE
@@ -99,10 +99,10 @@ class PromptTower:
             prompt, place = self._needed // len(positions), self._needed % len(positions)
             hears = (prompt[:, None] == prompt) & (place[:, None] >= place)
             hears = F.pad(hears, (0, 1), value=True)  # everybody hears the start token
-            # Numbers: a mask of truth values would be turned into numbers by every call.
-            self._mask = torch.zeros(hears.shape, dtype=position.dtype, device=position.device)
-            self._mask.masked_fill_(~hears, -torch.inf)
+            self._mask = added_mask(hears, position.dtype)
             self._mask_of_ends = self._mask[self._ends]
+        else:
+            self._places, self._mask_of_ends = places.flatten(), (positions <= end_positions[:, None])[:, None, None]
         self._start = self._run_start(start.to(position.dtype) + position[0])
 
     @torch.no_grad()
@@ -141,8 +141,7 @@ class PromptTower:
         query = linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim])
         query = query.view(1 if self._in_one else len(query), -1, heads, dim // heads).transpose(1, 2)
         key, value = self._by_head(block, linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
-        mask = self._mask_of_ends if self._in_one else self._seen
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask_of_ends)
         return _close_block(block, hidden.index_select(0, self._ends), mixed.transpose(1, 2).reshape(-1, dim))
 
     def _by_head(self, block: Any, projected: Tensor, start: Tensor) -> tuple[Tensor, ...]:

@@ -36,9 +36,7 @@ class TemplateTower:
         self._position = position[num_known:]
         self._projections = [_join_projections(layer.self_attn) for layer in self._layers]
         hears = torch.ones(num_rows, len(position), dtype=torch.bool, device=position.device).tril(num_known)
-        # Numbers: a mask of truth values would be turned into numbers by every call.
-        self._mask = torch.zeros(hears.shape, dtype=position.dtype, device=position.device)
-        self._mask.masked_fill_(~hears, -torch.inf)
+        self._mask = added_mask(hears, position.dtype)
         self._known: list[Tensor] = []
         # What is kept must serve with and without autocast.
         with torch.no_grad(), torch.autocast(position.device.type, enabled=False):
@@ -80,6 +78,11 @@ def is_plain(text_encoder: Any) -> bool:
         and all(type(getattr(layer.self_attn, name)) in PLAIN_LINEAR for name in ("q_proj", "k_proj", "v_proj"))
         for layer in text_encoder.encoder.layers
     )  # fmt: skip
+
+
+def added_mask(hears: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a row hears and -inf where not: attention would turn truth values into these in every call."""
+    return torch.zeros(hears.shape, dtype=dtype, device=hears.device).masked_fill_(~hears, -torch.inf)
 
 
 def _join_projections(attention: Any) -> tuple[Tensor, Tensor]:

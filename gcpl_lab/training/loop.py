@@ -352,8 +352,7 @@ def _update(
     """Clip and step, or stop before the update where something is not finite."""
     accelerator.unscale_gradients(optimizer)
     # One number out of all: it is finite only where every element is.
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(gradients[0]) if len(gradients) == 1 else nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     bad_gradient = not math.isfinite(float(norm))
     if not math.isfinite(numbers["loss"]) or (bad_gradient and not may_overflow(accelerator)):
         what = "gradient" if math.isfinite(numbers["loss"]) else f"loss ({numbers['loss']})"

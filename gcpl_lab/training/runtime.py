@@ -384,8 +384,8 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
         denoiser.to(memory_format=torch.channels_last)
     # CLIP's image tower has no such layers, and need not wait for diffusers.
     attends = hasattr(denoiser, "attn_processors")
-    products_without_tiles = bfloat16_instructions() == {"avx512_bf16": True, "amx": False}
-    if bfloat16_on_cpu and attends and products_without_tiles and own_kernels():
+    own_attention = bfloat16_on_cpu and attends and own_kernels()
+    if own_attention and bfloat16_instructions() == {"avx512_bf16": True, "amx": False}:
         from gcpl_lab.backbones.cpu_attention import attend_in_chunks
 
         attend_in_chunks(denoiser)
