@@ -4,7 +4,7 @@
 
 Published, as in the authors' train.py: every step reads and transforms its pictures, runs the image tower on them,
 and runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower
-runs on no more than what each prompt needs (``gcpl_lab.backbones.clip.PromptTower``). Captions are encoded once in
+runs on no more than what each prompt needs (``gcpl_lab/backbones/prompt_tower.py``). Captions are encoded once in
 both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
 their losses can be compared step by step. Published has torch's own products, ours those of
 ``gcpl_lab/backbones/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
@@ -36,8 +36,9 @@ from measuring import (
 from rich.console import Console
 from torch import Tensor
 
-from gcpl_lab.backbones.clip import FrozenCLIP, encode_token_embeddings
+from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.cpu_linear import torch_products
+from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
 from gcpl_lab.config import LMPTConfig
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gcpl_lab.backbones.clip import FrozenCLIP, PromptTower, encode_token_embeddings
+from gcpl_lab.backbones.clip import FrozenCLIP
 from gcpl_lab.backbones.presets import Preset
+from gcpl_lab.backbones.prompt_tower import PromptTower, encode_token_embeddings
 from gcpl_lab.errors import ModelError
 
 TEXTS = ["coat", "a photo of a dark slim ankle boot, laced", "長靴", "coat " * 60]
@@ -37,10 +38,13 @@ def test_cutting_positions_behind_the_end_changes_nothing(clip: object) -> None:
     torch.testing.assert_close(cut_features, features, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["plain", "many rows", "layer scale", "custom block", "not causal"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "many rows", "layer scale", "quick gelu", "learned", "custom block", "not causal"]
+)
 def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, in float64; towers of another build go the long way."""
     import open_clip
+    from open_clip.transformer import QuickGELU
 
     monkeypatch.setattr(PromptTower, "MOST_IN_ONE", 17 if kind == "many rows" else 18)  # 6 + 2 + 4 + 6
     torch.manual_seed(0)
@@ -48,14 +52,15 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
         context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6, no_causal_mask=kind == "not causal",
         ls_init_value=0.5 if kind == "layer scale" else None,
         block_type="custom" if kind == "custom block" else "default",
-    ).double()  # fmt: skip
+        act_layer=QuickGELU if kind == "quick gelu" else torch.nn.GELU,
+    ).double().requires_grad_(kind == "learned")  # fmt: skip
     embeddings = torch.randn(4, 7, 16, dtype=torch.float64)
     embeddings[:, 0] = embeddings[0, 0]  # the start token
     ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)
     found = []
     short = PromptTower(tower, embeddings[0, 0], ends)
-    assert short.is_plain == (kind in ("plain", "many rows", "layer scale"))
-    assert not short.is_plain or short._in_one == (kind != "many rows")
+    assert short.is_plain == (kind not in ("custom block", "not causal"))
+    assert (short.few_rows is not None) == (kind == "plain")
     for encode in (lambda leaf: encode_token_embeddings(tower, leaf, ends)[1], short):
         leaf = embeddings.clone().requires_grad_()
         features = encode(leaf)
@@ -63,6 +68,37 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
         found.append((features.detach(), gradient[:, 1:]))
     for expected, other in zip(*found, strict=True):
         torch.testing.assert_close(other, expected, atol=1e-12, rtol=0)
+
+
+def test_few_rows_under_autocast_and_in_half_precision() -> None:
+    """Autocast changes no digit, forth or back; the gradient leaves out the start and what stands behind an end."""
+    import open_clip
+
+    torch.manual_seed(0)
+    tower = open_clip.transformer.TextTransformer(
+        context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6
+    ).requires_grad_(False)
+    embeddings, ends = torch.randn(3, 6, 16), torch.tensor([5, 2, 4])
+
+    def run(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        few = PromptTower(tower, embeddings[0, 0], ends).few_rows
+        assert few is not None
+        leaf = embeddings.clone().requires_grad_()
+        rows = few(leaf)
+        rows.square().sum().backward()
+        assert leaf.grad is not None
+        return rows.detach(), leaf.grad
+
+    rows, gradient = run(tower)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for expected, found in zip((rows, gradient), run(tower), strict=True):
+            assert torch.equal(found, expected)
+    positions = torch.arange(6)
+    assert torch.equal(gradient.abs().sum(dim=2) > 0, (positions > 0) & (positions <= ends[:, None]))
+    half, of_half = run(tower.to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    assert of_half.dtype == torch.float32
+    torch.testing.assert_close(half.float(), rows, atol=0.05, rtol=0.05)
 
 
 def test_both_copies_of_the_text_tower_agree(clip: object, diffusion: object) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcpl_lab.backbones.clip import encode_token_embeddings
+from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
 from gcpl_lab.methods.calibration import fit_sigmoid
 from gcpl_lab.methods.lmpt import LMPT, Batch, CachedBatches, encode_captions
 from gcpl_lab.methods.losses import binary_cross_entropy, class_specific_embedding_loss

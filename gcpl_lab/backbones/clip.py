@@ -12,160 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gcpl_lab.backbones.cpu_linear import linear, use_fast_products
+from gcpl_lab.backbones.cpu_linear import use_fast_products
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
-from gcpl_lab.backbones.template_tower import added_mask
+from gcpl_lab.backbones.prompt_tower import PromptTower
 from gcpl_lab.errors import ModelError
 from gcpl_lab.storage import tensor_checksum
-
-
-def encode_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Run an open_clip text tower on token embeddings instead of token ids.
-
-    The towers are causal, so positions behind the last end token change nothing: callers pass only as
-    many positions as the longest prompt needs.
-
-    Args:
-        text_tower: An open_clip ``CLIP`` or the ``text`` of a ``CustomTextCLIP`` (plain CLIP kind).
-        embeddings: (batch, token, dim) before positions are added, in any precision; token ≤ context length.
-        end_positions: int64 (batch,): where each prompt's end token stands.
-
-    Returns:
-        Hidden states (batch, token, dim) after the final norm, and features (batch, feature), not normalised.
-    """
-    num_tokens = embeddings.shape[1]
-    position = text_tower.positional_embedding[:num_tokens]
-    hidden = embeddings.to(position.dtype) + position
-    mask = text_tower.attn_mask
-    if mask is not None:
-        mask = mask[:num_tokens, :num_tokens].to(hidden.dtype)
-    hidden = text_tower.ln_final(text_tower.transformer(hidden, attn_mask=mask))
-    pooled = hidden[torch.arange(len(hidden), device=hidden.device), end_positions]
-    return hidden, _project(text_tower, pooled)
-
-
-def _project(text_tower: Any, pooled: Tensor) -> Tensor:
-    """From the width of the tower to that of the features, where the tower has a projection."""
-    projection = text_tower.text_projection
-    if projection is None:
-        return pooled
-    result: Tensor = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-    return result
-
-
-class PromptTower:
-    """An open_clip text tower on prompts of one layout: their features, with no more work than they need.
-
-    The tower is causal and only the end tokens are read, so nothing else is computed: no position behind a prompt's
-    end (what is left of all prompts stands in one matrix, row by row), the last block on the end tokens alone, and
-    the start token, which hears nothing but itself, once when this is made. Blocks are called without
-    ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of another
-    build than open_clip's plain causal one goes the long way.
-
-    Attention is among the rows of a prompt. A few rows attend as they stand, with a mask between prompts: sorting them
-    by prompt and back would cost more than the products that the mask throws away.
-    """
-
-    MOST_IN_ONE = 128
-    """Rows up to which all attend in one piece; the products thrown away grow with their square."""
-
-    def __init__(self, text_tower: Any, start: Tensor, end_positions: Tensor) -> None:
-        """Lay the rows out, and run the tower on the start token.
-
-        Args:
-            text_tower: See :func:`encode_token_embeddings`.
-            start: Embedding of the token in front of every prompt, (dim,).
-            end_positions: int64 (batch,), at least 1: where each prompt's end token stands.
-        """
-        self.text_tower, self.end_positions = text_tower, end_positions
-        transformer = text_tower.transformer
-        self.is_plain = (
-            text_tower.attn_mask is not None and not transformer.grad_checkpointing and _is_plain(transformer.resblocks)
-        )
-        if not self.is_plain:
-            return
-        positions = torch.arange(int(end_positions.max()) + 1, device=end_positions.device)
-        needed = (positions > 0) & (positions <= end_positions[:, None])
-        self._needed = needed.flatten().nonzero().flatten()
-        # Where each (prompt, position) finds its row. The start token's stands last; what lies behind an end gets
-        # the same one, and is never looked at.
-        places = torch.full_like(needed, len(self._needed), dtype=torch.int64)
-        places[needed] = torch.arange(len(self._needed), device=places.device)
-        self._ends = places.gather(1, end_positions[:, None]).flatten()
-        position = text_tower.positional_embedding.detach()
-        self._position = position[: len(positions)].repeat(len(needed), 1)[self._needed]
-        self._in_one = len(self._needed) <= self.MOST_IN_ONE
-        if self._in_one:
-            prompt, place = self._needed // len(positions), self._needed % len(positions)
-            hears = (prompt[:, None] == prompt) & (place[:, None] >= place)
-            hears = F.pad(hears, (0, 1), value=True)  # everybody hears the start token
-            self._mask = added_mask(hears, position.dtype)
-            self._mask_of_ends = self._mask[self._ends]
-        else:
-            self._places, self._mask_of_ends = places.flatten(), (positions <= end_positions[:, None])[:, None, None]
-        self._start = self._run_start(start.to(position.dtype) + position[0])
-
-    @torch.no_grad()
-    def _run_start(self, hidden: Tensor) -> list[Tensor]:
-        """Query, key and value (1, 3 · dim) of the start token in every block."""
-        found, hidden = [], hidden[None]
-        for block in self.text_tower.transformer.resblocks:
-            found.append(linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
-            hidden = _close_block(block, hidden, found[-1].chunk(3, dim=1)[2])
-        return found
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """Features (batch, feature), not normalised, of token embeddings (batch, token, dim) without positions.
-
-        Gradients reach every position up to the end token but the first.
-        """
-        if not self.is_plain:
-            return encode_token_embeddings(self.text_tower, embeddings, self.end_positions)[1]
-        *blocks, last = self.text_tower.transformer.resblocks
-        hidden = embeddings.flatten(0, 1).index_select(0, self._needed).to(self._position.dtype) + self._position
-        for block, start in zip(blocks, self._start, strict=False):
-            projected = linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
-            query, key, value = self._by_head(block, projected, start)
-            if self._in_one:
-                mixed = F.scaled_dot_product_attention(query[:, :, :-1], key, value, attn_mask=self._mask)
-            else:
-                mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            mixed = mixed.transpose(1, 2).reshape(-1, hidden.shape[1])
-            hidden = _close_block(block, hidden, mixed if self._in_one else mixed.index_select(0, self._needed))
-        return _project(self.text_tower, self.text_tower.ln_final(self._run_last(last, hidden)))
-
-    def _run_last(self, block: Any, hidden: Tensor) -> Tensor:
-        """The last block on the end tokens, (batch, dim)."""
-        dim, heads = hidden.shape[1], block.attn.num_heads
-        normed, weight, bias = block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias
-        query = linear(normed.index_select(0, self._ends), weight[:dim], bias[:dim])
-        query = query.view(1 if self._in_one else len(query), -1, heads, dim // heads).transpose(1, 2)
-        key, value = self._by_head(block, linear(normed, weight[dim:], bias[dim:]), self._start[-1][:, dim:])
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask_of_ends)
-        return _close_block(block, hidden.index_select(0, self._ends), mixed.transpose(1, 2).reshape(-1, dim))
-
-    def _by_head(self, block: Any, projected: Tensor, start: Tensor) -> tuple[Tensor, ...]:
-        """Rows (row, parts · dim) and the start token's as ``parts`` tensors (batch, head, token, dim of a head).
-
-        In one piece the batch is 1 and the start token stands last; else prompts are the batch, and it stands first.
-        """
-        dim, heads, rows = block.attn.embed_dim, block.attn.num_heads, torch.cat([projected, start])
-        rows = rows if self._in_one else rows.index_select(0, self._places)
-        shape = (1 if self._in_one else len(self.end_positions), -1, rows.shape[1] // dim, heads, dim // heads)
-        return rows.view(shape).permute(2, 0, 3, 1, 4).unbind()
-
-
-def _is_plain(blocks: Any) -> bool:
-    from open_clip.transformer import ResidualAttentionBlock
-
-    return all(type(block) is ResidualAttentionBlock and block.attn._qkv_same_embed_dim for block in blocks)
-
-
-def _close_block(block: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
-    """What follows attention in a residual block, row by row (row, dim)."""
-    hidden = hidden + block.ls_1(block.attn.out_proj(mixed))
-    result: Tensor = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
-    return result
 
 
 @contextmanager
@@ -309,7 +160,7 @@ class FrozenCLIP:
             tower: The :meth:`prompt_tower` of these ids, where they are encoded again and again.
         """
         tower = tower or self.prompt_tower(ids)
-        num_tokens = int(tower.end_positions.max()) + 1
+        num_tokens = tower.num_tokens
         if embeddings is None:
             embeddings = self.text_tower.token_embedding(ids[:, :num_tokens].to(self.device))
         return F.normalize(tower(embeddings[:, :num_tokens].to(self.device)).float(), dim=-1)

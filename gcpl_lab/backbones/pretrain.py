@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcpl_lab.backbones.clip import encode_token_embeddings
 from gcpl_lab.backbones.diffusion import quiet_libraries
+from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
 from gcpl_lab.data.captions import AttributeScale, caption_vocabulary, photo_caption, scene_caption
 from gcpl_lab.data.fashion import PRETRAIN_PART, RawFashion, read_raw_fashion
 from gcpl_lab.data.scenes import CANVAS_SIZE, compose_scene

@@ -309,7 +309,7 @@ def count_clip_memory(model_config: dict[str, Any]) -> StepMemory:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from gcpl_lab.backbones.clip import encode_token_embeddings
+    from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
 
     with FakeTensorMode():
         model = build_clip(model_config).requires_grad_(False).eval()

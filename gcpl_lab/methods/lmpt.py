@@ -26,9 +26,10 @@ from gcpl_lab.methods.losses import (
     asymmetric_loss,
     binary_cross_entropy,
     class_balanced_loss,
-    class_specific_embedding_loss,
     distribution_balanced_loss,
+    embedding_margins_and_weights,
     focal_loss,
+    weighted_embedding_loss,
 )
 from gcpl_lab.methods.prompts import ContextPrompts
 
@@ -233,16 +234,15 @@ class LMPT:
         self.num_images = num_images
         self.mix, self.classification, self.reading, self.scale = mix, classification, reading, scale
         self.contrast_reduction = contrast_reduction
-        self._embedding: dict[str, Any] = {
-            "margin": margin, "reweight_gamma": reweight_gamma, "class_aware_margin": class_aware_margin,
-            "reweight": reweight,
-        }  # fmt: skip
         self._balanced: dict[str, Any] = {
             "negative_scale": negative_scale, "mu": mu, "rebalance": rebalance,
             "negative_tolerant": negative_tolerant, "focal": focal,
         }  # fmt: skip
         self._tower = clip.prompt_tower(prompts.get_buffer("ids"))
         device = prompts.context.device
+        self._margins, self._weights = embedding_margins_and_weights(
+            self.class_counts.to(device), margin, reweight_gamma if reweight else 0.0, class_aware_margin
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale), device=device))
         self.bias = nn.Parameter(torch.zeros((), device=device))
 
@@ -315,7 +315,7 @@ class LMPT:
             # Every position is a comparison of its own.
             distances = 1 - _cosines(*pairs).transpose(0, 1).flatten(0, 1)
             targets = targets.repeat_interleave(num_positions, dim=0)
-        loss = class_specific_embedding_loss(distances, targets, class_counts=self.class_counts, **self._embedding)
+        loss = weighted_embedding_loss(distances, targets, self._margins, self._weights)
         return loss * targets.shape[1] if self.contrast_reduction == "weighted" else loss
 
     def _logits(self, features: Tensor, text: Tensor) -> Tensor:

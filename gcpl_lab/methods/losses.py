@@ -281,10 +281,24 @@ def class_specific_embedding_loss(
 
     Source: Xia et al. 2024, https://arxiv.org/abs/2305.04536
     """
+    counts = _counts_tensor(class_counts, distances.device, distances.shape[-1])
+    gamma = reweight_gamma if reweight else 0.0
+    return weighted_embedding_loss(
+        distances, targets, *embedding_margins_and_weights(counts, margin, gamma, class_aware_margin)
+    )
+
+
+def embedding_margins_and_weights(
+    class_counts: Counts, margin: float, reweight_gamma: float, class_aware_margin: bool
+) -> tuple[Tensor, Tensor]:
+    """μ and r of :func:`class_specific_embedding_loss`, float32 (class,) each: they are the same in every step."""
+    margins = class_aware_margins(class_counts, margin, power=0.25 if class_aware_margin else 0.0)
+    return margins, class_weights(class_counts, reweight_gamma)
+
+
+def weighted_embedding_loss(distances: Tensor, targets: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
+    """:func:`class_specific_embedding_loss` with margins and weights that are known, (class,) each."""
     _check_multilabel("distances", distances, targets)
-    counts = _counts_tensor(class_counts, distances.device, distances.shape[1])
-    margins = class_aware_margins(counts, margin, power=0.25 if class_aware_margin else 0.0)
-    weights = class_weights(counts, reweight_gamma if reweight else 0.0)
     distances = distances.float()
     terms = torch.where(targets.bool(), distances, (margins - distances).clamp_min(0))
     return (weights * terms).mean()
