@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gcpl_lab.backbones.cpu_linear import linear
+from gcpl_lab.backbones.cpu_linear import PackedProduct
 from gcpl_lab.backbones.template_tower import added_mask
 
 
@@ -45,11 +45,11 @@ class PlainBlock(NamedTuple):
 
     num_heads: int
     norm: _Norm
-    projection: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
+    projection: PackedProduct
+    out: PackedProduct
     inner_norm: _Norm
-    widen: tuple[Tensor, Tensor]
-    narrow: tuple[Tensor, Tensor]
+    widen: PackedProduct
+    narrow: PackedProduct
 
 
 class _Kept(NamedTuple):
@@ -64,7 +64,7 @@ class _Kept(NamedTuple):
     widened: Tensor
 
 
-def read_block(block: Any) -> PlainBlock | None:
+def read_block(block: Any, num_rows: int) -> PlainBlock | None:
     """The frozen weights of open_clip's ``ResidualAttentionBlock``; None where it learns or computes anything else."""
     attention, mlp = block.attn, block.mlp
     if any(parameter.requires_grad for parameter in block.parameters()) or not (
@@ -73,8 +73,11 @@ def read_block(block: Any) -> PlainBlock | None:
     ):  # fmt: skip
         return None
     projection, out, widen, narrow = (
-        (attention.in_proj_weight, attention.in_proj_bias),
-        *((layer.weight, layer.bias) for layer in (attention.out_proj, mlp.c_fc, mlp.c_proj)),
+        PackedProduct(weight, bias, num_rows)
+        for weight, bias in (
+            (attention.in_proj_weight, attention.in_proj_bias),
+            *((layer.weight, layer.bias) for layer in (attention.out_proj, mlp.c_fc, mlp.c_proj)),
+        )
     )
     norm, inner_norm = (_Norm(found.weight, found.bias, found.eps) for found in (block.ln_1, block.ln_2))
     return PlainBlock(attention.num_heads, norm, projection, out, inner_norm, widen, narrow)
@@ -160,36 +163,36 @@ def _forth(block: PlainBlock, rows: Tensor, mask: Tensor, asked: Tensor | None =
         asked: int64 (asked row,): their places, each once.
     """
     normed, mean, inverse = block.norm.forth(rows)
-    projected = linear(normed, *block.projection)
+    projected = block.projection.forth(normed)
     query, key, value = _by_head(projected, block.num_heads)
     asking = rows
     if asked is not None:
         query, asking = query[:, asked], rows[asked]
     weights = torch.baddbmm(mask, query, key.mT, alpha=query.shape[-1] ** -0.5).softmax(dim=-1)
-    mixed = (weights @ value).transpose(0, 1).flatten(1)
-    attended = asking + linear(mixed, *block.out)
+    mixed = torch.bmm(weights, value).transpose(0, 1).flatten(1)
+    attended = asking + block.out.forth(mixed)
     normed, inner_mean, inner_inverse = block.inner_norm.forth(attended)
-    widened = linear(normed, *block.widen)
-    answer = attended + linear(F.gelu(widened), *block.narrow)
+    widened = block.widen.forth(normed)
+    answer = attended + block.narrow.forth(F.gelu(widened))
     return answer, _Kept(rows, (mean, inverse), projected, weights, attended, (inner_mean, inner_inverse), widened)
 
 
 def _back(block: PlainBlock, gradient: Tensor, kept: _Kept, asked: Tensor | None = None) -> Tensor:
     """Gradient of a block's rows (row, dim) from that of its answer (asked row, dim)."""
-    widened = torch.ops.aten.gelu_backward(linear(gradient, block.narrow[0].t()), kept.widened)
-    normed = linear(widened, block.widen[0].t())
+    widened = torch.ops.aten.gelu_backward(block.narrow.back(gradient), kept.widened)
+    normed = block.widen.back(widened)
     gradient = gradient + block.inner_norm.back(normed, kept.attended, *kept.inner_statistics)
     query, key, value = _by_head(kept.projected, block.num_heads)
-    mixed = linear(gradient, block.out[0].t()).view(len(gradient), block.num_heads, -1).transpose(0, 1)
-    scores = torch._softmax_backward_data(mixed @ value.mT, kept.weights, -1, mixed.dtype)
+    mixed = block.out.back(gradient).view(len(gradient), block.num_heads, -1).transpose(0, 1)
+    scores = torch._softmax_backward_data(torch.bmm(mixed, value.mT), kept.weights, -1, mixed.dtype)
     scores *= query.shape[-1] ** -0.5
-    of_query = scores @ key
+    of_query = torch.bmm(scores, key)
     if asked is not None:
         of_query = torch.zeros_like(query).index_copy_(1, asked, of_query)
         query = query[:, asked]
-    parts = of_query, scores.mT @ query, kept.weights.mT @ mixed
+    parts = of_query, torch.bmm(scores.mT, query), torch.bmm(kept.weights.mT, mixed)
     projected = torch.stack([part.transpose(0, 1) for part in parts], dim=1).flatten(1)
-    of_rows = block.norm.back(linear(projected, block.projection[0].t()), kept.rows, *kept.statistics)
+    of_rows = block.norm.back(block.projection.back(projected), kept.rows, *kept.statistics)
     return of_rows + gradient if asked is None else of_rows.index_add_(0, asked, gradient)
 
 

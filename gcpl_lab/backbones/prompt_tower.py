@@ -87,8 +87,9 @@ class PromptTower:
         needed = (positions > 0) & (positions <= end_positions[:, None])
         position = text_tower.positional_embedding.detach()[: len(positions)]
         start = start.to(position.dtype) + position[0]
-        if int(needed.sum()) <= self.MOST_IN_ONE:
-            blocks = [read_block(block) for block in transformer.resblocks]
+        num_rows = int(needed.sum())
+        if num_rows <= self.MOST_IN_ONE:
+            blocks = [read_block(block, num_rows + 1) for block in transformer.resblocks]
             known = [block for block in blocks if block is not None]
             if len(known) == len(blocks):
                 self.few_rows = FewRows(known, start, position, needed, end_positions)

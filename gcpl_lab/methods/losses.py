@@ -397,14 +397,15 @@ def distribution_balanced_loss(
     if negative_scale <= 0:
         raise ValueError(f"negative_scale is {negative_scale}; expected a number above 0")
     counts = _counts_tensor(class_counts, logits.device, logits.shape[1])
-    signed, weights = _signed(logits.float(), targets), torch.ones_like(targets, dtype=torch.float32)
+    present, logits = targets.bool(), logits.float()
+    weights = torch.ones_like(logits)
     if rebalance:
         weights = rebalanced_weights(targets, counts, alpha=alpha, beta=beta, mu=mu)
+    absent_scale = 1.0
     if negative_tolerant:
-        bias = class_bias(counts, num_images, bias_scale=bias_scale, negative_scale=negative_scale)
-        signed = _signed(logits.float() + bias, targets)
-        signed = torch.where(targets.bool(), signed, negative_scale * signed)
-        weights = torch.where(targets.bool(), weights, weights / negative_scale)
+        logits = logits + class_bias(counts, num_images, bias_scale=bias_scale, negative_scale=negative_scale)
+        weights, absent_scale = torch.where(present, weights, weights / negative_scale), negative_scale
+    signed = torch.where(present, 1.0, -absent_scale) * logits
     if focal:
         weights = weights * focal_balance * _focal_factor(signed, focal_gamma)
     return (weights * F.softplus(-signed)).mean()
