@@ -10,7 +10,8 @@ from typing import Literal
 from gcpl_lab.errors import LabError
 
 KERNELS_VARIABLE = "GCPL_LAB_KERNELS"
-"""``own``, the default: products and attention of this package where they gain; ``library``: as torch has them."""
+"""``own``, the default: what this package has in place of its libraries, equal up to rounding: products, attention, and
+text encoders and denoisers that compute what prompts have in common once. ``library``: as the libraries have it."""
 
 
 def processor_name() -> str:
@@ -19,7 +20,7 @@ def processor_name() -> str:
 
 
 def own_kernels() -> bool:
-    """Whether this package's products and attention may take the place of torch's.
+    """Whether what this package computes in place of its libraries may be used.
 
     Raises:
         LabError: The environment variable says something unknown.

@@ -39,13 +39,14 @@ def test_cutting_positions_behind_the_end_changes_nothing(clip: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "many rows", "layer scale", "quick gelu", "learned", "custom block", "not causal"]
+    "kind", ["plain", "many rows", "layer scale", "quick gelu", "learned", "custom block", "not causal", "library"]
 )
 def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, in float64; towers of another build go the long way."""
     import open_clip
     from open_clip.transformer import QuickGELU
 
+    monkeypatch.setenv("GCPL_LAB_KERNELS", "library" if kind == "library" else "own")
     monkeypatch.setattr(PromptTower, "MOST_IN_ONE", 17 if kind == "many rows" else 18)  # 6 + 2 + 4 + 6
     torch.manual_seed(0)
     tower = open_clip.transformer.TextTransformer(
@@ -59,7 +60,7 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
     ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)
     found = []
     short = PromptTower(tower, embeddings[0, 0], ends)
-    assert short.is_plain == (kind not in ("custom block", "not causal"))
+    assert short.is_plain == (kind not in ("custom block", "not causal", "library"))
     assert (short.few_rows is not None) == (kind == "plain")
     for encode in (lambda leaf: encode_token_embeddings(tower, leaf, ends)[1], short):
         leaf = embeddings.clone().requires_grad_()

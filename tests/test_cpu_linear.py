@@ -15,7 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from gcpl_lab import processor
 from gcpl_lab.backbones import cpu_linear
 from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.cpu_linear import FrozenLinear, linear, torch_products, use_fast_products
+from gcpl_lab.backbones.cpu_linear import FrozenLinear, PackedProduct, linear, torch_products, use_fast_products
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.errors import LabError
 from gcpl_lab.methods.shared_prefix import SharedDenoiser
@@ -68,6 +68,25 @@ def test_by_hand(asked: list[Any]) -> None:
     assert answer.tolist() == [[12.0, 16.0]]
     assert rows.grad is not None
     assert rows.grad.tolist() == [[8.0, 10.0]]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("num_rows", [1, 6, 40])
+def test_a_packed_weight_and_its_way_back(asked: list[Any], num_rows: int) -> None:
+    """Right for any number of rows; torch multiplies where it should, and where the type is another."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(48, 32), torch.randn(48)
+    rows, gradient = torch.randn(num_rows, 32), torch.randn(num_rows, 48)
+    packed = PackedProduct(weight, bias, 6)
+    truth = F.linear(rows.double(), weight.double(), bias.double()), gradient.double() @ weight.double()
+    for true, ours in zip(truth, (packed.forth(rows), packed.back(gradient)), strict=True):
+        torch.testing.assert_close(ours.double(), true, atol=1e-5, rtol=1e-5)
+    assert len(asked) == 2
+    exact = PackedProduct(weight.double(), bias.double(), 6)
+    with torch_products():
+        found = packed.forth(rows), packed.back(gradient), exact.forth(rows.double()), exact.back(gradient.double())
+    for true, ours in zip(truth * 2, found, strict=True):
+        torch.testing.assert_close(ours.double(), true, atol=1e-5, rtol=1e-5)
     assert len(asked) == 2
 
 

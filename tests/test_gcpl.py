@@ -1,5 +1,7 @@
 """Objectives and their batches: what they show the denoiser, what they compute, and what they may move."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -399,3 +401,30 @@ def test_templates_reach_the_loss(diffusion: object, batch: NoisyBatch) -> None:
     second = NoisyBatch(batch.latents, batch.noise, batch.timesteps, batch.labels, template=1)
     losses = [GCPL(diffusion, prompts)(shown)["loss"].detach() for shown in (batch, second)]
     assert float(losses[0]) != float(losses[1])
+
+
+# ------------------------------------------------------------------------------------------------ shortcuts
+
+
+@pytest.mark.parametrize("kind", [GCPL, CoMPLe, Discriminative])
+def test_every_shortcut_can_be_turned_off(kind: type, diffusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GCPL_LAB_KERNELS=library the text encoder runs whole and no keys are kept; loss and gradient are equal."""
+    batch, found = sampler(diffusion)(0), []
+    pairs = len(batch.labels) * (len(NAMES) if kind is Discriminative else 1)
+    asked_for = next(layer for name, layer in diffusion.denoiser.named_modules() if name.endswith("attn2.to_k"))
+    rows: list[int] = []
+    handle = asked_for.register_forward_pre_hook(lambda _layer, inputs: rows.append(len(inputs[0])))
+    try:
+        for kernels, tower in (("own", "TemplateTower"), ("library", "NoneType")):
+            monkeypatch.setenv("GCPL_LAB_KERNELS", kernels)
+            prompts = ClassPrompts(diffusion, NAMES, num_vectors=2)
+            objective = kind(diffusion, prompts)
+            loss = objective(batch)["loss"]
+            loss.backward()
+            found.append((loss.detach(), prompts.vectors.grad))
+            assert [type(kept).__name__ for kept in objective._encode._towers.values()] == [tower]
+    finally:
+        handle.remove()
+    assert rows == [len(NAMES), pairs, pairs]  # once a class, then answered from these; then for every pair
+    for own, library in zip(*found, strict=True):
+        torch.testing.assert_close(own, library, atol=1e-5, rtol=1e-4)

@@ -21,6 +21,7 @@ from gcpl_lab.backbones.cpu_linear import use_fast_products
 from gcpl_lab.backbones.presets import Preset, find_preset, resolve
 from gcpl_lab.backbones.template_tower import TemplateTower, is_plain
 from gcpl_lab.errors import ModelError
+from gcpl_lab.processor import own_kernels
 from gcpl_lab.storage import CachedChecksum
 
 
@@ -221,9 +222,10 @@ class FrozenDiffusion:
             beginning: int64 (token,), the start token and what stands in front of the first learned vector.
 
         Returns:
-            None where the text encoder is of another kind than transformers' CLIP.
+            None where the text encoder is of another kind than transformers' CLIP, or must run as its library has it.
         """
-        return TemplateTower(self.text_encoder, beginning) if is_plain(self.text_encoder) else None
+        shortens = own_kernels() and is_plain(self.text_encoder)
+        return TemplateTower(self.text_encoder, beginning) if shortens else None
 
     def encode_prompts(
         self, ids: Tensor, embeddings: Tensor | None = None, tower: TemplateTower | None = None

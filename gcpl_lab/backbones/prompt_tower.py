@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gcpl_lab.backbones.cpu_linear import linear
 from gcpl_lab.backbones.few_rows import FewRows, read_block
+from gcpl_lab.processor import own_kernels
 
 
 def encode_token_embeddings(text_tower: Any, embeddings: Tensor, end_positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ class PromptTower:
     end (what is left of all prompts stands in one matrix, row by row), the last block on the end tokens alone, and
     the start token, which hears nothing but itself, once for all prompts. Blocks are called without
     ``nn.MultiheadAttention``'s bookkeeping, which costs more than the products of a small tower. A tower of another
-    build than open_clip's plain causal one goes the long way.
+    build than open_clip's plain causal one goes the long way, and so do all with ``GCPL_LAB_KERNELS=library``.
 
     Attention is among the rows of a prompt. A few rows attend as they stand (:class:`FewRows`): sorting them by prompt
     and back would cost more than the products that a mask throws away.
@@ -78,8 +79,9 @@ class PromptTower:
         self.num_tokens = int(end_positions.max()) + 1
         transformer = text_tower.transformer
         self.is_plain = (
-            text_tower.attn_mask is not None and not transformer.grad_checkpointing and _is_plain(transformer.resblocks)
-        )
+            own_kernels() and text_tower.attn_mask is not None and not transformer.grad_checkpointing
+            and _is_plain(transformer.resblocks)
+        )  # fmt: skip
         self.few_rows: FewRows | None = None
         if not self.is_plain:
             return

@@ -20,6 +20,7 @@ from gcpl_lab.methods.diffusion_classifier import spaced_timesteps
 from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, expected_contrast, relative_errors
 from gcpl_lab.methods.prompts import ClassPrompts
 from gcpl_lab.methods.shared_prefix import SharedDenoiser
+from gcpl_lab.processor import own_kernels
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,12 @@ class PromptEncoder:
         return self._diffusion.encode_prompts(ids, embeddings, self._towers[template])
 
 
+def _denoiser_under(diffusion: FrozenDiffusion, hidden: Tensor) -> SharedDenoiser:
+    """The denoiser under the prompts of one update, which does what these have in common once."""
+    shares = own_kernels()
+    return SharedDenoiser(diffusion, hidden, share_prefix=shares, cache_keys=shares)
+
+
 class GCPL:
     """L_GCPL: every class's vectors lower the denoising error of their own exemplars.
 
@@ -265,7 +272,7 @@ class GCPL:
         hidden = self._encode(classes, batch.template)
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
         rows = torch.arange(len(noisy))
-        return SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index)
+        return _denoiser_under(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index)
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
         """``loss`` of one batch, and ``prediction_norm``, the mean square of the prediction (1 for true noise)."""
@@ -381,7 +388,7 @@ class Discriminative:
         hidden = self._encode(classes, batch.template)
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
         rows = torch.arange(len(noisy)).repeat_interleave(num_candidates)
-        predicted = SharedDenoiser(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index.flatten())
+        predicted = _denoiser_under(self.diffusion, hidden).predict_noise(noisy, batch.timesteps, rows, index.flatten())
         noise = batch.noise.repeat_interleave(num_candidates, 0)
         errors = (predicted - noise).square().flatten(1).mean(1)
         errors = errors.reshape(-1, batch.num_samples, num_candidates)
