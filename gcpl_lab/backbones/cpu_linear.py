@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -91,30 +92,37 @@ class PackedProduct:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
-        """Keep a frozen weight, sorted for both ways.
+        """Keep a frozen weight; it is sorted for a way when that is first gone.
 
         Args:
             weight: (out, in).
             bias: (out,).
             num_rows: How many there will be; any number is right, this one is fast.
         """
-        self.weight, self.bias = weight.detach(), bias
-        self._forth: Tensor | None = None
-        if weight.dtype == torch.float32 and weight.device.type == "cpu" and float32_products() == "oneDNN":
-            self._forth, self._back = (
-                torch.ops.mkldnn._reorder_linear_weight.default(kept.contiguous(), num_rows)
-                for kept in (self.weight, self.weight.t())
-            )
+        self.weight, self.bias, self._num_rows = weight.detach(), bias, num_rows
+        self._packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and float32_products() == "oneDNN"
+
+    @cached_property
+    def _forth(self) -> Tensor:
+        return self._pack(self.weight)
+
+    @cached_property
+    def _back(self) -> Tensor:
+        return self._pack(self.weight.t())
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), self._num_rows)
+        return packed
 
     def forth(self, rows: Tensor) -> Tensor:
         """(row, out) from (row, in)."""
-        if self._forth is None or _AS_TORCH.get():
+        if not self._packs or _AS_TORCH.get():
             return F.linear(rows, self.weight, self.bias)
         return _multiply(rows, self._forth, self.bias)
 
     def back(self, gradient: Tensor) -> Tensor:
         """Gradient (row, in) of the rows from that of the answer, (row, out)."""
-        if self._forth is None or _AS_TORCH.get():
+        if not self._packs or _AS_TORCH.get():
             return gradient @ self.weight
         return _multiply(gradient, self._back, None)
 
