@@ -62,7 +62,7 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
     short = PromptTower(tower, embeddings[0, 0], ends)
     assert short.is_plain == (kind not in ("custom block", "not causal", "library"))
     assert (short.few_rows is not None) == (kind == "plain")
-    for encode in (lambda leaf: encode_token_embeddings(tower, leaf, ends)[1], short):
+    for encode in (lambda leaf: F.normalize(encode_token_embeddings(tower, leaf, ends)[1], dim=-1), short):
         leaf = embeddings.clone().requires_grad_()
         features = encode(leaf)
         (gradient,) = torch.autograd.grad((features * weights).sum(), leaf)
@@ -72,7 +72,7 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
 
 
 def test_few_rows_under_autocast_and_in_half_precision() -> None:
-    """Autocast changes no digit, forth or back; the gradient leaves out the start and what stands behind an end."""
+    """Autocast is heard forth and changes no digit back; no gradient for the start and what stands behind an end."""
     import open_clip
 
     torch.manual_seed(0)
@@ -80,26 +80,33 @@ def test_few_rows_under_autocast_and_in_half_precision() -> None:
         context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6
     ).requires_grad_(False)
     embeddings, ends = torch.randn(3, 6, 16), torch.tensor([5, 2, 4])
+    weights = torch.randn(3, 6)
 
-    def run(tower: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        few = PromptTower(tower, embeddings[0, 0], ends).few_rows
-        assert few is not None
+    def run(tower: torch.nn.Module, *, forth: bool = False, back: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        few = PromptTower(tower, embeddings[0, 0], ends)
+        assert few.few_rows is not None
         leaf = embeddings.clone().requires_grad_()
-        rows = few(leaf)
-        rows.square().sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forth):
+            features = few(leaf)
+        assert features.dtype == torch.float32
+        loss = (features * weights).sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=back):
+            loss.backward()
         assert leaf.grad is not None
-        return rows.detach(), leaf.grad
+        return features.detach(), leaf.grad
 
-    rows, gradient = run(tower)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for expected, found in zip((rows, gradient), run(tower), strict=True):
-            assert torch.equal(found, expected)
+    features, gradient = run(tower)
+    for expected, found in zip((features, gradient), run(tower, back=True), strict=True):
+        assert torch.equal(found, expected)
+    cast, of_cast = run(tower, forth=True)
+    assert not torch.equal(cast, features)
+    torch.testing.assert_close(cast, features, atol=0.02, rtol=0.05)
+    torch.testing.assert_close(of_cast, gradient, atol=0.02, rtol=0.05)
     positions = torch.arange(6)
     assert torch.equal(gradient.abs().sum(dim=2) > 0, (positions > 0) & (positions <= ends[:, None]))
     half, of_half = run(tower.to(torch.bfloat16))
-    assert half.dtype == torch.bfloat16
     assert of_half.dtype == torch.float32
-    torch.testing.assert_close(half.float(), rows, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(half, features, atol=0.02, rtol=0.05)
 
 
 def test_both_copies_of_the_text_tower_agree(clip: object, diffusion: object) -> None:

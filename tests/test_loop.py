@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcpl_lab.errors import ArtifactError, TrainingError
 from gcpl_lab.storage import read_tensors, write_tensors
 from gcpl_lab.training import loop
+from gcpl_lab.training.adamw import FusedAdamW
 from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, train
 from gcpl_lab.training.runtime import Processes, make_accelerator
 
@@ -274,6 +275,47 @@ def test_sgd_by_hand() -> None:
         TrainingConfig(1, 0.1, optimizer="adam")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_our_adamw_is_torchs(monkeypatch: pytest.MonkeyPatch, weight_decay: float) -> None:
+    """Digit for digit, with its state, over a restored state dict, and where a parameter has no gradient."""
+    config = TrainingConfig(9, 0.05, weight_decay=weight_decay, epsilon=1e-6)
+    sets = [[nn.Parameter(START.clone()), nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.ones(3))] for _ in "ab"]
+    ours = config.make_optimizer(sets[0])
+    assert type(ours) is FusedAdamW
+    theirs = torch.optim.AdamW(sets[1], lr=0.05, eps=1e-6, weight_decay=weight_decay, fused=True)
+    for step in range(9):
+        for parameters in sets:
+            generator = torch.Generator().manual_seed(step)
+            for parameter in parameters[: 2 if step < 4 else 3]:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for optimizer in (ours, theirs):
+            optimizer.param_groups[0]["lr"] = 0.05 / (step + 1)
+            optimizer.step()
+        if step == 5:
+            other = config.make_optimizer(sets[0])
+            other.load_state_dict(ours.state_dict())
+            ours = other
+    assert same(*sets)
+    for one, other in zip(*sets, strict=True):
+        assert ours.state[one].keys() == theirs.state[other].keys()
+        assert same(list(ours.state[one].values()), list(theirs.state[other].values()))
+    with pytest.raises(ValueError, match="a closure was given"):
+        ours.step(lambda: 0.0)
+    monkeypatch.setenv("GCPL_LAB_KERNELS", "library")
+    assert type(config.make_optimizer(sets[0])) is torch.optim.AdamW
+
+
+def test_a_long_gradient_is_clipped_as_torch_does_it() -> None:
+    found, expected = Quadratic(), Quadratic()
+    config = TrainingConfig(1, 0.1, schedule="constant", optimizer="sgd", gradient_clip=0.01)
+    list(train(found, batch_at, config))
+    expected(batch_at(0))["loss"].backward()
+    norm = nn.utils.clip_grad_norm_(expected.trainable_parameters(), 0.01)
+    assert norm > 0.1
+    for one, other in zip(found.trainable_parameters(), expected.trainable_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=0)
+
+
 def test_sgd_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = TrainingConfig(8, 0.1, optimizer="sgd", checkpoint_every=3)
     whole, broken, resumed = Quadratic(), Quadratic(), Quadratic()
@@ -485,9 +527,6 @@ class ScalingAccelerator:
     def __init__(self, scale: float) -> None:
         self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
         self.autocast = torch.enable_grad  # nothing: that half precision works is torch's to prove
-
-    def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
 
     def unscale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         self.scaler.unscale_(optimizer)

@@ -163,7 +163,7 @@ class FrozenCLIP:
         num_tokens = tower.num_tokens
         if embeddings is None:
             embeddings = self.text_tower.token_embedding(ids[:, :num_tokens].to(self.device))
-        return F.normalize(tower(embeddings[:, :num_tokens].to(self.device)).float(), dim=-1)
+        return tower(embeddings[:, :num_tokens].to(self.device))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

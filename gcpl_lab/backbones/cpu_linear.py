@@ -9,7 +9,7 @@ oneDNN too, forth and back: the same sums, added up in another order, in half of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,11 @@ def torch_products() -> Iterator[None]:
         yield
     finally:
         _AS_TORCH.reset(token)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[None]:
+    """A context in which operations keep the types they are given; free where nothing would be cast."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 class _Product(torch.autograd.Function):
@@ -91,6 +96,9 @@ class PackedProduct:
     spend a quarter of its time on sorting the weight. Where oneDNN is not the faster one, torch multiplies.
     """
 
+    LEAST_WORK = 1 << 19
+    """Multiplications from which on oneDNN gains."""
+
     def __init__(self, weight: Tensor, bias: Tensor | None, num_rows: int) -> None:
         """Keep a frozen weight; it is sorted for a way when that is first gone.
 
@@ -100,7 +108,8 @@ class PackedProduct:
             num_rows: How many there will be; any number is right, this one is fast.
         """
         self.weight, self.bias, self._num_rows = weight.detach(), bias, num_rows
-        self._packs = weight.dtype == torch.float32 and weight.device.type == "cpu" and float32_products() == "oneDNN"
+        gains = weight.numel() * num_rows >= self.LEAST_WORK and float32_products() == "oneDNN"
+        self._packs = gains and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
     @cached_property
     def _forth(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gcpl_lab.backbones.cpu_linear import linear
-from gcpl_lab.backbones.few_rows import FewRows, read_block
+from gcpl_lab.backbones.few_rows import FewRows, read_tower
 from gcpl_lab.processor import own_kernels
 
 
@@ -57,7 +57,7 @@ class PromptTower:
     build than open_clip's plain causal one goes the long way, and so do all with ``GCPL_LAB_KERNELS=library``.
 
     Attention is among the rows of a prompt. A few rows attend as they stand (:class:`FewRows`): sorting them by prompt
-    and back would cost more than the products that a mask throws away.
+    and back would cost more than the products that a mask throws away. Under autocast they go the way of many.
 
     Attributes:
         num_tokens: Positions that the longest prompt needs, its end token included.
@@ -91,11 +91,9 @@ class PromptTower:
         start = start.to(position.dtype) + position[0]
         num_rows = int(needed.sum())
         if num_rows <= self.MOST_IN_ONE:
-            blocks = [read_block(block, num_rows + 1) for block in transformer.resblocks]
-            known = [block for block in blocks if block is not None]
-            if len(known) == len(blocks):
-                self.few_rows = FewRows(known, start, position, needed, end_positions)
-                return
+            plain = read_tower(text_tower, num_rows + 1, len(needed))
+            if plain is not None:
+                self.few_rows = FewRows(plain, start, position, needed, end_positions)
         self._needed = needed.flatten().nonzero().flatten()
         # Where each (prompt, position) finds its row. The start token's stands last; what lies behind an end gets
         # the same one, and is never looked at.
@@ -117,14 +115,17 @@ class PromptTower:
         return found
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Features (batch, feature), not normalised, of token embeddings (batch, token, dim) without positions.
+        """Unit features (batch, feature), in float32 at least, of token embeddings (batch, token, dim).
 
-        Gradients reach every position up to the end token but the first.
+        Positions are added here. Gradients reach every position up to the end token but the first.
         """
-        if not self.is_plain:
-            return encode_token_embeddings(self.text_tower, embeddings, self.end_positions)[1]
-        ends = self._run_blocks(embeddings) if self.few_rows is None else self.few_rows(embeddings)
-        return _project(self.text_tower, self.text_tower.ln_final(ends))
+        if self.few_rows is not None and not torch.is_autocast_enabled(embeddings.device.type):
+            return self.few_rows(embeddings)
+        if self.is_plain:
+            features = _project(self.text_tower, self.text_tower.ln_final(self._run_blocks(embeddings)))
+        else:
+            features = encode_token_embeddings(self.text_tower, embeddings, self.end_positions)[1]
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
     def _run_blocks(self, embeddings: Tensor) -> Tensor:
         """Rows of the end tokens (batch, dim) behind the last block."""

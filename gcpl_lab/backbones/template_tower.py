@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcpl_lab.backbones.cpu_linear import PLAIN_LINEAR, linear
+from gcpl_lab.backbones.cpu_linear import PLAIN_LINEAR, linear, without_autocast
 
 
 class TemplateTower:
@@ -39,7 +39,7 @@ class TemplateTower:
         self._mask = added_mask(hears, position.dtype)
         self._known: list[Tensor] = []
         # What is kept must serve with and without autocast.
-        with torch.no_grad(), torch.autocast(position.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(position.device.type):
             hidden = (embeddings.token_embedding(beginning.to(position.device)) + position[:num_known])[None]
             for layer, projection in zip(self._layers, self._projections, strict=True):
                 self._known.append(linear(layer.layer_norm1(hidden), *projection))

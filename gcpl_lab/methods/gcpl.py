@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gcpl_lab.backbones.cpu_linear import without_autocast
 from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.backbones.template_tower import TemplateTower
 from gcpl_lab.errors import DataError
@@ -305,7 +306,7 @@ class CoMPLe(GCPL):
         if batch.group_size < 2:
             raise ValueError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
         predicted = self._predict(batch)
-        with torch.autocast(predicted.device.type, enabled=False):  # inner products of latents need float32
+        with without_autocast(predicted.device.type):  # inner products of latents need float32
             return self._terms(predicted, batch)
 
     def _terms(self, predicted: Tensor, batch: NoisyBatch) -> dict[str, Tensor]:

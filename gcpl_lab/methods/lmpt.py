@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcpl_lab.backbones.clip import FrozenCLIP
+from gcpl_lab.backbones.cpu_linear import without_autocast
 from gcpl_lab.data.multilabel import CAPTION_SEPARATOR
 from gcpl_lab.methods.calibration import fit_sigmoid
 from gcpl_lab.methods.losses import (
@@ -119,6 +120,7 @@ class CachedBatches:
             seed: Of order and views.
         """
         self.views, self.targets, self.captions, self.has_caption = views, targets, captions, has_caption
+        self._rows = views.flatten(0, 1)
         self.batch_size, self.seed = batch_size, seed
         self._latest: tuple[int, Tensor, Tensor] | None = None
 
@@ -142,7 +144,7 @@ class CachedBatches:
         rows = view[chosen] * len(self.targets) + images
         # Indices in brackets would take three times as long.
         return Batch(
-            self.views.flatten(0, 1).index_select(0, rows),
+            self._rows.index_select(0, rows),
             *(kept.index_select(0, images) for kept in (self.targets, self.captions, self.has_caption)),
         )
 
@@ -243,8 +245,10 @@ class LMPT:
         self._margins, self._weights = embedding_margins_and_weights(
             self.class_counts.to(device), margin, reweight_gamma if reweight else 0.0, class_aware_margin
         )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale), device=device))
-        self.bias = nn.Parameter(torch.zeros((), device=device))
+        self.log_scale, self.bias = (
+            nn.Parameter(torch.tensor(number, device=device), requires_grad=scale == "learned")
+            for number in (math.log(clip.logit_scale), 0.0)
+        )
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The context vectors; with a learned scale, two numbers more."""
@@ -329,5 +333,5 @@ class LMPT:
 
 def _cosines(rows: Tensor, others: Tensor) -> Tensor:
     """Products of unit rows (..., row, dim) and (..., other, dim), in float32 under autocast too."""
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows.device.type):
         return rows.float() @ others.float().mT

@@ -167,7 +167,7 @@ def _counts_tensor(class_counts: Counts, device: torch.device | None = None, num
 
 def _signed(logits: Tensor, targets: Tensor) -> Tensor:
     """The logit of the right answer: z where the class is present, -z where it is absent."""
-    return torch.where(targets.bool(), logits, -logits)
+    return (2 * targets.float() - 1) * logits
 
 
 def _focal_factor(signed: Tensor, gamma: float) -> Tensor:
@@ -281,6 +281,7 @@ def class_specific_embedding_loss(
 
     Source: Xia et al. 2024, https://arxiv.org/abs/2305.04536
     """
+    _check_multilabel("distances", distances, targets)
     counts = _counts_tensor(class_counts, distances.device, distances.shape[-1])
     gamma = reweight_gamma if reweight else 0.0
     return weighted_embedding_loss(
@@ -297,10 +298,9 @@ def embedding_margins_and_weights(
 
 
 def weighted_embedding_loss(distances: Tensor, targets: Tensor, margins: Tensor, weights: Tensor) -> Tensor:
-    """:func:`class_specific_embedding_loss` with margins and weights that are known, (class,) each."""
-    _check_multilabel("distances", distances, targets)
+    """:func:`class_specific_embedding_loss` of margins and weights (class,) that are known, unchecked."""
     distances = distances.float()
-    terms = torch.where(targets.bool(), distances, (margins - distances).clamp_min(0))
+    terms = torch.where(targets.bool(), distances, F.relu(margins - distances))
     return (weights * terms).mean()
 
 

@@ -27,12 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from gcpl_lab.errors import ArtifactError, TrainingError
+from gcpl_lab.processor import own_kernels
 from gcpl_lab.storage import read_tensors, remove_leftovers, write_tensors
+from gcpl_lab.training.adamw import FusedAdamW
 from gcpl_lab.training.runtime import (
     MemoryFit,
     Processes,
     add_up,
     apply_update,
+    backward,
     from_main,
     make_accelerator,
     may_overflow,
@@ -102,10 +105,9 @@ class TrainingConfig:
         """The chosen optimiser over ``parameters``."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
-        fused = all(parameter.device.type == "cpu" for parameter in parameters)  # one operation instead of a dozen
-        return torch.optim.AdamW(
-            parameters, lr=self.learning_rate, eps=self.epsilon, weight_decay=self.weight_decay, fused=fused
-        )
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        kind = FusedAdamW if on_cpu and own_kernels() else torch.optim.AdamW
+        return kind(parameters, lr=self.learning_rate, eps=self.epsilon, weight_decay=self.weight_decay)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of update number ``step`` (from 0)."""
@@ -266,7 +268,11 @@ class _Gradients:
     def __call__(self, batch: Any) -> dict[str, float]:
         """Leave the whole batch's gradient in the parameters; returns its scalars."""
         unit = self.objective.unit(batch) if hasattr(self.objective, "unit") else None
-        if unit is None:  # every process computes the same, and an equal part of it counts
+        gradients: list[Tensor | None]
+        if unit is None and self.here.count == 1:  # there is nothing to weigh or to add up
+            totals = self._pass(batch, 1)
+            gradients = [parameter.grad for parameter in self.parameters]
+        elif unit is None:  # every process computes the same, and an equal part of it counts
             gradients, totals = self._passes([(batch, 1 / self.here.count)])
         else:
             most = _units_a_pass(batch, unit, self.micro_batch_size, self.here)
@@ -295,19 +301,24 @@ class _Gradients:
         gradients: list[Tensor | None] = [None] * len(self.parameters)
         totals: dict[str, Tensor] = {}
         for part, share in parts:
-            for parameter in self.parameters:
-                parameter.grad = None
-            with self.accelerator.autocast():
-                values = self.objective(part)
-            self.accelerator.backward(values["loss"] * share)
+            values = self._pass(part, share)
             for index, parameter in enumerate(self.parameters):
                 if parameter.grad is not None:
                     found, before = parameter.grad.to(widest_float(parameter.device)), gradients[index]
                     gradients[index] = found if before is None else before + found
             for name, value in values.items():
-                weighted = value.detach().to(widest_float(value.device)) * share
+                weighted = value.to(widest_float(value.device)) * share
                 totals[name] = totals[name] + weighted if name in totals else weighted
         return gradients, totals
+
+    def _pass(self, part: Any, share: float) -> dict[str, Tensor]:
+        """Leave the gradient of ``share`` times a part's loss in the parameters; returns the part's scalars."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        with self.accelerator.autocast():
+            values = self.objective(part)
+        backward(self.accelerator, values["loss"] if share == 1 else values["loss"] * share)
+        return {name: value.detach() for name, value in values.items()}
 
 
 def _units_a_pass(batch: Any, unit: int, micro_batch_size: int | None, here: Processes) -> int:
@@ -351,17 +362,19 @@ def _update(
 ) -> None:
     """Clip and step, or stop before the update where something is not finite."""
     accelerator.unscale_gradients(optimizer)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # One number out of all: it is finite only where every element is.
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    bad_gradient = not math.isfinite(float(norm))
+    norm = math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+    bad_gradient = not math.isfinite(norm)
     if not math.isfinite(numbers["loss"]) or (bad_gradient and not may_overflow(accelerator)):
         what = "gradient" if math.isfinite(numbers["loss"]) else f"loss ({numbers['loss']})"
         raise TrainingError(
             f"step {step + 1}: the {what} is not finite. The prompts are those before this step and the last "
             "checkpoint is untouched. Lower the learning rate, set gradient_clip, or train in float32."
         )
-    if gradient_clip and not bad_gradient and float(norm) > gradient_clip:
-        nn.utils.clip_grads_with_norm_(parameters, gradient_clip, norm)
+    if gradient_clip and not bad_gradient and norm > gradient_clip:
+        for gradient in gradients:
+            gradient *= gradient_clip / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_, in a third of its time
     apply_update(accelerator, optimizer)
 
 

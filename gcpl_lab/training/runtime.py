@@ -349,6 +349,11 @@ def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> A
     return accelerator
 
 
+def backward(accelerator: Accelerator, loss: Tensor) -> None:
+    """Gradients of a loss, scaled where the accelerator scales (fp16)."""
+    (loss if accelerator.scaler is None else accelerator.scaler.scale(loss)).backward()
+
+
 def apply_update(accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:
     """Let the optimiser step; with scaled gradients (fp16) through the scaler, which leaves out an overflow."""
     if accelerator.scaler is None:
