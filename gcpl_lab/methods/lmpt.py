@@ -138,10 +138,8 @@ class CachedBatches:
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0)."""
         epoch, place = divmod(step, self.steps_an_epoch)
-        order, view = self._draw(epoch)
         chosen = slice(place * self.batch_size, (place + 1) * self.batch_size)
-        images = order[chosen]
-        rows = view[chosen] * len(self.targets) + images
+        images, rows = (drawn[chosen] for drawn in self._draw(epoch))
         # Indices in brackets would take three times as long.
         return Batch(
             self._rows.index_select(0, rows),
@@ -149,12 +147,13 @@ class CachedBatches:
         )
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Order of the images and a view for each place in it, int64 (image,); the latest epoch's are kept."""
+        """Images in their order, and the row of the view that each is seen in, int64 (image,); the latest are kept."""
         if self._latest is None or self._latest[0] != epoch:
             state = np.random.SeedSequence([self.seed, 23, epoch]).generate_state(1)
             generator = torch.Generator().manual_seed(int(state[0]))
             order = torch.randperm(len(self.targets), generator=generator)
-            self._latest = epoch, order, torch.randint(len(self.views), (len(order),), generator=generator)
+            view = torch.randint(len(self.views), (len(order),), generator=generator)
+            self._latest = epoch, order, view * len(order) + order
         return self._latest[1:]
 
 
@@ -290,7 +289,7 @@ class LMPT:
         if not has_caption.all():
             captions, targets = captions[has_caption], targets[has_caption]
         contrast = self._contrast(captions, targets, text, embeddings)
-        loss = self.mix * classification + (1 - self.mix) * contrast
+        loss = torch.lerp(contrast, classification, self.mix)
         return {"loss": loss, "classification": classification, "contrast": contrast}
 
     def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:

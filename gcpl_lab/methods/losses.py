@@ -191,7 +191,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: Shapes differ or are not two-dimensional, or a target is neither 0 nor 1.
     """
     _check_multilabel("logits", logits, targets)
-    return F.softplus(-_signed(logits.float(), targets)).mean()
+    return F.softplus((1 - 2 * targets.float()) * logits.float()).mean()
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, balance: float = 1.0) -> Tensor:
