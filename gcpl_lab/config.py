@@ -117,6 +117,8 @@ class GCPLConfig(_Settings):
         evidence_sharing: Do once what all class prompts have in common when photographs are classified: the denoiser
             before its first cross-attention for each (photograph, t, ε), keys and values for each prompt. Changes
             nothing but the rounding; off where a denoiser cannot be taken apart like that.
+        cache_encodings: Run the VAE once on every exemplar and its mirror image. False: in every update on the
+            photographs of its batch, as published, which changes nothing but the rounding and shows what caching saves.
         flip: Learn from mirror images too.
         seed: Of everything random.
     """
@@ -152,6 +154,7 @@ class GCPLConfig(_Settings):
     evidence_batch_size: int = 128
     evidence_bfloat16: bool | None = True
     evidence_sharing: bool = True
+    cache_encodings: bool = True
     flip: bool = True
     checkpoint_every: int = 50
     precision: Precision = "auto"
@@ -239,6 +242,8 @@ class LMPTConfig(_Settings):
             thresholds and, where asked for, the choice of the epoch.
         refit: Learn again from the validation pictures as well, for as many epochs as the kept prompts took: rare
             classes have none to spare. Thresholds and the scale of probabilities stay those of the first time.
+        cache_encodings: Run the image tower once on every picture and its mirror image. False: in every update on the
+            pictures of its batch, as published, which changes nothing but the rounding and shows what caching saves.
         flip: Learn from mirror images too.
         precision: Of the frozen towers, as for :class:`GCPLConfig`; contexts, cosines and losses are float32 in any
             case.
@@ -274,6 +279,7 @@ class LMPTConfig(_Settings):
     patience: int = 0
     validation_share: float = 0.2
     refit: bool = True
+    cache_encodings: bool = True
     flip: bool = True
     precision: Precision = "auto"
     checkpoint_every: int | None = None

@@ -211,7 +211,8 @@ class GCPLClassifier:
         if calibration is not None:
             self._check_calibration(calibration, classes)
         pixels = self.diffusion.preprocess(read_images(images))
-        exemplars = Exemplars.encode(self.diffusion, pixels, ids, self._encode_moments)
+        cache = self.config.cache_encodings
+        exemplars = Exemplars.encode(self.diffusion, pixels, ids, self._encode_moments, cache=cache)
         known = None
         if calibration is not None:
             known = self.encode(calibration[0]), np.searchsorted(classes, np.asarray(calibration[1]))

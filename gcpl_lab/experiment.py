@@ -159,7 +159,8 @@ class FewShotExperiment:
     @cached_property
     def _exemplars(self) -> Exemplars:
         pixels = self.diffusion.preprocess(read_images(self.support.images))
-        return Exemplars.encode(self.diffusion, pixels, self.support.labels)
+        cache = bool(self.settings.get("cache_encodings", True))
+        return Exemplars.encode(self.diffusion, pixels, self.support.labels, cache=cache)
 
     @cached_property
     def test_latents(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ from gcpl_lab.training.runtime import (
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL import Image
 
 METHOD = "lmpt"
 """Tells saved contexts from the class tokens of GCPLClassifier, which share the file format."""
@@ -66,6 +68,15 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> 
     own = pictures[processes().share(len(pictures))]
     views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
     return torch.stack([gather_rows(view, len(pictures)) for view in views])
+
+
+def encode_anew(clip: FrozenCLIP, pictures: Sequence[Image.Image], images: Tensor, views: Tensor) -> Tensor:
+    """Unit features (image, feature) of some pictures, each as it is (view 0) or mirrored (view 1), computed now."""
+    features = torch.empty(len(images), int(clip.model.visual.output_dim))
+    for view in (0, 1):
+        places = (views == view).nonzero().flatten()
+        features[places] = clip.encode_images([pictures[int(i)] for i in images[places]], flip=bool(view))
+    return features
 
 
 def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:
@@ -181,7 +192,7 @@ class LMPTClassifier:
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         views = encode_views(self.clip, images, self.config.flip)
         leave_device(self.clip.model.visual, self.clip.device)
-        yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder)
+        yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder, images=images)
 
     def learn(
         self,
@@ -191,6 +202,7 @@ class LMPTClassifier:
         captions: Sequence[str | None] | None = None,
         *,
         checkpoint_folder: str | Path | None = None,
+        images: Sequence[Any] | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn from pictures whose features are cached already.
 
@@ -200,8 +212,17 @@ class LMPTClassifier:
             class_names: One a class.
             captions: See :meth:`fit`.
             checkpoint_folder: See :meth:`fit`.
+            images: The pictures themselves, which ``cache_encodings=False`` needs in every update.
+
+        Raises:
+            DataError: See :meth:`fit`; and ``cache_encodings`` is False and there are no pictures.
         """
         targets = check_training(views.shape[1], targets, class_names, captions)
+        encode = None
+        if not self.config.cache_encodings:
+            if images is None:
+                raise DataError("cache_encodings is False, and learn was given features alone; give images=, too")
+            encode = partial(encode_anew, self.clip, read_images(images))
         views = views if self.config.flip else views[:1]
         training, validation = split_validation(targets, self.config.validation_share, self.config.seed)
         self._forget()
@@ -211,7 +232,7 @@ class LMPTClassifier:
             self.clip, captions if captions is not None else [None] * len(targets), self.config.reading
         )
         everything = CachedBatches(views, torch.from_numpy(targets).float(), encoded, has_caption,
-                                   self.config.batch_size, self.config.seed)  # fmt: skip
+                                   self.config.batch_size, self.config.seed, encode)  # fmt: skip
         batches = everything.subset(training)
         self._begin(batches)
         with torch.no_grad():

@@ -168,7 +168,8 @@ class MultiLabelExperiment:
         model = LMPTClassifier(clip=self.clip, **settings)
         views = self.views  # encoded before the clock starts
         began = time.perf_counter()
-        for record in model.learn(views, self.train.targets, self.train.class_names, captions):
+        train = self.train
+        for record in model.learn(views, train.targets, train.class_names, captions, images=train.images):
             self.on_step(method, record, model.num_steps_)
         trained = time.perf_counter()
         logits = model.scores_of(self.test_features)

@@ -477,7 +477,16 @@ class _Task:
         seconds = sum(self.profile.training_time(count, size, self.precision) for count, size in self.updates())
         if self.config.gradient_checkpointing:  # everything is computed once more
             seconds += self.profile.classifying_time(self.training_evaluations(), self.precision)
+        if not self.config.cache_encodings:
+            seconds += self._encoded_in_updates() * self.profile.encoding_seconds
         return seconds
+
+    def _encoded_in_updates(self) -> int:
+        """Pictures that all updates show to the VAE where nothing is cached; each as often as it is a sample."""
+        config, pictures = self.config, self.config.num_steps * self.config.batch_size
+        if config.objective == "discriminative":
+            pictures += config.discriminative_steps * config.discriminative_batch_size * config.num_samples
+        return pictures
 
     def _discriminative_batch(self) -> int:
         config, others = self.config, self.num_classes - 1

@@ -18,7 +18,7 @@ OTHER: dict[str, Any] = {
     "classification": "fast", "evidence_pool": 5, "error_rate": 0.5,
     "weighting": "relative", "class_offsets": False, "flip": False, "seed": 7,
     "checkpoint_every": 7, "precision": "bfloat16", "micro_batch_size": 4, "gradient_checkpointing": True,
-    "compile_denoiser": True,
+    "compile_denoiser": True, "cache_encodings": False,
 }  # fmt: skip
 
 

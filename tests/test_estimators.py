@@ -196,7 +196,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient_checkpointing": ("gcpl", {"gradient_checkpointing": True}),
     "seed": ("gcpl", {"seed": 1}),
 }
-TESTED_BELOW = {"preset", "checkpoint_every", "compile_denoiser", "error_rate"}
+TESTED_BELOW = {"preset", "checkpoint_every", "compile_denoiser", "error_rate", "cache_encodings"}
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +250,31 @@ def test_how_the_work_is_cut_up_changes_no_result(outcome: Any, change: dict[str
     scores = [np.frombuffer(values, np.float32) for values in (cut[1], plain[1])]
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert cut[2] > plain[2]
+
+
+@pytest.mark.parametrize("objective", ["gcpl", "discriminative"])
+def test_encoding_in_every_update_changes_no_result(
+    random_pair: object, pictures: Any, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """What is cached is what the VAE says each time; without the cache it is asked in every update."""
+    diffusion, asked = random_pair.diffusion, []
+    encode = type(diffusion).encode_moments
+
+    def counted(self: Any, pixels: torch.Tensor, *batch_size: int) -> Any:
+        asked.append(len(pixels))
+        return encode(self, pixels, *batch_size)
+
+    monkeypatch.setattr(type(diffusion), "encode_moments", counted)
+    found = []
+    for cache in (True, False):
+        asked.clear()
+        model = small(diffusion, objective=objective, early_stopping="validation", evidence_bfloat16=False,
+                      cache_encodings=cache).fit(*pictures)  # fmt: skip
+        assert len(asked) == 2 + (0 if cache else len(model.history_))
+        assert asked[:2] == [12, 12]
+        found.append((model.prompts_.vectors.detach(), torch.tensor([record.loss for record in model.history_])))
+    for cached, anew in zip(*found, strict=True):
+        torch.testing.assert_close(cached, anew, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])

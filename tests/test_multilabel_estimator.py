@@ -15,7 +15,7 @@ from PIL import Image
 import gcpl_lab
 from gcpl_lab.backbones.presets import TINY_FOLDER
 from gcpl_lab.config import LMPTConfig
-from gcpl_lab.data.multilabel import read_metadata, replace_captions
+from gcpl_lab.data.multilabel import read_metadata, replace_captions, split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
 from gcpl_lab.evaluation.multilabel import multilabel_report
@@ -193,7 +193,7 @@ def usual(random_pair: Any) -> LMPTClassifier:
 
 
 def test_every_setting_is_tried() -> None:
-    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every"}
+    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every", "cache_encodings"}
 
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
@@ -201,6 +201,26 @@ def test_every_setting_changes_something(clip: Any, usual: LMPTClassifier, name:
     changed = learned(clip, **{**BASE, name: CHANGES[name]})
     losses = [[record.loss for record in model.history_] for model in (usual, changed)]
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_encoding_in_every_update_changes_no_result(clip: Any, photos: Any, flip: bool) -> None:
+    """What is cached is what the image tower says each time; SGD, because AdamW magnifies rounding."""
+    found = []
+    settings = {"flip": flip, "batch_size": 6, "optimizer": "sgd"}
+    for cache in (True, False):
+        asked: list[int] = []
+        hook = clip.model.visual.register_forward_pre_hook(lambda _, inputs, asked=asked: asked.append(len(inputs[0])))
+        model = classifier(clip, cache_encodings=cache, **settings).fit(*photos, NAMES, ["a bag"] * 20)
+        hook.remove()
+        learned_first = len(split_validation(photos[1], model.config.validation_share, model.config.seed)[0])
+        updates = sum(asked) - (40 if flip else 20)
+        assert updates == (0 if cache else 3 * (learned_first + 20))  # three epochs, and three of the refit
+        found.append((model.objective_.prompts.context.detach(), torch.tensor([r.loss for r in model.history_])))
+    for cached_one, anew in zip(*found, strict=True):
+        torch.testing.assert_close(cached_one, anew, atol=1e-5, rtol=1e-5)
+    with pytest.raises(DataError, match="cache_encodings is False, and learn was given features alone"):
+        learned(clip, cache_encodings=False)
 
 
 def test_settings_survive_json_and_unknown_ones_are_named() -> None:

@@ -32,11 +32,13 @@ class Exemplars:
         means: (flip, image, channel, height, width): posterior means, as they are and mirrored; not scaled.
         log_variances: The same shape.
         labels: int64 (image,).
+        pixels: (image, 3, size, size) in [-1, 1] where updates are to encode them anew; None: what is cached serves.
     """
 
     means: Tensor
     log_variances: Tensor
     labels: Tensor
+    pixels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.means.shape[1] != len(self.labels):
@@ -45,7 +47,8 @@ class Exemplars:
     def subset(self, indices: np.ndarray) -> Exemplars:
         """Some of the photographs, int64 (count,)."""
         chosen = torch.from_numpy(indices)
-        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen])
+        pixels = None if self.pixels is None else self.pixels[chosen]
+        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels)
 
     @classmethod
     def encode(
@@ -54,6 +57,8 @@ class Exemplars:
         pixels: Tensor,
         labels: Sequence[int] | np.ndarray,
         encode_moments: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        *,
+        cache: bool = True,
     ) -> Exemplars:
         """Run the VAE once on every picture and its mirror image.
 
@@ -62,6 +67,7 @@ class Exemplars:
             pixels: (image, 3, size, size) in [-1, 1].
             labels: One class id a picture.
             encode_moments: Takes the place of the model's own, for instance to share the work among processes.
+            cache: False: updates encode the pictures of their batch anew.
         """
         encode_moments = encode_moments or diffusion.encode_moments
         plain, mirrored = encode_moments(pixels), encode_moments(pixels.flip(-1))
@@ -69,6 +75,7 @@ class Exemplars:
             torch.stack([plain[0], mirrored[0]]),
             torch.stack([plain[1], mirrored[1]]),
             torch.as_tensor(np.asarray(labels), dtype=torch.int64),
+            None if cache else pixels,
         )
 
 
@@ -160,7 +167,7 @@ class ExemplarSampler:
         flips = torch.from_numpy(rng.integers(0, 2 if self._flip else 1, self.batch_size))
         images, flips = (value.repeat_interleave(self.num_samples) for value in (images, flips))
         timesteps = rng.integers(self._first_timestep, self._last_timestep, len(images))
-        means, log_variances = self._exemplars.means[flips, images], self._exemplars.log_variances[flips, images]
+        means, log_variances = self._moments(flips, images)
         draws = [self._normal(step, slot, means.shape[1:]) for slot in range(len(images))]
         latents = means + (0.5 * log_variances).exp() * torch.stack([draw[0] for draw in draws])
         device = self._diffusion.device
@@ -173,6 +180,14 @@ class ExemplarSampler:
             group_size=min(len(self._members), self.batch_size),
             num_samples=self.num_samples,
         )
+
+    def _moments(self, flips: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-variances of photographs, mirrored where ``flips`` is 1: cached, or encoded now."""
+        exemplars = self._exemplars
+        if exemplars.pixels is None:
+            return exemplars.means[flips, images], exemplars.log_variances[flips, images]
+        pixels = exemplars.pixels[images]
+        return self._diffusion.encode_moments(torch.where(flips.bool()[:, None, None, None], pixels.flip(-1), pixels))
 
     def _normal(self, step: int, slot: int, shape: torch.Size) -> Tensor:
         seed = np.random.SeedSequence([self._seed, 13, step, slot]).generate_state(1, np.uint64)[0]
