@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcpl_lab.backbones.cpu_linear import linear
+from gcpl_lab.backbones.cpu_linear import linear, without_autocast
 from gcpl_lab.backbones.few_rows import FewRows, read_tower
 from gcpl_lab.processor import own_kernels
 
@@ -103,15 +104,16 @@ class PromptTower:
         self._ends = places.gather(1, end_positions[:, None]).flatten()
         self._up_to_end = (positions <= end_positions[:, None])[:, None, None]
         self._position = position.repeat(len(needed), 1)[self._needed]
-        self._start = self._run_start(start)
+        self._start_row = start
 
-    @torch.no_grad()
-    def _run_start(self, hidden: Tensor) -> list[Tensor]:
+    @cached_property
+    def _start(self) -> list[Tensor]:
         """Query, key and value (1, 3 · dim) of the start token in every block."""
-        found, hidden = [], hidden[None]
-        for block in self.text_tower.transformer.resblocks:
-            found.append(linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
-            hidden = _close_block(block, hidden, found[-1].chunk(3, dim=1)[2])
+        found, hidden = [], self._start_row[None]
+        with torch.no_grad(), without_autocast(hidden.device.type):
+            for block in self.text_tower.transformer.resblocks:
+                found.append(linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias))
+                hidden = _close_block(block, hidden, found[-1].chunk(3, dim=1)[2])
         return found
 
     def __call__(self, embeddings: Tensor) -> Tensor:
