@@ -197,7 +197,8 @@ def test_a_profile_measured_here(diffusion: Any) -> None:
     assert found.preset == "mine"
     assert found.training_seconds.keys() == found.classifying_seconds.keys() == {"float32", "bfloat16"}
     assert 0 < found.encoding_seconds < 60
-    for kind, picture in found.training_seconds.items():  # of two timings of one update each: either part may be nothing
+    # A line through one timing of each of two sizes: noise may leave nothing of either part, never of the whole.
+    for kind, picture in found.training_seconds.items():
         assert picture >= 0 <= found.update_seconds[kind]
         assert 0 < found.update_seconds[kind] + 2 * picture < 60
     weights = sum(4 * p.numel() for part in (diffusion.denoiser, diffusion.text_encoder) for p in part.parameters())
