@@ -8,7 +8,7 @@ runs on no more than what each prompt needs (``gcpl_lab/backbones/prompt_tower.p
 both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
 their losses can be compared step by step. Published has torch's own products, ours those of
 ``gcpl_lab/backbones/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
-both. An epoch of ours is a twentieth of a second, so five are timed in a row. Where there are several threads,
+both. An epoch of ours is a fortieth of a second, so five are timed in a row. Where there are several threads,
 everything is measured with one, too: learning side by side (``--workers``) gives each process a part of them. How an
 epoch grows with images, classes and context length is measured by scaling.py.
 """
