@@ -477,16 +477,15 @@ class _Task:
         seconds = sum(self.profile.training_time(count, size, self.precision) for count, size in self.updates())
         if self.config.gradient_checkpointing:  # everything is computed once more
             seconds += self.profile.classifying_time(self.training_evaluations(), self.precision)
-        if not self.config.cache_encodings:
-            seconds += self._encoded_in_updates() * self.profile.encoding_seconds
         return seconds
 
-    def _encoded_in_updates(self) -> int:
+    def encoded_in_updates(self) -> int:
         """Pictures that all updates show to the VAE where nothing is cached; each as often as it is a sample."""
-        config, pictures = self.config, self.config.num_steps * self.config.batch_size
-        if config.objective == "discriminative":
-            pictures += config.discriminative_steps * config.discriminative_batch_size * config.num_samples
-        return pictures
+        config = self.config
+        if config.cache_encodings:
+            return 0
+        further = config.discriminative_steps * config.discriminative_batch_size * config.num_samples
+        return config.num_steps * config.batch_size + (further if config.objective == "discriminative" else 0)
 
     def _discriminative_batch(self) -> int:
         config, others = self.config, self.num_classes - 1
@@ -530,13 +529,15 @@ class _Task:
         # The fast classifier's folds are trained like the whole; their rivals are found like the whole's.
         folds = config.num_folds if config.classification == "fast" else 0
         learning, training = self.training_evaluations() + rivals, self._training_time()
+        anew = self.encoded_in_updates()
 
         def forward(evaluations: int) -> float:
             return profile.classifying_time(evaluations, self.evidence_precision)
 
         rows = (
-            ("training", learning, exemplars, training + forward(rivals), self._training_memory()),
-            ("calibration", fitting + folds * learning, 0, forward(fitting + folds * rivals) + folds * training,
+            ("training", learning, exemplars + anew, training + forward(rivals), self._training_memory()),
+            ("calibration", fitting + folds * learning, folds * anew,
+             forward(fitting + folds * rivals) + folds * training,
              max(self._classifying_memory(), self._training_memory() if folds else 0)),
             ("classification", testing, self.num_test, forward(testing), self._classifying_memory()),
         )  # fmt: skip

@@ -58,6 +58,18 @@ def test_counts_and_seconds_by_hand() -> None:
     assert plan().cost is None
 
 
+def test_without_a_cache_every_update_encodes() -> None:
+    """100 updates of 20; 50 of 16 pictures in 4 samples each; the fast classifier's folds train like the whole."""
+    cached, anew = plan(), plan(cache_encodings=False)
+    assert anew.training.encoded_pictures == 80 + 2000
+    assert anew.training.seconds == pytest.approx(cached.training.seconds + 2000 * 1.0)
+    assert (anew.calibration, anew.classification) == (cached.calibration, cached.classification)
+    two_stages = {"objective": "discriminative", "classification": "fast", "num_folds": 2, "cache_encodings": False}
+    made = plan(**two_stages)
+    assert made.training.encoded_pictures == 80 + 2000 + 50 * 16 * 4
+    assert made.calibration.encoded_pictures == 2 * (2000 + 50 * 16 * 4)
+
+
 def test_an_update_takes_time_of_its_own() -> None:
     profile = replace(PROFILE, update_seconds={"float32": 0.3})
     config = GCPLConfig(num_steps=100, batch_size=20, objective="discriminative", discriminative_steps=10,

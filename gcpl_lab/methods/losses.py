@@ -165,16 +165,16 @@ def _counts_tensor(class_counts: Counts, device: torch.device | None = None, num
     return counts
 
 
-def _signed(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logit of the right answer: z where the class is present, -z where it is absent."""
-    return (2 * targets.float() - 1) * logits
+def _wrong(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of the wrong answer: -z where the class is present, z where it is absent."""
+    return (1 - 2 * targets.float()) * logits
 
 
-def _focal_factor(signed: Tensor, gamma: float) -> Tensor:
-    """(1 - p)^γ for the probability p of the right answer; by logarithms, so its gradient is finite for any γ ≥ 0."""
+def _focal_factor(wrong: Tensor, gamma: float) -> Tensor:
+    """p^γ for the probability p of the wrong answer; by logarithms, so its gradient is finite for any γ ≥ 0."""
     if gamma < 0:
         raise ValueError(f"the focal gamma is {gamma}; expected 0 or more")
-    return torch.exp(gamma * F.logsigmoid(-signed))
+    return torch.exp(gamma * F.logsigmoid(wrong))
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: Shapes differ or are not two-dimensional, or a target is neither 0 nor 1.
     """
     _check_multilabel("logits", logits, targets)
-    return F.softplus((1 - 2 * targets.float()) * logits.float()).mean()
+    return F.softplus(_wrong(logits.float(), targets)).mean()
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, balance: float = 1.0) -> Tensor:
@@ -206,8 +206,8 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, balance: 
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, eq. 4
     """
     _check_multilabel("logits", logits, targets)
-    signed = _signed(logits.float(), targets)
-    return balance * (_focal_factor(signed, gamma) * F.softplus(-signed)).mean()
+    wrong = _wrong(logits.float(), targets)
+    return balance * (_focal_factor(wrong, gamma) * F.softplus(wrong)).mean()
 
 
 def class_weights(class_counts: Counts, gamma: float) -> Tensor:
@@ -405,10 +405,10 @@ def distribution_balanced_loss(
     if negative_tolerant:
         logits = logits + class_bias(counts, num_images, bias_scale=bias_scale, negative_scale=negative_scale)
         weights, absent_scale = torch.where(present, weights, weights / negative_scale), negative_scale
-    signed = torch.where(present, 1.0, -absent_scale) * logits
+    wrong = torch.where(present, -1.0, absent_scale) * logits
     if focal:
-        weights = weights * focal_balance * _focal_factor(signed, focal_gamma)
-    return (weights * F.softplus(-signed)).mean()
+        weights = weights * focal_balance * _focal_factor(wrong, focal_gamma)
+    return (weights * F.softplus(wrong)).mean()
 
 
 def class_balanced_loss(
@@ -438,8 +438,8 @@ def class_balanced_loss(
     effective = -torch.expm1(counts * math.log(beta)) if beta > 0 else torch.ones_like(counts)
     weights = 1.0 / effective
     weights = weights / weights.mean()
-    signed = _signed(logits.float(), targets)
-    return (weights * _focal_factor(signed, focal_gamma) * F.softplus(-signed)).mean()
+    wrong = _wrong(logits.float(), targets)
+    return (weights * _focal_factor(wrong, focal_gamma) * F.softplus(wrong)).mean()
 
 
 def asymmetric_loss(
@@ -467,7 +467,7 @@ def asymmetric_loss(
     if not 0 <= clip < 1:
         raise ValueError(f"clip is {clip}; expected a probability of 0 or more and below 1")
     logits = logits.float()
-    present = _focal_factor(logits, gamma_positive) * F.softplus(-logits)
+    present = _focal_factor(-logits, gamma_positive) * F.softplus(-logits)
     log_absent = F.logsigmoid(-logits)
     if clip > 0:  # log(1 - p + clip), at most log 1, without leaving logarithms
         log_absent = torch.logaddexp(log_absent, torch.full_like(log_absent, math.log(clip))).clamp_max(0)

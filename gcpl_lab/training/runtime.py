@@ -350,7 +350,10 @@ def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> A
 
 
 def backward(accelerator: Accelerator, loss: Tensor) -> None:
-    """Gradients of a loss, scaled where the accelerator scales (fp16)."""
+    """Gradients of a loss, scaled where the accelerator scales (fp16).
+
+    ``Accelerator.backward`` but for its division by the passes of an accumulation: the loop weighs them itself.
+    """
     (loss if accelerator.scaler is None else accelerator.scaler.scale(loss)).backward()
 
 
