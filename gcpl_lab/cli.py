@@ -18,7 +18,15 @@ from rich.table import Table
 
 from gcpl_lab.cli_course import register as register_course
 from gcpl_lab.cli_multilabel import register
-from gcpl_lab.cli_options import JsonOption, SeedOption, WorkersOption, console, print_json
+from gcpl_lab.cli_options import (
+    JsonOption,
+    SeedOption,
+    SeedsOption,
+    WorkersOption,
+    console,
+    parse_seeds,
+    print_json,
+)
 from gcpl_lab.cli_project import register as register_project
 from gcpl_lab.cli_views import register as register_views
 from gcpl_lab.errors import DataError, LabError
@@ -270,7 +278,7 @@ def compare(
         "runs/compare"
     ),
     methods: Annotated[str, typer.Option(help="Names joined by commas, or 'all'.")] = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    seeds: SeedsOption = "5",
     shots: Annotated[str, typer.Option(help="Numbers of photographs a class, joined by commas.")] = "16",
     reference: Annotated[str, typer.Option(help="The method the others are paired with.")] = "gcpl",
     images: Annotated[
@@ -302,16 +310,18 @@ def compare(
     from gcpl_lab.training.workers import useful_workers
 
     names = _method_names(methods, reference)
-    counts = _shot_counts(shots)
+    counts, draws = _shot_counts(shots), parse_seeds(seeds)
     with console.status("") as status:
         result = run_comparison(
-            folder, methods=names, shots=counts, seeds=list(range(seeds)), reference=reference, images=images,
+            folder, methods=names, shots=counts, seeds=draws, reference=reference, images=images,
             published=published, held_out=held_out, preset=preset, settings=chosen,
             num_workers=workers or useful_workers(), command=_command(), on_trial=status.update,
         )  # fmt: skip
     print_json(result, as_json)
     if not as_json:
         Console().print(*_comparison_tables(result["summary"], reference), sep="\n")
+        for line in _offset_lines(result["summary"]):
+            Console().print(line)
         Console().print(f"Every result: {escape(str(folder / 'results.json'))}", soft_wrap=True)
 
 
@@ -365,6 +375,24 @@ def _comparison_table(rows: list[dict[str, Any]], shots: int, reference: str) ->
             f"{row['denoiser_evaluations']:,.0f}", f"{row['train_seconds']:.1f}", f"{row['predict_seconds']:.1f}",
         )  # fmt: skip
     return table
+
+
+def _offset_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """What fitted offsets were worth to each method that has them, and how it reads with the other weighting."""
+    from gcpl_lab.experiment import METHOD_TITLES
+
+    lines = []
+    for row in rows:
+        if "offsets" not in row:
+            continue
+        gain, readings = row["offsets"], row["readings"]
+        interval = "" if gain["low"] is None else f" ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+        others = ", ".join(f"{name} {100 * value:.1f}" for name, value in readings.items())
+        lines.append(
+            f"{METHOD_TITLES[row['method']]}, {row['shots']} shots: offsets {100 * gain['difference']:+.1f}{interval}; "
+            f"errors read {others}"
+        )
+    return lines
 
 
 # ------------------------------------------------------------------------------------- pretrain, lab

@@ -17,7 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gcpl_lab.cli_options import JsonOption, SeedOption, WorkersOption, console, print_json
+from gcpl_lab.cli_options import (
+    JsonOption,
+    SeedOption,
+    SeedsOption,
+    WorkersOption,
+    console,
+    parse_seeds,
+    print_json,
+)
 from gcpl_lab.errors import DataError
 
 if TYPE_CHECKING:
@@ -215,7 +223,7 @@ def ablate_lmpt(
     folder: Annotated[Path, typer.Option(help="Where every result is kept; a rerun goes on from there.")] = Path(
         "runs/ablation"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    seeds: SeedsOption = "5",
     metadata: MetadataOption = None,
     images: ImagesOption = None,
     train_rows: Annotated[list[str], typer.Option(help="With --metadata: rows to learn from.")] = ["split=train"],  # noqa: B006
@@ -243,7 +251,7 @@ def ablate_lmpt(
     With --validation: which settings are best where the test pictures are not looked at. With --tails: whether the
     comparison holds on scenes with other photographs, in which other classes are rare.
     """
-    chosen = _settings(settings, preset=preset)
+    chosen, numbers = _settings(settings, preset=preset), parse_seeds(seeds)
     from gcpl_lab.multilabel_experiment import (
         MultiLabelExperiment,
         run_ablation,
@@ -261,7 +269,7 @@ def ablate_lmpt(
         with console.status("") as status:
             drawn = [_draw_tail(folder / "scenes", number, raw, status.update) for number in range(tails)]
             experiments = [MultiLabelExperiment(*sets, settings=chosen, preset=preset) for sets in drawn]
-            result = run_tails(folder, experiments, seeds=range(seeds), num_workers=num_workers, command=_command(),
+            result = run_tails(folder, experiments, seeds=numbers, num_workers=num_workers, command=_command(),
                                on_trial=status.update)  # fmt: skip
         _show({"tails": result}, as_json, folder)
         return
@@ -269,7 +277,7 @@ def ablate_lmpt(
     train = _read_data("train", None, None, images, None, metadata, train_rows, scenes=scenes)
     test = _read_data("test", None, None, images, None, metadata, test_rows, list(train.class_names), scenes)
     experiment = MultiLabelExperiment(train, test, settings=chosen, preset=preset)
-    numbers, results = list(range(seeds)), {}
+    results: dict[str, Any] = {}
     if validation:
         with console.status("") as status:
             result = run_validation(

@@ -22,3 +22,31 @@ def print_json(value: Any, as_json: bool) -> None:
     """Print ``value`` on standard output where JSON was asked for."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+SeedsOption = Annotated[
+    str,
+    typer.Option(help="A number of seeds, counted from 0, or the seeds themselves joined by commas: 5, or 101,102."),
+]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds that ``--seeds`` names: ``"5"`` is 0 to 4, ``"101,102"`` these two, ``"7,"`` the one.
+
+    Raises:
+        typer.BadParameter: No whole number of 0 or more, a number of seeds below 1, or a seed twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    single = len(parts) == 1
+    if not single and parts[-1] == "":
+        parts.pop()
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise typer.BadParameter(
+            f"{text!r}: expected how many seeds (5 for 0 to 4), or the seeds joined by commas (101,102; one alone: 7,)"
+        )
+    numbers = [int(part) for part in parts]
+    if single and numbers[0] < 1:
+        raise typer.BadParameter(f"{text!r}: expected 1 seed or more; seed 0 alone is '0,'")
+    if repeated := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise typer.BadParameter(f"{text!r}: names {', '.join(map(str, repeated))} twice; each seed counts once")
+    return list(range(numbers[0])) if single else numbers

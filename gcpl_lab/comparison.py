@@ -15,7 +15,7 @@ from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import ImageSet
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
+from gcpl_lab.evaluation.compare import Trial, paired_difference, run_trials, summarise
 from gcpl_lab.experiment import FewShotExperiment
 from gcpl_lab.project import read_support_and_test
 from gcpl_lab.reporting import measure_profiles
@@ -63,7 +63,9 @@ def run_comparison(
         on_trial: Called with a line about the trial that comes next.
 
     Returns:
-        The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary.
+        The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary. In the summary
+        a method with fitted offsets has ``offsets``, the paired difference from itself without them, and ``readings``,
+        its mean accuracy with either weighting of the errors, without and with offsets.
 
     Raises:
         DataError: The pictures are not there, or there are none to test on.
@@ -92,6 +94,7 @@ def run_comparison(
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
         entry |= {name: _mean([row[name] for row in same]) for name in AVERAGED}
+        entry |= _reading_of(same)
     result = {
         "command": command,
         "data": {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names),
@@ -145,6 +148,18 @@ def _outside(support: ImageSet, shots: int, seed: int) -> np.ndarray:
             "judge on test photographs"
         )
     return left
+
+
+def _reading_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What offsets and weighting were worth to a method, over its draws; nothing for methods that have neither."""
+    if not all("readings" in row for row in rows):
+        return {}
+    with_offsets = {row["seed"]: row["accuracy"] for row in rows}
+    without = {row["seed"]: row["accuracy_without_offsets"] for row in rows}
+    return {
+        "offsets": paired_difference(with_offsets, without),
+        "readings": {name: _mean([row["readings"][name] for row in rows]) for name in rows[0]["readings"]},
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 from gcpl_lab.caching import OutcomeCache
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.experiment import METHOD_TITLES, METHODS, FewShotExperiment, Outcome
+from gcpl_lab.experiment import METHOD_TITLES, QUICK_METHODS, FewShotExperiment, Outcome
 from gcpl_lab.multilabel_experiment import MultiLabelExperiment
 from gcpl_lab.multilabel_reporting import DEMO_METHODS, LMPTDemo, demo_experiment, run_lmpt_demo
 from gcpl_lab.reporting import ReportFigure, answer_of, caveats_of, collect_results, draw_figures
@@ -96,10 +96,10 @@ def run_demo(
     if fresh:
         shutil.rmtree(folder / "cache", ignore_errors=True)
     cache = OutcomeCache(folder / "cache", threads_each(num_workers))
-    open_methods = [method for method in METHODS if not cache.holds(experiment, method, shots, seed)]
+    open_methods = [method for method in QUICK_METHODS if not cache.holds(experiment, method, shots, seed)]
     open_scenes = [method for method in DEMO_METHODS if scenes and not cache.holds_multilabel(scenes, method, seed)]
     parts = SIDE_BY_SIDE if num_workers > 1 else ()
-    parts = (*parts, tuple(method for method in METHODS if not any(method in part for part in parts)))
+    parts = (*parts, tuple(method for method in QUICK_METHODS if not any(method in part for part in parts)))
     tasks: list[Task] = [
         (_learn, cache.run, experiment, chosen, (shots, seed), "")
         for part in parts
@@ -110,7 +110,7 @@ def run_demo(
     run_side_by_side(tasks, num_workers=min(num_workers, max(1, len(tasks))), on_event=tell)
 
     tell("begin", "report")
-    outcomes = [cache.run(experiment, method, shots, seed) for method in METHODS]
+    outcomes = [cache.run(experiment, method, shots, seed) for method in QUICK_METHODS]
     for outcome in outcomes:
         if outcome.model is not None:
             outcome.model.save(folder / "prompts" / outcome.method)
@@ -157,7 +157,7 @@ def _draw(
     mapped: bool,
 ) -> list[ReportFigure]:  # fmt: skip
     """Figures of what is learned already."""
-    outcomes = [cache.run(experiment, method, *trial) for method in METHODS]
+    outcomes = [cache.run(experiment, method, *trial) for method in QUICK_METHODS]
     return draw_figures(experiment, outcomes, folder, mapped=mapped)
 
 

@@ -22,10 +22,12 @@ from gcpl_lab.data.readers import check_class_names, read_images
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.metrics import log_loss
 from gcpl_lab.methods.diffusion_classifier import (
+    WEIGHTINGS,
     Evidence,
+    Reading,
+    Weighting,
     class_scores,
-    fit_offsets,
-    fit_temperature,
+    fit_reading,
     probabilities,
 )
 from gcpl_lab.methods.fast_classifier import FastClassifier, FastEvidence, Shortcuts
@@ -98,6 +100,9 @@ class GCPLClassifier:
         prompts_: The learned :class:`~gcpl_lab.methods.prompts.ClassPrompts`.
         temperature_: Fitted on the support photographs.
         offsets_: Added to the classes' scores, (class,), fitted with the temperature.
+        weighting_: How errors are averaged: what the settings say, or chosen with the temperature.
+        support_errors_, support_labels_: What the temperature was fitted on, (image, class, sample) and (image,); of a
+            classifier that was loaded from a folder they are absent.
         history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update, those before a resumption included.
         states_: Vectors (class, V, dim) at the start and every ``journey_every`` updates, by their step; of very
             long runs about ``MAX_STATES``.
@@ -301,10 +306,12 @@ class GCPLClassifier:
                 self.prompts_.vectors.copy_(warm_start)
         self.history_: list[StepRecord] = []
         self.states_ = {0: self.prompts_.vectors.detach().cpu().clone()}
-        for name in ("temperature_", "fast_"):
+        for name in ("temperature_", "fast_", "support_errors_", "support_labels_"):
             vars(self).pop(name, None)
         self.training_format_ = None
         self.offsets_ = np.zeros(len(self.class_names_))
+        # Until it is chosen: relative, which reads errors without offsets better.
+        self.weighting_: Weighting = "relative" if config.weighting == "chosen" else config.weighting
         self._warm_started = config.objective == "discriminative" and warm_start is not None
 
     def _denoising_objective(self) -> GCPL:
@@ -384,7 +391,7 @@ class GCPLClassifier:
         labels = exemplars.labels.numpy()[held_ids]
 
         def num_right() -> int:
-            scores = class_scores(fold.evidence(latents).errors, config.weighting)
+            scores = class_scores(fold.evidence(latents).errors, fold.weighting_)
             return int((scores.argmax(1) == labels).sum())
 
         fold._begin(self.class_names_, coarse_words, warm_start)
@@ -441,6 +448,9 @@ class GCPLClassifier:
             checkpoint_every=config.checkpoint_every,
             micro_batch_size=config.micro_batch_size,
             epsilon=DISCRIMINATIVE_EPSILON if discriminative else DENOISING_EPSILON,
+            schedule=config.schedule,
+            weight_decay=config.weight_decay,
+            gradient_clip=config.gradient_clip,
         )
         done = config.num_steps if discriminative and not self._warm_started else 0
         checkpoint = folder / f"{type(objective).__name__.lower()}.checkpoint.safetensors" if folder else None
@@ -490,12 +500,12 @@ class GCPLClassifier:
         chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
         # The very noises that test photographs will see: a part of a prompt's head start is theirs.
-        scores = class_scores(self.evidence(latents).errors, self.config.weighting)
-        labels = exemplars.labels.numpy()[chosen]
-        if self.config.class_offsets:
-            self.temperature_, self.offsets_ = fit_offsets(scores, labels, self.config.seed)
-        else:
-            self.temperature_ = fit_temperature(scores, labels)
+        self.support_errors_, self.support_labels_ = self.evidence(latents).errors, exemplars.labels.numpy()[chosen]
+        reading = fit_reading(
+            self.support_errors_, self.support_labels_, weighting=self.config.weighting,
+            class_offsets=self.config.class_offsets, seed=self.config.seed,
+        )  # fmt: skip
+        self.weighting_, self.temperature_, self.offsets_ = reading.weighting, reading.temperature, reading.offsets
 
     def _calibrate(
         self, exemplars: Exemplars, coarse_words: Sequence[str] | None, known: tuple[Tensor, np.ndarray] | None
@@ -595,8 +605,7 @@ class GCPLClassifier:
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""
-        scores = class_scores(evidence.errors, self.config.weighting)
-        return (scores + self.offsets_).astype(scores.dtype)
+        return Reading(self.weighting_, 1.0, self.offsets_).scores(evidence.errors)
 
     def predict(self, images: Sequence[Any]) -> np.ndarray:
         """The label of the class whose prompt denoises each picture best, (image,)."""
@@ -645,6 +654,7 @@ class GCPLClassifier:
             "classes": self.classes_.tolist(),
             "temperature": self.temperature_,
             "offsets": self.offsets_.tolist(),
+            "weighting": self.weighting_,
             **({"plan": self.fast_.plan_.as_dict()} if hasattr(self, "fast_") else {}),
             **{name: asdict(found) for name in FORMATS if (found := getattr(self, f"{name}_"))},
             "diffusion": {
@@ -675,6 +685,9 @@ class GCPLClassifier:
             config = GCPLConfig.from_dict(metadata["config"])
             names, classes, temperature = metadata["class_names"], metadata["classes"], float(metadata["temperature"])
             offsets = np.asarray(metadata["offsets"], float).reshape(len(names))
+            weighting = metadata.get("weighting", config.weighting)
+            if weighting not in WEIGHTINGS:
+                raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
             learned_on, weights = metadata["diffusion"]["checksum"], metadata["diffusion"].get("weights", "float32")
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[weights]
             plan = None
@@ -694,7 +707,7 @@ class GCPLClassifier:
                 "load the model they were learned on, or train again"
             )
         model.class_names_, model.classes_, model.temperature_ = tuple(names), np.asarray(classes), temperature
-        model.offsets_ = offsets
+        model.offsets_, model.weighting_ = offsets, weighting
         for name, measured in formats.items():
             setattr(model, f"{name}_", measured)
         model.prompts_ = ClassPrompts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gcpl_lab.data.fashion import (
     family_of,
     read_raw_fashion,
 )
+from gcpl_lab.data.samples import bundled_photographs
 from gcpl_lab.data.scenes import compose_scene
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
 from gcpl_lab.methods.baselines import LinearProbe, ZeroShotCLIP
@@ -35,8 +37,21 @@ NUM_SCENES = 300
 NUM_DENOISED = 300
 
 
+NAMES_MADE_WORSE = """\
+An earlier pair had captions that were less wrong. Its card, measured
+on the first 1,000 official test photographs (51 of the 500 bundled ones are among them), gave zero-shot CLIP 65.1 %,
+zero-shot diffusion 74.3 % (on 300, 14 of them bundled) and a linear probe 71.6 %. The names were found too good for
+teaching, the captions were made more wrong (a pullover is called one in 15 % instead of 40 %), and the pair was trained
+anew: 58.3 %, 63.3 % and 73.9 % on the same photographs. So the distance between names and learned prompts on the
+bundled set is partly made, and "nothing was chosen on these photographs" holds for prompts and baselines, not for the
+frozen pair."""
+"""What a reader of any comparison with the names has to know; it does not follow from what is measured here."""
+
+
 def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple[float, float] = (0.0, 1.0)) -> Path:
     """Measure the pair in ``target`` on photographs it never saw, and write ``README.md`` and ``card.json`` there.
+
+    None of them is in ``data_samples``: what is reported there must not have been looked at here.
 
     Args:
         target: Holds ``diffusion/``, ``clip/`` and ``pretraining.json``.
@@ -48,6 +63,8 @@ def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple
     source = f"local-dir:{target / 'clip'}"
     preset = Preset("tiny", str(target / "diffusion"), source, "", "Apache-2.0", 0, evidence_range)
     diffusion, clip = FrozenDiffusion.load(preset), FrozenCLIP.load(preset)
+    judged = np.setdiff1d(np.arange(len(raw.test_labels)), list(bundled_photographs("test")))
+    raw = replace(raw, test_images=raw.test_images[judged], test_labels=raw.test_labels[judged])
     pictures = [Image.fromarray(image).convert("RGB") for image in raw.test_images[:NUM_TEST]]
     labels = raw.test_labels[:NUM_TEST]
     measured: dict[str, Any] = {
@@ -92,11 +109,11 @@ def _measure_clip(clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image]
     wrong = scores.argmax(1) != labels
     inside = family[scores.argmax(1)[wrong]] == family[labels[wrong]]
     probes = []
+    free = np.setdiff1d(np.arange(SUPPORT_PART.start, SUPPORT_PART.stop), list(bundled_photographs("train")))
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        part = raw.train_labels[SUPPORT_PART.start : SUPPORT_PART.stop]
-        chosen = np.concatenate([rng.choice(np.flatnonzero(part == c), 16, replace=False) for c in range(10)])
-        chosen = chosen + SUPPORT_PART.start
+        part = raw.train_labels[free]
+        chosen = np.concatenate([rng.choice(free[part == c], 16, replace=False) for c in range(10)])
         support = [Image.fromarray(raw.train_images[i]).convert("RGB") for i in chosen]
         probe = LinearProbe(encode_views(clip, support), torch.from_numpy(raw.train_labels[chosen]), seed)
         probes.append(accuracy(probe.scores(features).numpy(), labels))
@@ -130,7 +147,8 @@ def _measure_denoiser(
     latents = diffusion.scale_latents(diffusion.encode_moments(diffusion.preprocess(pictures))[0])
     hidden = diffusion.encode_texts([f"a photo of a {name}" for name in FASHION_CLASSES])
     classifier = DiffusionClassifier(diffusion, hidden, timestep_range=diffusion.evidence_range)
-    scores = class_scores(classifier.exact(latents, 12).errors, "absolute")
+    found = classifier.exact(latents, 12).errors
+    scores = class_scores(found, "relative")
     part = slice(PRETRAIN_PART.start, PRETRAIN_PART.stop)
     scale = AttributeScale.fit(raw.train_images[part], raw.train_labels[part])
     levels = scale.levels(raw.test_images[: len(labels)], labels)
@@ -148,6 +166,7 @@ def _measure_denoiser(
     return {
         "zero_shot_accuracy": accuracy(scores, labels),
         "zero_shot_accuracy_within_family": accuracy_within_family(scores, labels, FASHION_CLASSES, FASHION_FAMILIES),
+        "zero_shot_accuracy_absolute": accuracy(class_scores(found, "absolute"), labels),
         "timesteps": timesteps.tolist(),
         "error": errors["own_caption"],
         "caption_gap": _relative_gap(errors["caption_of_another_class"], errors["own_caption"]),
@@ -215,8 +234,9 @@ def _card_text(measured: dict[str, Any], pretraining: dict[str, Any], target: Pa
 Two frozen models that ship with gcpl_lab so that everything runs on a laptop without a network: a CLIP in
 open_clip's own format (`clip/`) and a Stable Diffusion pipeline in the diffusers format (`diffusion/`), together
 {size:.1f} MB of weights, float32. The pipeline's text encoder is that same CLIP's text tower. `gcpl-lab pretrain`
-rebuilds both from the raw photographs; every number below was measured by it (`card.json`) on the first {NUM_TEST}
-official test photographs (the denoiser on the first {NUM_DENOISED}), which no training saw.
+rebuilds both from the raw photographs; every number below was measured by it (`card.json`) on {NUM_TEST} official test
+photographs (the denoiser on the first {NUM_DENOISED} of them) that no training saw and that are in none of the bundled
+sets: neither test photographs nor parts of test scenes. The probe's exemplars are not bundled either.
 
 They are teaching models for 28-pixel photographs of ten kinds of garments. Do not use them for anything else.
 
@@ -231,6 +251,8 @@ front, ...), which are always true. What a photograph of each class is called wh
 | true class | called |
 | --- | --- |
 {spoken}
+
+**The names were made worse on the way.** {NAMES_MADE_WORSE}
 
 CLIP sees single photographs and composed scenes of one to five items, half and half, at 64 px; the VAE and the
 denoiser see single photographs at 32 px. Mirror images are used throughout. The denoiser gets an empty caption
@@ -269,7 +291,8 @@ Zero-shot confusion, true classes in rows, predictions in the same order:
 ## Denoiser
 
 Zero-shot diffusion classifier on the ten fine names, 12 (t, ε) a photograph: {denoiser["zero_shot_accuracy"]:.1%}
-(chance 10 %), {denoiser["zero_shot_accuracy_within_family"]:.1%} among look-alikes. Does it listen to its prompt?
+(chance 10 %), {denoiser["zero_shot_accuracy_within_family"]:.1%} among look-alikes, with relative errors;
+{denoiser["zero_shot_accuracy_absolute"]:.1%} with the published mean of absolute ones. Does it listen to its prompt?
 The error under the right caption, and how much larger it is under the caption of a photograph of another class,
 and under another class's bare name:
 

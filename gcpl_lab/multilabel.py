@@ -311,11 +311,12 @@ class LMPTClassifier:
         prompts = ContextPrompts(
             self.clip, [str(name) for name in self.classes_], num_context=config.num_context,
             class_specific=config.class_specific, class_position=config.class_position,
-            initial_words=config.initial_words, seed=config.seed,
+            initial_words=config.initial_words, ending=config.ending, seed=config.seed,
         ).to(self.clip.device)  # fmt: skip
         return LMPT(
             self.clip, prompts, class_counts=self.class_counts_, num_images=self.num_train_, mix=config.mix,
-            classification=config.classification, reading=config.reading, margin=config.margin,
+            classification=config.classification, reading=config.reading, token_offset=config.token_offset,
+            position_hinge=config.position_hinge, margin=config.margin,
             reweight_gamma=config.reweight_gamma, class_aware_margin=config.class_aware_margin,
             reweight=config.reweight, contrast_reduction=config.contrast_reduction,
             negative_scale=config.negative_scale, mu=config.mu, rebalance=config.rebalance,

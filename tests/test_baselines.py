@@ -15,6 +15,7 @@ from gcpl_lab.methods.baselines import (
     LinearProbe,
     NearestClassMean,
     TipAdapter,
+    TipAdapterF,
     ZeroShotCLIP,
     feature_batches,
 )
@@ -148,7 +149,8 @@ def test_the_vote_is_chosen_without_a_photographs_own_vote() -> None:
 
 
 def test_tip_adapter_f_trains_its_keys_alone() -> None:
-    model = adapter()
+    support = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+    model = TipAdapterF(zero_shot(), support, torch.tensor([0, 0, 1, 1]))
     views = torch.stack([model.keys.detach().clone()] * 2)
     before, labels = model.keys.detach().clone(), torch.tensor([0, 0, 1, 1])
     zero, values = model.zero_shot.text_features.clone(), model.values.clone()
@@ -158,6 +160,28 @@ def test_tip_adapter_f_trains_its_keys_alone() -> None:
     assert not torch.equal(model.keys.detach(), before)
     assert torch.equal(model.zero_shot.text_features, zero)
     assert torch.equal(model.values, values)
+
+
+def test_tip_adapter_f_trains_with_the_authors_weight_and_answers_with_the_chosen_one() -> None:
+    support, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), torch.tensor([0, 0, 1, 1])
+    model = TipAdapterF(zero_shot(), support, labels)
+    assert (model.weight, model.sharpness) == TipAdapterF.START == (1.17, 1.0)
+    loss = model((support, labels))["loss"].item()
+    assert loss == pytest.approx(F.cross_entropy(model.scores(support), labels).item())
+    model.weight, model.sharpness = 20.0, 5.5
+    assert model((support, labels))["loss"].item() == loss
+    assert not torch.equal(model.scores(support), TipAdapterF(zero_shot(), support, labels).scores(support))
+
+
+def test_held_out_photographs_judge_every_weight_and_sharpness() -> None:
+    # One key of the class that the name gets wrong: only a vote of some weight tells the photograph right.
+    model = TipAdapterF(zero_shot(), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), torch.tensor([1, 1]))
+    photograph, label = torch.tensor([[0.8, 0.6]]), torch.tensor([1])
+    right = dict(zip(TipAdapterF.settings(), model.held_out_right(photograph, label), strict=True))
+    # Logits are 8 for the coat and 6 + weight · (1 + exp(−0.4 · sharpness)) for the bag: it takes more than 2.
+    expected = {(w, b): int(6 + w * (1 + np.exp(-0.4 * b)) > 8) for w, b in TipAdapterF.settings() if w != 2.0}
+    assert {setting: count for setting, count in right.items() if setting[0] != 2.0} == expected
+    assert set(expected.values()) == {0, 1}
 
 
 # ------------------------------------------------------------------------------------------------------ CoOp

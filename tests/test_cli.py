@@ -20,6 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import gcpl_lab.cli as cli
+from gcpl_lab.cli_options import parse_seeds
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiment import METHODS
 from gcpl_lab.storage import read_json, read_tensors
@@ -340,7 +341,7 @@ def test_compare_runs_no_trial_twice(program: Any, few_shot_folder: Path, tmp_pa
         (["compare", "--reference", "magic"], "no method magic"),
         (["compare", "--shots", "1,two"], "expected whole numbers joined by commas"),
         (["compare", "--shots", "0,2"], "expected numbers of 1 or more"),
-        (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["compare", "--seeds", "0"], "expected 1 seed or more"),
         (["lab", "--notebooks", "nowhere"], "no such folder"),
     ],
 )  # fmt: skip
@@ -447,6 +448,25 @@ def test_a_real_process_ends_without_a_traceback(tmp_path: Path, arguments: list
 def test_methods_are_named_once_each() -> None:
     assert cli._method_names("all", "gcpl") == list(METHODS)
     assert cli._method_names(" gcpl ,linear_probe,", "comple") == ["gcpl", "linear_probe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("5", [0, 1, 2, 3, 4]), ("1", [0]), ("101,102", [101, 102]), (" 3, 0 ", [3, 0]), ("7,", [7]), ("0,", [0])],
+)
+def test_seeds_are_a_number_or_a_list(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "expected how many"), ("0", "1 seed or more"), ("1.5", "expected how many"), ("-1", "expected how many"),
+     ("1,,2", "expected how many"), ("a,1", "expected how many"), (",", "expected how many"),
+     ("2,3,2", "names 2 twice")],
+)  # fmt: skip
+def test_seeds_that_are_none_are_named(text: str, message: str) -> None:
+    with pytest.raises(typer.BadParameter, match=message):
+        parse_seeds(text)
 
 
 def test_tables_of_results_fit_a_terminal_of_80_columns() -> None:

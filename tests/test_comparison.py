@@ -144,6 +144,23 @@ def test_the_summary_pairs_equal_seeds(tmp_path: Path, few_shot_folder: Path) ->
             assert entry[name] == pytest.approx((of[method, shots, 0][name] + of[method, shots, 1][name]) / 2)
 
 
+def test_the_summary_says_what_offsets_were_worth(tmp_path: Path, few_shot_folder: Path) -> None:
+    methods = ["zero_shot_diffusion", "diffusion_offsets", "gcpl", "linear_probe"]
+    result = compare(tmp_path, few_shot_folder, [], methods=methods, shots=[2], seeds=[3, 7, 11])
+    summary = {entry["method"]: entry for entry in result["summary"]}
+    assert {name for name, entry in summary.items() if "offsets" in entry} == {"diffusion_offsets", "gcpl"}
+    for method in ("diffusion_offsets", "gcpl"):
+        rows = [row for row in result["methods"] if row["method"] == method]
+        assert [row["seed"] for row in rows] == [3, 7, 11]
+        gains = [row["accuracy"] - row["accuracy_without_offsets"] for row in rows]
+        offsets = summary[method]["offsets"]
+        assert offsets["difference"] == pytest.approx(sum(gains) / 3)
+        assert offsets["low"] <= offsets["difference"] <= offsets["high"]
+        assert summary[method]["readings"].keys() == {
+            "relative", "relative, offsets", "absolute", "absolute, offsets"
+        }  # fmt: skip
+
+
 def test_results_say_what_they_were_made_of(tmp_path: Path, few_shot_folder: Path) -> None:
     result = compare(tmp_path, few_shot_folder, [], methods=["linear_probe", "gcpl"], shots=[1], seeds=[0])
     assert result["command"] == "made here"

@@ -18,7 +18,7 @@ OTHER: dict[str, Any] = {
     "classification": "fast", "evidence_pool": 5, "error_rate": 0.5,
     "weighting": "relative", "class_offsets": False, "flip": False, "seed": 7,
     "checkpoint_every": 7, "precision": "bfloat16", "micro_batch_size": 4, "gradient_checkpointing": True,
-    "compile_denoiser": True, "cache_encodings": False,
+    "compile_denoiser": True, "cache_encodings": False, "schedule": "linear", "weight_decay": 0.1, "gradient_clip": 0.0,
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ def test_unknown_settings_are_named() -> None:
         ("timestep_range", (0.0, 1.1)), ("num_steps", "many"), ("num_steps", 2.5), ("num_steps", True), ("flip", 1),
         ("learning_rate", "fast"), ("learning_rate", True), ("num_rivals", 2.5), ("preset", 3),
         ("classification", "slow"), ("evidence_bfloat16", 1), ("evidence_pool", 0), ("error_rate", 1.0),
+        ("weighting", "mean"), ("schedule", "step"), ("weight_decay", -0.1), ("gradient_clip", -1),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(name: str, value: Any) -> None:

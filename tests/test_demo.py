@@ -17,7 +17,7 @@ from gcpl_lab import GCPLClassifier
 from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.demo import DemoResult, run_demo
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiment import GENERATIVE_METHODS, METHODS
+from gcpl_lab.experiment import GENERATIVE_METHODS, QUICK_METHODS
 from gcpl_lab.training.loop import TrainingConfig
 
 SMALL = {
@@ -109,7 +109,7 @@ def test_results_are_strict_json_with_the_promised_keys(finished: Run) -> None:
     assert results["data"]["classes"] == list(FASHION_CLASSES)
     assert (results["data"]["shots"], results["data"]["test_size"]) == (2, 20)
     assert re.fullmatch("[0-9a-f]{64}", results["data"]["checksum"])
-    assert [row["name"] for row in results["methods"]] == list(METHODS)
+    assert [row["name"] for row in results["methods"]] == list(QUICK_METHODS)
     for row in results["methods"]:
         assert row["seed"] == 0
         assert 0 <= row["accuracy"] <= 1
@@ -147,7 +147,7 @@ def test_the_prompts_can_be_loaded_and_are_those_of_the_run(finished: Run, metho
 
 
 def test_progress_is_told(finished: Run) -> None:
-    assert finished.methods == [*METHODS, "report"]
+    assert finished.methods == [*QUICK_METHODS, "report"]
     for method in GENERATIVE_METHODS:
         assert [step[1:] for step in finished.steps if step[0] == method] == [(1, 2), (2, 2)]
 

@@ -1,6 +1,7 @@
 """The diffusion classifier on a denoiser whose answer is known."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 from gcpl_lab.errors import TrainingError
 from gcpl_lab.methods.diffusion_classifier import (
     DiffusionClassifier,
-    _nested_order,
     class_scores,
+    fit_reading,
     fit_temperature,
     probabilities,
+    published_timesteps,
     spaced_timesteps,
+    stage_samples,
 )
 
 NUM_CLASSES = 6
@@ -209,7 +212,7 @@ def test_wrong_stages_are_named(
 
 @pytest.mark.parametrize("stages", [(4,), (5, 20), (50, 500), (3, 7, 11), (1, 2, 3), (2, 500)])
 def test_stages_take_samples_evenly(stages: tuple[int, ...]) -> None:
-    order = _nested_order(stages)
+    order = np.concatenate(stage_samples(stages))
     assert sorted(order.tolist()) == list(range(stages[-1]))
     first = np.sort(order[: stages[0]])
     spacing = stages[-1] / stages[0]
@@ -217,6 +220,60 @@ def test_stages_take_samples_evenly(stages: tuple[int, ...]) -> None:
     for count in stages[1:]:
         gaps = np.diff(np.sort(order[:count]))
         assert gaps.max() <= 2 * math.ceil(stages[-1] / count)
+
+
+def released_stages(n_samples: tuple[int, ...], num_timesteps: int = 1000) -> list[list[int]]:
+    """Timesteps that the released code evaluates anew in each stage, by its rule on lists of timesteps."""
+    most = max(n_samples)
+    grid = list(range(num_timesteps // most // 2, num_timesteps, num_timesteps // most))[:most]
+    seen: set[int] = set()
+    stages = []
+    for count in n_samples:
+        wanted = grid[len(grid) // count // 2 :: len(grid) // count][:count]
+        stages.append([t for t in wanted if t not in seen])
+        seen |= set(wanted)
+    return stages
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "counts"),
+    [((50, 500), [50, 500]), ((20, 50, 100, 500), [20, 70, 150, 500]), ((2, 5, 9), [2, 6, 9]), ((25, 300), [25, 300])],
+)
+def test_published_stages_are_those_of_the_released_code(n_samples: tuple[int, ...], counts: list[int]) -> None:
+    stages = stage_samples(n_samples, "published")
+    assert np.cumsum([len(stage) for stage in stages]).tolist() == counts
+    timesteps = published_timesteps(1000, n_samples[-1])
+    assert [timesteps[stage].tolist() for stage in stages] == released_stages(n_samples)
+    assert np.cumsum([len(stage) for stage in stage_samples(n_samples)]).tolist() == list(n_samples)
+
+
+def test_published_schedule_of_four_stages_costs_more() -> None:
+    def evaluations(schedule: Any) -> int:
+        stages = stage_samples((20, 50, 100, 500), schedule)
+        return sum(left * len(stage) for left, stage in zip((101, 20, 10, 5), stages, strict=True))
+
+    assert evaluations("published") == 5570
+    assert evaluations("nested") == 5120
+
+
+def test_the_published_grid_has_whole_steps() -> None:
+    assert torch.equal(published_timesteps(1000, 500), torch.arange(1, 1000, 2))
+    uneven = published_timesteps(1000, 300)
+    assert (len(uneven), int(uneven[0]), int(uneven[-1])) == (300, 1, 898)
+    assert int(spaced_timesteps(1000, 300)[-1]) == 998
+    assert published_timesteps(1000, 4, (0.5, 0.9)).tolist() == [550, 650, 750, 850]
+    with pytest.raises(ValueError, match="n_samples ends with 1500, and the range has 1000 timesteps"):
+        published_timesteps(1000, 1500)
+    with pytest.raises(ValueError, match="schedule is 'theirs'; expected 'nested' or 'published'"):
+        stage_samples((5, 9), "theirs")  # type: ignore[arg-type]
+
+
+def test_the_published_schedule_runs_and_keeps_the_best(known: object, clean: torch.Tensor) -> None:
+    evidence = classifier(known, clean).staged(latents_of(clean), (3, 2, 1), (2, 5, 9), schedule="published")
+    assert evidence.num_evaluations == len(LABELS) * (6 * 2 + 3 * 4 + 2 * 3)  # 5 samples less the one that was seen
+    assert (~np.isnan(evidence.errors)).sum() == evidence.num_evaluations
+    assert evidence.timesteps.tolist() == published_timesteps(known.num_timesteps, 9).tolist()
+    assert class_scores(evidence.errors, "absolute").argmax(1).tolist() == LABELS.tolist()
 
 
 # ------------------------------------------------------------------------------------ timesteps and scores
@@ -268,3 +325,39 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
     chances = probabilities(scores, temperature).cumsum(axis=1)
     labels = (rng.random((len(scores), 1)) > chances).sum(axis=1).clip(max=4)
     assert fit_temperature(scores, labels) == pytest.approx(temperature, rel=0.05)
+
+
+# --------------------------------------------------------------------------------------- reading of the errors
+
+
+def errors_with(own: tuple[float, float], spread: tuple[float, float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (image, class, 2): at each of two samples the own class is better by ``own``, amid noise of ``spread``."""
+    rng, labels = np.random.default_rng(seed), np.arange(60) % 3
+    errors = np.array([10.0, 1.0]) + rng.normal(size=(60, 3, 2)) * np.array(spread)
+    errors[np.arange(60), labels] -= np.array(own)
+    return errors, labels
+
+
+def test_the_weighting_with_less_held_out_loss_is_chosen() -> None:
+    # Large errors without a word to say drown small ones in the plain mean, and the other way round.
+    quiet, labels = errors_with(own=(0.0, 0.3), spread=(2.0, 0.1))
+    assert fit_reading(quiet, labels).weighting == "relative"
+    loud, labels = errors_with(own=(1.0, 0.0), spread=(0.5, 0.5))
+    assert fit_reading(loud, labels).weighting == "absolute"
+    assert fit_reading(loud, labels, class_offsets=False).weighting == "absolute"
+    assert fit_reading(quiet, labels, weighting="absolute").weighting == "absolute"
+
+
+def test_a_reading_scores_as_it_was_fitted() -> None:
+    errors, labels = errors_with(own=(0.0, 0.3), spread=(0.1, 0.1))
+    reading = fit_reading(errors, labels, weighting="relative")
+    np.testing.assert_allclose(reading.scores(errors), class_scores(errors, "relative") + reading.offsets)
+    assert reading.offsets.mean() == pytest.approx(0, abs=1e-12)
+    plain = fit_reading(errors, labels, weighting="relative", class_offsets=False)
+    assert not plain.offsets.any()
+    assert plain.temperature == pytest.approx(fit_temperature(class_scores(errors, "relative"), labels))
+
+
+def test_one_photograph_a_class_can_choose_nothing() -> None:
+    errors, labels = errors_with(own=(1.0, 0.0), spread=(0.5, 0.5))
+    assert fit_reading(errors[:3], labels[:3]).weighting == "relative"  # the first: no fold can be held out

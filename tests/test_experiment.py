@@ -14,7 +14,8 @@ import gcpl_lab.experiment as experiments
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiment import GENERATIVE_METHODS, METHOD_TITLES, METHODS, FewShotExperiment
-from gcpl_lab.training.loop import TrainingConfig
+from gcpl_lab.methods.diffusion_classifier import class_scores, fit_reading
+from gcpl_lab.methods.pixel_baselines import PixelForest
 
 ZERO_SHOT = ("zero_shot_clip", "zero_shot_clip_ensemble", "zero_shot_diffusion")
 PROMISED = {
@@ -27,7 +28,11 @@ Make = Callable[..., FewShotExperiment]
 
 @pytest.fixture(autouse=True)
 def short_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "ADAPTER_TRAINING", TrainingConfig(num_steps=3, learning_rate=2e-3))
+    for name in ("ADAPTER_TRAINING", "TIP_ADAPTER_TRAINING", "NETWORK_TRAINING"):
+        monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), num_steps=3))
+    monkeypatch.setattr(experiments, "PUBLISHED_SETTINGS", {**experiments.PUBLISHED_SETTINGS, "num_steps": 2})
+    monkeypatch.setattr(experiments, "PUBLISHED_STAGES", ((2, 1), (1, 3)))
+    monkeypatch.setattr(PixelForest, "NUM_TREES", 5)
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def test_every_method_answers_for_every_test_picture(few_shot: FewShotExperiment
 
 
 def test_every_method_has_a_title() -> None:
-    assert METHOD_TITLES.keys() == set(METHODS)
+    assert list(METHOD_TITLES) == list(METHODS)
     assert len(set(METHOD_TITLES.values())) == len(METHODS)
 
 
@@ -80,13 +85,82 @@ def test_evaluations_are_counted(few_shot: FewShotExperiment) -> None:
     assert rows["gcpl"]["train_evaluations"] == rows["comple"]["train_evaluations"] == 2 * 4
 
 
-def test_offsets_alone_move_every_score_of_a_class_by_one_number(few_shot: FewShotExperiment) -> None:
+def test_offsets_alone_move_every_score_of_a_class_by_one_number(make_few_shot: Make) -> None:
+    few_shot = make_few_shot(weighting="relative")  # else exemplars choose it, and names have the pool's
     names, offsets = few_shot.run("zero_shot_diffusion", 2, 0), few_shot.run("diffusion_offsets", 2, 0)
     moved = offsets.scores - names.scores
     np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-6)
     assert np.abs(moved[0]).max() > 0
     assert moved[0].mean() == pytest.approx(0, abs=1e-6)
     assert offsets.row["train_evaluations"] == 2 * 3 * 3 * 2  # support photographs × prompts × (t, ε)
+
+
+def test_names_have_the_weighting_of_the_pool_and_offsets_the_one_of_their_exemplars(
+    make_few_shot: Make, few_shot: FewShotExperiment
+) -> None:
+    names = few_shot.run("zero_shot_diffusion", 2, 0)
+    assert names.evidence is not None
+    assert names.row["weighting"] == "relative"
+    np.testing.assert_array_equal(names.scores, class_scores(names.evidence.errors, "relative"))
+    assert few_shot.run("diffusion_offsets", 2, 0).row["weighting"] in ("relative", "absolute")
+    asked = make_few_shot(weighting="absolute")
+    for method in ("zero_shot_diffusion", "diffusion_offsets"):
+        assert asked.run(method, 2, 0).row["weighting"] == "absolute"
+
+
+@pytest.mark.parametrize("method", ["gcpl", "diffusion_offsets"])
+def test_readings_are_what_each_choice_would_have_given(few_shot: FewShotExperiment, method: str) -> None:
+    outcome = few_shot.run(method, 2, 0)
+    assert outcome.evidence is not None
+    readings, labels = outcome.row["readings"], few_shot.test.labels
+    for weighting in ("relative", "absolute"):
+        plain = class_scores(outcome.evidence.errors, weighting).argmax(1) == labels  # type: ignore[arg-type]
+        assert readings[weighting] == pytest.approx(plain.mean())
+    own = outcome.row["weighting"]
+    assert readings[own] == outcome.row["accuracy_without_offsets"]
+    assert readings[f"{own}, offsets"] == outcome.row["accuracy"]
+    if outcome.model is not None:
+        model = outcome.model
+        other = fit_reading(model.support_errors_, model.support_labels_, weighting="relative", seed=0)
+        right = other.scores(outcome.evidence.errors).argmax(1) == labels
+        assert readings["relative, offsets"] == pytest.approx(right.mean())
+
+
+def test_published_settings_are_the_authors(few_shot: FewShotExperiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    real = experiments.GCPLClassifier.learn
+
+    def spy(self: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append((self.config, options))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(experiments.GCPLClassifier, "learn", spy)
+    row = few_shot.run("gcpl_published", 2, 0).row
+    (config, options), num_classes = seen[0], 3
+    assert options["coarse_words"] == ["object"] * num_classes
+    assert (config.num_vectors, config.batch_size, config.learning_rate) == (1, 4 * num_classes, 2e-3)
+    assert (config.schedule, config.weight_decay, config.gradient_clip) == ("constant", 0.01, 0.0)
+    assert (config.timestep_range, config.weighting, config.class_offsets) == ((0.0, 1.0), "absolute", False)
+    assert row["train_evaluations"] == 2 * 4 * num_classes
+    assert row["denoiser_evaluations"] == len(few_shot.test) * (3 * 1 + 2 * 2)  # 3 classes on 1 sample, 2 on 2 more
+
+
+def test_tip_adapter_f_is_trained_as_its_authors_do(make_few_shot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    config = experiments.TIP_ADAPTER_TRAINING
+    assert (config.num_steps, config.learning_rate, config.epsilon) == (20, 1e-3, 1e-4)
+    assert (config.optimizer, config.schedule, config.weight_decay) == ("adamw", "cosine", 0.01)
+    trained: list[int] = []
+    real = experiments.train
+
+    def spy(objective: Any, batches: Any, used: Any) -> Any:
+        trained.append(used.num_steps)
+        assert len(batches(0)[0]) == len(objective.keys)  # one batch an epoch: few photographs
+        return real(objective, batches, used)
+
+    monkeypatch.setattr(experiments, "train", spy)
+    make_few_shot().run("tip_adapter_f", 4, 0)
+    assert trained == [20] * (4 + 1)  # four folds for weight and sharpness, then all exemplars
 
 
 def test_the_discriminative_objective_pays_for_its_warm_start(few_shot: FewShotExperiment) -> None:

@@ -117,12 +117,43 @@ def test_every_setting_changes_the_loss(clip: Any, setting: dict[str, Any]) -> N
     assert changed != pytest.approx(usual, rel=1e-5)
 
 
+@pytest.mark.parametrize("setting", [{"token_offset": 0}, {"token_offset": None}, {"position_hinge": "sum"}], ids=str)
+def test_settings_of_the_token_reading_change_its_loss_alone(clip: Any, setting: dict[str, Any]) -> None:
+    losses = {
+        reading: [float(objective(clip, reading=reading, **chosen)(batch(clip, reading))["loss"].detach())
+                  for chosen in ({}, setting)]
+        for reading in ("pooled", "token")
+    }  # fmt: skip
+    assert losses["token"][0] != pytest.approx(losses["token"][1], rel=1e-5)
+    assert losses["pooled"][0] == losses["pooled"][1]
+
+
+@pytest.mark.parametrize("offset", [0, 2, 3])
+@pytest.mark.parametrize("hinge", ["each", "sum"])
+def test_the_token_reading_by_hand(clip: Any, offset: int, hinge: str) -> None:
+    model = objective(clip, reading="token", token_offset=offset, position_hinge=hinge, margin=1.2)
+    data, kept = batch(clip, "token"), torch.tensor([0, 1, 3, 4])
+    _, embeddings = model.prompts()
+    num_positions = embeddings.shape[1] - offset
+    rows = []
+    for image in kept:
+        apart = [1 - torch.cosine_similarity(data.captions[image, p], embeddings[:, offset + p], dim=-1)
+                 for p in range(num_positions)]  # fmt: skip
+        rows.append(torch.stack(apart).sum(0, keepdim=True) if hinge == "sum" else torch.stack(apart))
+    targets = data.targets[kept].repeat_interleave(len(rows[0]), dim=0)
+    expected = class_specific_embedding_loss(torch.cat(rows), targets, class_counts=COUNTS, margin=1.2)
+    torch.testing.assert_close(model(data)["contrast"], expected)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"classification": "softmax"}, "classification is 'softmax'; expected one of distribution_balanced"),
         ({"reading": "words"}, "reading is 'words'"),
         ({"contrast_reduction": "sum"}, "contrast_reduction is 'sum'"),
+        ({"position_hinge": "none"}, "position_hinge is 'none'; expected one of each, sum"),
+        ({"token_offset": -1}, "token_offset is -1; expected 0 or more"),
+        ({"token_offset": 99}, "token_offset is 99; expected 0 or more and below the prompts' 8 positions"),
         ({"scale": "none"}, "scale is 'none'"),
         ({"mix": 1.5}, "mix is 1.5; expected 0"),
     ],
@@ -159,16 +190,36 @@ def test_only_the_first_positions_are_needed(clip: Any) -> None:
     torch.testing.assert_close(F.normalize(features, dim=-1), clip.encode_prompts(ids, embeddings), atol=1e-6, rtol=0)
 
 
-def test_the_token_reading_hears_no_words_when_the_name_stands_last(clip: Any) -> None:
-    """As published: the last context vector meets the start token, and the words meet frozen tokens."""
-    gradients = []
-    for captions in (CAPTIONS, ("a coat", "trousers in the dark", None, "nothing", "a photo")):
-        model = objective(clip, mix=0.0, reading="token")
-        model(batch(clip, "token", captions))["loss"].backward()
-        gradients.append(model.prompts.context.grad)
-    assert gradients[0].abs().sum(dim=-1)[:, -1].min() > 0
-    assert gradients[0][:, :-1].abs().sum() == 0
-    torch.testing.assert_close(gradients[0], gradients[1])
+def caption_gradients(clip: Any, num_context: int, **settings: Any) -> list[torch.Tensor]:
+    """Gradients of the context (class, vector, dim) from two sets of captions, other words at every position."""
+    found = []
+    for word in ("shirt ", "bag "):
+        assert len(clip.word_ids(word * 20)) == 20
+        model = objective(clip, num_context=num_context, mix=0.0, reading="token", **settings)
+        model(batch(clip, "token", [word * 20] * 5))["loss"].backward()
+        found.append(model.prompts.context.grad)
+    return found
+
+
+@pytest.mark.parametrize("hinge", ["each", "sum"])
+def test_fifteen_of_sixteen_vectors_hear_captions_with_the_published_offset(clip: Any, hinge: str) -> None:
+    first, second = caption_gradients(clip, 16, position_hinge=hinge)
+    assert first[:, 0].abs().sum() == second[:, 0].abs().sum() == 0
+    assert first[:, 1:].abs().sum(dim=-1).min() > 0
+    assert second[:, 1:].abs().sum(dim=-1).min() > 0
+    torch.testing.assert_close(first[:, 1], second[:, 1])  # it meets the start token
+    apart = (first - second).abs().sum(dim=-1)[:, 2:] / first.abs().sum(dim=-1)[:, 2:]
+    assert apart.min() > 0.1
+
+
+@pytest.mark.parametrize("num_context", [4, 16])
+@pytest.mark.parametrize("as_many", [True, False])
+def test_no_words_are_heard_with_an_offset_of_as_many_as_contexts(clip: Any, num_context: int, as_many: bool) -> None:
+    """The last context vector meets the start token, and the words meet frozen tokens."""
+    first, second = caption_gradients(clip, num_context, token_offset=None if as_many else num_context)
+    assert first.abs().sum(dim=-1)[:, -1].min() > 0
+    assert first[:, :-1].abs().sum() == 0
+    torch.testing.assert_close(first, second)
 
 
 def test_the_contrast_pulls_present_classes_near(clip: Any) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from gcpl_lab.methods.lmpt import Batch
 from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe, coop
@@ -19,8 +20,10 @@ def points(num_images: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
 def test_the_probe_learns_each_class_and_chooses_its_strength() -> None:
     features, targets = points(120, 0)
     held_out, wanted = points(60, 1)
-    probe = OneVsRestProbe(features, targets, held_out, wanted)
+    probe = OneVsRestProbe(features[None], targets, held_out, wanted)
     assert probe.strength in OneVsRestProbe.STRENGTHS
+    assert min(OneVsRestProbe.STRENGTHS) == 0.1
+    assert max(OneVsRestProbe.STRENGTHS) == 1000
     scores = probe.scores(held_out).numpy()
     assert scores.shape == (60, 3)
     assert ((scores > 0) == wanted).mean() > 0.9
@@ -29,9 +32,24 @@ def test_the_probe_learns_each_class_and_chooses_its_strength() -> None:
 def test_a_class_that_is_always_or_never_there_gets_a_constant() -> None:
     features, targets = points(60, 0)
     targets[:, 1], targets[:, 2] = 0, 1
-    scores = OneVsRestProbe(features, targets, features, targets).scores(features)
+    scores = OneVsRestProbe(features[None], targets, features, targets).scores(features)
     assert scores[:, 1:].std() == 0
     assert torch.isfinite(scores).all()
+
+
+def test_the_probe_is_fitted_again_on_every_view_of_all_images() -> None:
+    features, targets = points(80, 0)
+    views = torch.stack([features, points(80, 2)[0]])
+    held_out, wanted = points(60, 1)
+    probe = OneVsRestProbe(views[:, :60], targets[:60], held_out, wanted)
+    strength, before = probe.strength, probe.scores(held_out)
+    probe.refit(views, targets)
+    assert probe.strength == strength
+    assert not torch.allclose(probe.scores(held_out), before, atol=1e-2)
+    model = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000)
+    model.fit(views.flatten(0, 1).double().numpy(), np.concatenate([targets[:, 1]] * 2))
+    expected = model.decision_function(held_out.double().numpy())
+    np.testing.assert_allclose(probe.scores(held_out)[:, 1].numpy(), expected, atol=0.01, rtol=0.01)
 
 
 def test_coop_is_the_objective_without_captions(clip: Any) -> None:

@@ -101,6 +101,25 @@ def test_a_shared_context_is_saved_and_loaded(clip: Any, tmp_path: Path) -> None
     np.testing.assert_array_equal(again.scores_of(cached()[0][0]), model.scores_of(cached()[0][0]))
 
 
+def test_an_ending_is_saved_and_loaded(clip: Any, tmp_path: Path) -> None:
+    model = learned(clip, ending=".", class_position="middle")
+    again = LMPTClassifier.load(model.save(tmp_path), clip=clip)
+    assert again.config.ending == "."
+    np.testing.assert_array_equal(again.scores_of(cached()[0][0]), model.scores_of(cached()[0][0]))
+
+
+def test_files_from_before_these_settings_are_loaded(clip: Any, tmp_path: Path) -> None:
+    model = learned(clip)
+    path = model.save(tmp_path) / "prompts.json"
+    content = json.loads(path.read_text())
+    for name in ("ending", "token_offset", "position_hinge"):
+        del content["config"][name]
+    path.write_text(json.dumps(content))
+    again = LMPTClassifier.load(tmp_path, clip=clip)
+    assert again.config == model.config
+    np.testing.assert_array_equal(again.scores_of(cached()[0][0]), model.scores_of(cached()[0][0]))
+
+
 def test_the_package_offers_it() -> None:
     assert gcpl_lab.LMPTClassifier is LMPTClassifier
     assert LMPTClassifier(preset="tiny", num_context=16, seed=3).config == LMPTConfig(num_context=16, seed=3)
@@ -174,6 +193,7 @@ def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_
 
 CHANGES: dict[str, Any] = {
     "num_context": 3, "class_specific": False, "class_position": "front", "initial_words": "the", "mix": 0.9,
+    "ending": ".", "token_offset": 0, "position_hinge": "sum",
     "classification": "binary_cross_entropy", "reading": "token", "margin": 0.9, "class_aware_margin": False,
     "reweight_gamma": 0.3, "reweight": False, "contrast_reduction": "weighted", "negative_scale": 3.0, "mu": 0.1,
     "rebalance": False, "negative_tolerant": False, "focal": False, "scale": "clip", "num_epochs": 2, "batch_size": 9,
@@ -198,8 +218,10 @@ def test_every_setting_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_setting_changes_something(clip: Any, usual: LMPTClassifier, name: str) -> None:
-    changed = learned(clip, **{**BASE, name: CHANGES[name]})
-    losses = [[record.loss for record in model.history_] for model in (usual, changed)]
+    base = {**BASE, "reading": "token"} if name in ("token_offset", "position_hinge") else BASE
+    before = usual if base is BASE else learned(clip, **base)
+    changed = learned(clip, **{**base, name: CHANGES[name]})
+    losses = [[record.loss for record in model.history_] for model in (before, changed)]
     assert losses[0] != losses[1]
 
 
@@ -236,6 +258,10 @@ def test_settings_survive_json_and_unknown_ones_are_named() -> None:
         ({"mix": -0.1}, "mix is -0.1"), ({"reading": "word"}, "reading is 'word'"),
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"validation_share": 1.0}, "validation_share is 1.0"), ({"margin": 0}, "margin is 0"),
+        ({"token_offset": -1}, "token_offset is -1; expected 0 or more, or None"),
+        ({"token_offset": 1.5}, "token_offset is 1.5; expected a whole number, or None"),
+        ({"position_hinge": "none"}, "position_hinge is 'none'; expected one of each, sum"),
+        ({"ending": None}, "ending is None; expected text"),
         ({"optimizer": "adam"}, "optimizer is 'adam'"), ({"patience": -1}, "patience is -1"),
     ],
 )  # fmt: skip

@@ -6,15 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gcpl_lab.backbones.presets import TINY_FOLDER
-from gcpl_lab.data.multilabel import MultiLabelSet
+from gcpl_lab.data.multilabel import MultiLabelSet, split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import DataError
+from gcpl_lab.methods import multilabel_baselines
+from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe
+from gcpl_lab.multilabel import LMPTClassifier
 from gcpl_lab.multilabel_experiment import (
     ABLATION,
     ABLATION_TITLES,
+    CANDIDATES,
     MULTILABEL_METHODS,
+    PUBLISHED,
+    PUBLISHED_LOSS,
     MultiLabelExperiment,
     run_ablation,
     run_multilabel_comparison,
@@ -41,7 +48,10 @@ def experiment(random_pair: Any) -> MultiLabelExperiment:
 
 
 @pytest.mark.parametrize("method", MULTILABEL_METHODS)
-def test_every_method_gives_a_row(experiment: MultiLabelExperiment, method: str) -> None:
+def test_every_method_gives_a_row(
+    experiment: MultiLabelExperiment, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PUBLISHED, "num_epochs", 2)
     outcome = experiment.run(method, seed=1)
     assert outcome.row["name"] == method
     assert {"seed", "map", "map_head", "map_medium", "map_tail", "f1_macro", "calibration_error", "classes",
@@ -51,6 +61,76 @@ def test_every_method_gives_a_row(experiment: MultiLabelExperiment, method: str)
     assert (outcome.model is None) == (method in ("zero_shot_clip", "linear_probe"))
     again = experiment.run(method, seed=1)
     np.testing.assert_array_equal(outcome.logits, again.logits)
+
+
+def altered(experiment: MultiLabelExperiment, **settings: Any) -> MultiLabelExperiment:
+    """The same pictures with other settings, not encoded again."""
+    other = MultiLabelExperiment(experiment.train, experiment.test, clip=experiment.clip, settings={**FAST, **settings})
+    other.views, other.test_features = experiment.views, experiment.test_features
+    return other
+
+
+@pytest.mark.parametrize(("flip", "refit"), [(True, True), (False, True), (True, False)])
+def test_the_probe_learns_from_what_prompts_learn_from(
+    experiment: MultiLabelExperiment, monkeypatch: pytest.MonkeyPatch, flip: bool, refit: bool
+) -> None:
+    other = altered(experiment, flip=flip, refit=refit, num_epochs=1)
+    prompts, fitted, make = other.run("coop_bce", 3).model, [], multilabel_baselines._fit
+
+    def fit(views: torch.Tensor, targets: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+        fitted.append((views, targets, strength))
+        return make(views, targets, strength)
+
+    monkeypatch.setattr(multilabel_baselines, "_fit", fit)
+    logits = other.run("linear_probe", 3).logits
+    training, _ = split_validation(other.train.targets, other.config.validation_share, 3)
+    num_views, chosen = 2 if flip else 1, np.arange(len(other.train)) if refit else training
+    assert prompts is not None
+    assert prompts.num_train_ == len(chosen)
+    for views, targets, _ in fitted[: len(OneVsRestProbe.STRENGTHS)]:
+        assert torch.equal(views, other.views[:num_views, training])
+        np.testing.assert_array_equal(targets, other.train.targets[training])
+    assert len(fitted) == len(OneVsRestProbe.STRENGTHS) + refit
+    if refit:
+        assert torch.equal(fitted[-1][0], other.views[:num_views, chosen])
+        weights, offsets = make(*fitted[-1])
+        np.testing.assert_allclose(logits, other.test_features.numpy() @ weights + offsets, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_probe_says_depends_on_held_out_scenes_and_mirror_images(experiment: MultiLabelExperiment) -> None:
+    found = {
+        (flip, refit): altered(experiment, flip=flip, refit=refit).run("linear_probe", 0).logits
+        for flip, refit in ((True, True), (False, True), (True, False))
+    }
+    assert not np.allclose(found[True, True], found[False, True], atol=1e-3)
+    assert not np.allclose(found[True, True], found[True, False], atol=1e-3)
+
+
+def test_the_published_method_is_the_whole_command(experiment: MultiLabelExperiment) -> None:
+    odd = {"num_context": 3, "initial_words": "of", "num_epochs": 2, "class_position": "front", "reading": "pooled",
+           "class_specific": False, "schedule": "linear", "optimizer": "adamw", "batch_size": 5, "reweight": False,
+           "focal": False, "mix": 0.1, "keep": "best", "patience": 1}  # fmt: skip
+    other = altered(experiment, **odd)
+    configs = {}
+    for method in ("lmpt_published", "lmpt_published_loss"):
+        made: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LMPTClassifier, "learn", lambda self, *_, made=made, **__: made.append(self.config) or ())
+            with pytest.raises(DataError, match="learned nothing yet"):
+                other.run(method, 0)
+        configs[method] = made[0].as_dict()
+    whole = configs["lmpt_published"]
+    expected = {
+        "num_context": 16, "initial_words": "", "ending": ".", "class_specific": True, "class_position": "end",
+        "reading": "token", "token_offset": 2, "position_hinge": "sum", "classification": "distribution_balanced",
+        "mix": 0.5, "contrast_reduction": "mean", "negative_scale": 5.0, "mu": 0.3, "margin": 0.2,
+        "reweight_gamma": 2.0, "scale": "clip", "optimizer": "sgd", "learning_rate": 5e-4, "schedule": "constant",
+        "batch_size": 64, "num_epochs": 50, "keep": "last", "focal": True, "reweight": True,
+    }  # fmt: skip
+    assert {name: whole[name] for name in expected} == expected
+    assert configs["lmpt_published_loss"] == other.config.as_dict() | PUBLISHED_LOSS
+    assert PUBLISHED_LOSS.items() < PUBLISHED.items()
+    assert CANDIDATES["published_loss"] == PUBLISHED_LOSS
 
 
 def test_coop_hears_no_captions_and_lmpt_does(experiment: MultiLabelExperiment) -> None:
@@ -78,6 +158,8 @@ def test_the_comparison_is_resumed_and_summarised(experiment: MultiLabelExperime
 
 def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
     assert ABLATION.keys() == ABLATION_TITLES.keys()
+    assert ABLATION["full_stop"] == {"ending": "."}
+    assert ABLATION["token_reading_no_words"] == {**ABLATION["token_reading"], "token_offset": None}
     with pytest.raises(ValueError, match="magic: no variants"):
         run_ablation(tmp_path, experiment, variants=("magic",))
     train = experiment.train

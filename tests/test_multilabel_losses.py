@@ -203,13 +203,50 @@ def test_asymmetric_loss_by_hand_and_its_limit() -> None:
     torch.testing.assert_close(plain, binary_cross_entropy(LOGITS, TARGETS))
 
 
+@pytest.mark.parametrize("detached", [True, False])
+def test_the_asymmetric_weight_is_differentiated_or_not(detached: bool) -> None:
+    gamma_positive, gamma_negative, clip = 1.0, 4.0, 0.05
+
+    def term(z: float, y: int) -> float:
+        p = sigmoid(z)
+        if y:
+            weight, slope_of_weight = (1 - p) ** gamma_positive, -gamma_positive * (1 - p) ** gamma_positive * p
+            logarithm, slope = -math.log(p), -(1 - p)
+        else:
+            shifted = max(p - clip, 0.0)
+            inner = p * (1 - p) if p > clip else 0.0
+            weight, slope_of_weight = shifted**gamma_negative, gamma_negative * shifted ** (gamma_negative - 1) * inner
+            logarithm, slope = -math.log(1 - shifted), inner / (1 - shifted)
+        return weight * slope + (0.0 if detached else slope_of_weight * logarithm)
+
+    logits = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 1.0, -4.0]], requires_grad=True)  # the last one below the clip
+    loss = asymmetric_loss(
+        logits, TARGETS, gamma_positive=gamma_positive, gamma_negative=gamma_negative, clip=clip,
+        detach_weight=detached,
+    )  # fmt: skip
+    usual = asymmetric_loss(logits, TARGETS, gamma_positive=gamma_positive, gamma_negative=gamma_negative, clip=clip)
+    assert float(loss.detach()) == float(usual.detach())
+    (gradient,) = torch.autograd.grad(loss, logits)
+    expected = [[term(float(logits[k, i].detach()), int(TARGETS[k, i])) / 6 for i in range(3)] for k in range(2)]
+    torch.testing.assert_close(gradient, torch.tensor(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_the_asymmetric_weight_is_a_constant_as_in_the_comparison() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    slopes = [torch.autograd.grad(asymmetric_loss(logits, TARGETS, **settings), logits)[0]
+              for settings in ({}, {"detach_weight": True}, {"detach_weight": False})]  # fmt: skip
+    assert torch.equal(slopes[0], slopes[1])
+    assert not torch.allclose(slopes[0], slopes[2])
+
+
 MANY_COUNTS = (1, 19, 1000, 10**6)
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": binary_cross_entropy,
     "focal": focal_loss,
     "focal below one": lambda z, y: focal_loss(z, y, gamma=0.5),
     "asymmetric": asymmetric_loss,
-    "asymmetric without clip": lambda z, y: asymmetric_loss(z, y, gamma_negative=0.5, clip=0.0),
+    "asymmetric, differentiated": lambda z, y: asymmetric_loss(z, y, detach_weight=False),
+    "asymmetric without clip": lambda z, y: asymmetric_loss(z, y, gamma_negative=0.5, clip=0.0, detach_weight=False),
     "class-balanced": lambda z, y: class_balanced_loss(z, y, class_counts=MANY_COUNTS, beta=0.9999, focal_gamma=2.0),
     "distribution-balanced": lambda z, y: distribution_balanced_loss(z, y, class_counts=MANY_COUNTS, num_images=10**6),
 }

@@ -144,26 +144,29 @@ def test_other_wrong_settings_are_named(diffusion: object) -> None:
 # ---------------------------------------------------------------------------------------- context prompts
 
 
-def text_of(name: str, context: list[str], position: str) -> str:
+def text_of(name: str, context: list[str], position: str, ending: str) -> str:
     half = {"end": len(context), "middle": len(context) // 2, "front": 0}[position]
-    return " ".join([*context[:half], name, *context[half:]])
+    return " ".join([*context[:half], name, *context[half:]]) + ending
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("class_specific", [True, False])
-def test_context_of_words_is_encoded_as_the_text_is(tower: object, position: str, class_specific: bool) -> None:
+@pytest.mark.parametrize("ending", ["", ".", ", dark and slim."])
+def test_context_of_words_is_encoded_as_the_text_is(
+    tower: object, position: str, class_specific: bool, ending: str
+) -> None:
     """Names of different lengths, three layouts: with words as context every prompt equals its plain text."""
     names, words = ["coat", "ankle boot", "長靴"], ["dark", "photo", "of", "a", "black"]
     prompts = ContextPrompts(
         tower, names, num_context=5, class_specific=class_specific, class_position=position,
-        initial_words=" ".join(words),
+        initial_words=" ".join(words), ending=ending,
     )  # fmt: skip
     assert [name for name, _ in prompts.named_parameters()] == ["context"]
     assert len(prompts.context) == (3 if class_specific else 1)
     assert prompts.context.dtype == torch.float32
     with torch.no_grad():
         found = tower.encode_prompts(*padded(tower, prompts))
-    expected = tower.encode_texts([text_of(name, words, position) for name in names])
+    expected = tower.encode_texts([text_of(name, words, position, ending) for name in names])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -182,6 +185,24 @@ def test_a_prompt_is_as_long_as_its_name_needs(clip: object) -> None:
     assert ids.shape == (2, 1 + 4 + 2 + 1)
     assert embeddings.shape[:2] == ids.shape
     assert ids.eq(clip.end_id).int().argmax(1).tolist() == [6, 7]
+
+
+def test_the_ending_stands_frozen_before_the_end_token(clip: object) -> None:
+    prompts = ContextPrompts(clip, ["coat", "ankle boot"], num_context=4, initial_words="a photo of a", ending=".")
+    ids, embeddings = prompts()
+    stop = clip.word_ids(".")
+    assert len(stop) == 1
+    assert ids.shape == (2, 1 + 4 + 2 + 1 + 1)
+    assert ids[0].tolist()[5:] == [*clip.word_ids("coat"), *stop, clip.end_id, clip.pad_id]
+    assert ids[1].tolist()[5:] == [*clip.word_ids("ankle boot"), *stop, clip.end_id]
+    assert clip.prompt_tower(ids).end_positions.tolist() == [7, 8]
+    assert torch.equal(embeddings[0, 6].detach(), clip.embedding_table[stop[0]])
+    with torch.no_grad():
+        found = clip.encode_prompts(ids, embeddings)
+    texts = ["a photo of a coat.", "a photo of a ankle boot."]
+    torch.testing.assert_close(found, clip.encode_texts(texts), atol=1e-6, rtol=0)
+    plain = clip.encode_texts([text[:-1] for text in texts])
+    assert not torch.allclose(found, plain, atol=1e-4)
 
 
 def test_initial_words_take_the_last_places_and_the_rest_is_random(clip: object) -> None:
@@ -206,6 +227,8 @@ def test_a_prompt_that_is_too_long_says_by_how_much(clip: object) -> None:
     assert ContextPrompts(clip, ["ankle boot"], num_context=fits)()[0].shape[1] == clip.context_length
     with pytest.raises(DataError, match=f"class 'ankle boot' with {fits + 1} context vectors .* 1 more than"):
         ContextPrompts(clip, ["coat", "ankle boot"], num_context=fits + 1)
+    with pytest.raises(DataError, match=f"class 'ankle boot' with {fits} context vectors and the ending '.' .* 1 more"):
+        ContextPrompts(clip, ["coat", "ankle boot"], num_context=fits, ending=".")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +236,7 @@ def test_a_prompt_that_is_too_long_says_by_how_much(clip: object) -> None:
     [
         ({"class_position": "behind"}, "class_position is 'behind'"),
         ({"num_context": 0}, "num_context is 0"),
+        ({"ending": " "}, "the ending ' ' has no tokens; leave it empty"),
         ({"num_context": 3, "initial_words": "a photo of a"}, "4 tokens, 1 more than the 3 context vectors"),
     ],
 )

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gcpl_lab import cli
 from gcpl_lab.backbones.presets import PRESETS, has_part
 from gcpl_lab.errors import ArtifactError, DataError, ModelError
+from gcpl_lab.multilabel_experiment import PUBLISHED
 from gcpl_lab.recipes import load_recipe, run_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,12 @@ def test_a_recipe_is_valid_and_holds_the_published_figures(path: Path) -> None:
         coco = path.stem.startswith("coco")
         assert (config.negative_scale, config.mu) == ((2.0, 0.2) if coco else (5.0, 0.3))
         assert (config.batch_size, config.num_epochs, config.optimizer, config.learning_rate) == (64, 50, "sgd", 5e-4)
+        published = {name: PUBLISHED[name] for name in PUBLISHED.keys() - {"negative_scale", "mu"}}
+        assert {name: getattr(config, name) for name in published} == published
+        assert (config.initial_words, config.ending, config.token_offset, config.reweight_gamma) == ("", ".", 2, 2.0)
+        assert (config.reading, config.schedule, config.keep) == ("token", "constant", "last")
+        assert "here the prompts at the end of the schedule are kept" in values["notes"][0]
+        assert not any("part of the training pictures" in note for note in values["notes"])
     assert all(row["ours"] is None for row in values["results"])
 
 

@@ -80,6 +80,25 @@ def load_fashion(split: Literal["support", "test"]) -> ImageSet:
     )
 
 
+def bundled_photographs(part: Literal["train", "test"]) -> set[int]:
+    """Which of the published photographs the bundled sets hold, in class folders or in scenes.
+
+    Whatever judges the frozen models looks at others, so that nothing bundled has a say in how they were made.
+
+    Args:
+        part: Of the published files; exemplars and training scenes come from ``"train"``.
+
+    Returns:
+        Indices in the published files, counted from 0.
+    """
+    split = "support" if part == "train" else "test"
+    files = find_samples("fashion").glob(f"{split}/*/*.png")
+    scenes = (find_samples("wardrobe_lt") / f"{part}_sources.txt").read_text(encoding="utf-8").splitlines()
+    return {int(file.stem.rpartition("_")[2]) for file in files} | {
+        int(index) for line in scenes for index in line.split()[1:]
+    }
+
+
 def _folder_name(class_name: str) -> str:
     return class_name.replace(" ", "_")
 

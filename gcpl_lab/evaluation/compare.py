@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,20 @@ def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "acc
             "mean": float(numbers.mean()),
             "standard_deviation": float(numbers.std(ddof=1)) if len(numbers) > 1 else None,
         }
-        summaries.append(summary | _paired(values, table.get((reference, shots), {})))
+        summaries.append(summary | paired_difference(values, table.get((reference, shots), {})))
     return summaries
 
 
-def _paired(values: dict[int, float], reference: dict[int, float]) -> dict[str, float | None]:
+def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, float | None]:
+    """Mean difference over the seeds that both have, with the interval and p-value of Student's paired t-test.
+
+    Args:
+        values: A number a seed.
+        reference: What is subtracted.
+
+    Returns:
+        ``difference``, ``low`` and ``high`` (95 %), ``p_value``; None where there are too few seeds.
+    """
     shared = sorted(values.keys() & reference.keys())
     differences = np.array([values[seed] - reference[seed] for seed in shared])
     empty: dict[str, float | None] = {"difference": None, "low": None, "high": None, "p_value": None}

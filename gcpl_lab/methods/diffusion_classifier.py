@@ -23,6 +23,9 @@ from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.errors import TrainingError
 
+Schedule = Literal["nested", "published"]
+Weighting = Literal["relative", "absolute"]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -52,7 +55,7 @@ def spaced_timesteps(num_timesteps: int, num_samples: int, timestep_range: tuple
     return (low * num_timesteps + spacings).long().clamp(max=num_timesteps - 1)
 
 
-def class_scores(errors: np.ndarray, weighting: Literal["relative", "absolute"] = "relative") -> np.ndarray:
+def class_scores(errors: np.ndarray, weighting: Weighting = "relative") -> np.ndarray:
     """One number for each class, larger is better: minus the mean error over the samples.
 
     Args:
@@ -105,22 +108,87 @@ def fit_offsets(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[
     Returns:
         The temperature, and offsets float64 (class,) in units of the scores with mean zero: add them to scores.
     """
-    start = np.log(fit_temperature(scores, labels))
-    smallest = int(np.bincount(labels, minlength=scores.shape[1]).min())
-    penalty = OFFSET_PENALTIES[-1]
-    if smallest >= 2:
-        folds = cross_validation_folds(labels, min(4, smallest), seed)
-        losses = []
-        for candidate in OFFSET_PENALTIES:
-            held = np.empty(len(labels))
-            for inside, outside in folds:
-                found = _minimise_log_loss(scores[inside], labels[inside], start, candidate)
-                held[outside] = _negative_log(scores[outside], labels[outside], found)
-            losses.append(held.mean())
-        penalty = OFFSET_PENALTIES[int(np.argmin(losses))]
-    found = _minimise_log_loss(scores, labels, start, penalty)
+    penalty, _ = _cross_validated_penalty(scores, labels, seed)
+    found = _minimise_log_loss(scores, labels, np.log(fit_temperature(scores, labels)), penalty)
     temperature = float(np.exp(found[0]))
     return temperature, (found[1:] - found[1:].mean()) / temperature
+
+
+def _cross_validated_penalty(scores: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:
+    """The penalty on offsets with the least held-out log-loss, and that loss.
+
+    Where a class has one image alone, nothing can be held out: the largest penalty, and an infinite loss.
+    """
+    smallest = int(np.bincount(labels, minlength=scores.shape[1]).min())
+    if smallest < 2:
+        return OFFSET_PENALTIES[-1], np.inf
+    start = np.log(fit_temperature(scores, labels))
+    folds = cross_validation_folds(labels, min(4, smallest), seed)
+    losses = []
+    for candidate in OFFSET_PENALTIES:
+        held = np.empty(len(labels))
+        for inside, outside in folds:
+            found = _minimise_log_loss(scores[inside], labels[inside], start, candidate)
+            held[outside] = _negative_log(scores[outside], labels[outside], found)
+        losses.append(float(held.mean()))
+    best = int(np.argmin(losses))
+    return OFFSET_PENALTIES[best], losses[best]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the errors of a photograph become scores and probabilities.
+
+    Attributes:
+        weighting: Of the mean over (t, ε), see :func:`class_scores`.
+        temperature: Factor on scores under the softmax.
+        offsets: float64 (class,), added to the scores.
+    """
+
+    weighting: Weighting
+    temperature: float
+    offsets: np.ndarray
+
+    def scores(self, errors: np.ndarray) -> np.ndarray:
+        """Scores (image, class) of errors (image, class, sample); larger is better."""
+        scores = class_scores(errors, self.weighting)
+        return (scores + self.offsets).astype(scores.dtype)
+
+
+WEIGHTINGS: tuple[Weighting, ...] = ("relative", "absolute")
+
+
+def fit_reading(
+    errors: np.ndarray,
+    labels: np.ndarray,
+    *,
+    weighting: Weighting | Literal["chosen"] = "chosen",
+    class_offsets: bool = True,
+    seed: int = 0,
+) -> Reading:
+    """Temperature, offsets and, where asked for, the weighting with the least log-loss on labelled images.
+
+    Args:
+        errors: (image, class, sample) of a support set, never the test set.
+        labels: int64 (image,).
+        weighting: ``"chosen"`` tries both and keeps the one with less log-loss (with offsets: cross-validated).
+        class_offsets: Fit one offset a class; False leaves them at 0.
+        seed: Of the folds.
+    """
+    tried: tuple[Weighting, ...] = WEIGHTINGS if weighting == "chosen" else (weighting,)
+
+    def held_out_loss(candidate: Weighting) -> float:
+        scores = class_scores(errors, candidate)
+        if class_offsets:
+            return _cross_validated_penalty(scores, labels, seed)[1]
+        start = np.concatenate([[np.log(fit_temperature(scores, labels))], np.zeros(scores.shape[1])])
+        return float(_negative_log(scores, labels, start).mean())
+
+    best = min(tried, key=held_out_loss) if len(tried) > 1 else tried[0]
+    scores = class_scores(errors, best)
+    if class_offsets:
+        return Reading(best, *fit_offsets(scores, labels, seed))
+    return Reading(best, fit_temperature(scores, labels), np.zeros(scores.shape[1]))
 
 
 OFFSET_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
@@ -281,46 +349,115 @@ class DiffusionClassifier:
         to_keep: Sequence[int] = (5, 1),
         n_samples: Sequence[int] = (50, 500),
         progress: Callable[[int], None] | None = None,
+        *,
+        schedule: Schedule = "nested",
     ) -> Evidence:
-        """The published schedule: all classes on few samples, the best ones on more.
+        """The published procedure in stages: all classes on few samples, the best ones on more.
 
-        Stage k evaluates the classes that are left until each has ``n_samples[k]`` samples, then keeps the
-        ``to_keep[k]`` with the least mean error. Timesteps are evenly spaced over the last stage's number of
-        samples, and the earlier stages take theirs evenly out of these. ``class_scores(errors, "absolute")``
-        of the result is best for the class that was kept to the end.
+        Stage k evaluates the classes that are left, then keeps the ``to_keep[k]`` with the least mean error.
+        ``class_scores(errors, "absolute")`` of the result is best for the class that was kept to the end.
 
         Args:
             latents: z0, (image, channel, height, width), scaled.
             to_keep: Classes left after each stage, not increasing; 1 in the end.
             n_samples: Samples of each class that is still in, after each stage; increasing.
             progress: Called with the number of images that are done.
+            schedule: Which (t, ε) a stage takes, see :func:`stage_samples`: ``"nested"`` gives each class exactly
+                ``n_samples[k]`` up to stage k; ``"published"`` is the released code's.
 
         Raises:
-            ValueError: Stages of different length or order.
+            ValueError: Stages of different length or order, or more samples than the published grid has timesteps.
         """
         _check_stages(to_keep, n_samples)
         total = n_samples[-1]
         timesteps = self._timesteps(total)
+        if schedule == "published":
+            timesteps = published_timesteps(self.diffusion.num_timesteps, total, self.timestep_range)
         noises = self._noises(total)
-        order = _nested_order(n_samples)
+        stages = stage_samples(n_samples, schedule)
         errors = np.full((len(latents), self.num_classes, total), np.nan, np.float32)
         spent, images_a_pass = 0, max(1, 4 * self.batch_size // (self.num_classes * n_samples[0]))
         for start in range(0, len(latents), images_a_pass):
             part = errors[start : start + images_a_pass]  # a view: filled in place
             images = np.arange(len(part))[:, None, None]
-            left, seen = np.tile(np.arange(self.num_classes), (len(part), 1)), 0  # (image, class that is still in)
-            for keep, until in zip(to_keep, n_samples, strict=True):
-                triples = np.broadcast_arrays(images, left[:, :, None], order[seen:until])
+            left = np.tile(np.arange(self.num_classes), (len(part), 1))  # (image, class that is still in)
+            seen = np.empty(0, np.int64)
+            for keep, samples in zip(to_keep, stages, strict=True):
+                triples = np.broadcast_arrays(images, left[:, :, None], samples)
                 grid = torch.from_numpy(np.stack(triples, axis=-1).reshape(-1, 3))
                 found = self._errors(grid, latents[start : start + images_a_pass], timesteps, noises)
                 part[tuple(triples)] = found.reshape(triples[0].shape).numpy()
-                spent, seen = spent + len(grid), until
-                means = part[images, left[:, :, None], order[:until]].mean(axis=2)
+                spent, seen = spent + len(grid), np.concatenate([seen, samples])
+                means = part[images, left[:, :, None], seen].mean(axis=2)
                 best = np.argsort(means, axis=1, kind="stable")[:, :keep]
                 left = np.sort(np.take_along_axis(left, best, axis=1), axis=1)
             if progress:
                 progress(start + len(part))
         return Evidence(errors, timesteps.numpy(), spent)
+
+
+def stage_samples(n_samples: Sequence[int], schedule: Schedule = "nested") -> list[np.ndarray]:
+    """Which of the last stage's samples each stage evaluates for the first time.
+
+    The released code (Li et al., ``eval_prob_adaptive.py``) takes every (n_last // n_k)-th sample from half that
+    spacing on for stage k and skips what an earlier stage had. With the two stages of the paper's short schedules the
+    stages never overlap, and both schedules give the same counts. With three and more they overlap by chance:
+    20, 50, 100, 500 samples a class become 20, 70, 150, 500, which for 101 classes and 20, 10, 5, 1 kept are 5,570
+    evaluations instead of 5,120.
+
+    Args:
+        n_samples: Increasing; each class's samples after each stage.
+        schedule: ``"nested"``: exactly so many, each stage's own taken evenly out of those that are left;
+            ``"published"``: as the released code.
+
+    Returns:
+        One int64 (sample,) a stage, indices below ``n_samples[-1]``; together each index once.
+    """
+    if schedule not in ("nested", "published"):
+        raise ValueError(f"schedule is {schedule!r}; expected 'nested' or 'published'")
+    total = n_samples[-1]
+    stages: list[np.ndarray] = []
+    left = np.arange(total)
+    for count in n_samples:
+        if schedule == "published":
+            wanted = np.arange(total // count // 2, total, total // count)[:count]
+            taken = np.intersect1d(wanted, left)
+        else:
+            new = count - (total - len(left))
+            taken = left[((np.arange(new) + 0.5) * len(left) / new).astype(np.int64)]
+        stages.append(taken)
+        left = np.setdiff1d(left, taken)
+    return stages
+
+
+def published_timesteps(
+    num_timesteps: int, num_samples: int, timestep_range: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """The released code's grid: whole steps of T // n from half a step on, so it ends early where n does not divide T.
+
+    300 samples of 1,000 timesteps reach 898; :func:`spaced_timesteps` reaches 998.
+
+    Args:
+        num_timesteps: T.
+        num_samples: n.
+        timestep_range: Part of the noise schedule, as fractions; the released code takes all of it.
+
+    Returns:
+        int64 (sample,), increasing.
+
+    Raises:
+        ValueError: There are fewer timesteps than samples: the step would be 0.
+
+    Source: Li et al. 2023, https://arxiv.org/abs/2303.16203, ``eval_prob_adaptive.py``
+    """
+    low, high = (round(share * num_timesteps) for share in timestep_range)
+    step = (high - low) // num_samples
+    if step < 1:
+        raise ValueError(
+            f"n_samples ends with {num_samples}, and the range has {high - low} timesteps; the published grid has "
+            f"whole steps between them, so expected at most {high - low} (schedule='nested' has no such bound)"
+        )
+    return low + torch.arange(step // 2, high - low, step)[:num_samples]
 
 
 def _check_stages(to_keep: Sequence[int], n_samples: Sequence[int]) -> None:
@@ -332,13 +469,3 @@ def _check_stages(to_keep: Sequence[int], n_samples: Sequence[int]) -> None:
         raise ValueError(f"to_keep is {tuple(to_keep)}; expected numbers of 1 or more that do not grow")
     if any(b <= a for a, b in pairwise(n_samples)) or min(n_samples) < 1:
         raise ValueError(f"n_samples is {tuple(n_samples)}; expected growing numbers of 1 or more")
-
-
-def _nested_order(n_samples: Sequence[int]) -> np.ndarray:
-    """An order of all samples in which each stage takes its own evenly out of those that are left."""
-    order = np.empty(0, np.int64)
-    for count in n_samples:
-        left = np.setdiff1d(np.arange(n_samples[-1]), order)
-        wanted = count - len(order)
-        order = np.concatenate([order, left[((np.arange(wanted) + 0.5) * len(left) / wanted).astype(np.int64)]])
-    return order

@@ -37,6 +37,7 @@ from gcpl_lab.methods.prompts import ContextPrompts
 Classification = Literal["distribution_balanced", "binary_cross_entropy", "focal", "class_balanced", "asymmetric"]
 Reading = Literal["pooled", "token"]
 ContrastReduction = Literal["mean", "weighted"]
+PositionHinge = Literal["each", "sum"]
 Scale = Literal["learned", "clip"]
 
 CLASSIFICATIONS = ("distribution_balanced", "binary_cross_entropy", "focal", "class_balanced", "asymmetric")
@@ -178,10 +179,20 @@ class LMPT:
     With ``mix=1`` captions play no part, and what remains is CoOp with a multi-label loss.
 
     Two readings of the embedding loss. ``"pooled"``: cosine of the encoded caption and the encoded prompt.
-    ``"token"``, as in the authors' code: input embeddings, caption position p against prompt position M + p,
-    every position a comparison of its own. With the class name at the end, prompt position M holds the last
-    context vector, and caption position 0 holds the start token of every caption alike: the captions' words
-    then meet frozen tokens only, and no gradient depends on what a caption says.
+    ``"token"``, as in the authors' code: input embeddings, caption position p against prompt position m + p, where
+    m is ``token_offset``. Position 0 holds the start token in both. With the class name at the end, prompt positions
+    1 to M hold the contexts: captions give no gradient to the first m − 1 of them, to vector m one that is the same
+    for every caption (it meets the start token), and to vectors m + 1 to M one that depends on captions' words. The
+    authors' command has m = 2 and M = 16, so 15 of 16 vectors hear captions and 14 of them their words. With m = M,
+    the default of their program (4 and 4), words meet frozen tokens only, and no gradient depends on what a caption
+    says.
+
+    What else the authors' code does otherwise: its sign is the other one, see
+    :func:`~gcpl_lab.methods.losses.class_specific_embedding_loss`; it compares all positions of the text encoder, here
+    those of the longest prompt, behind which all is frozen; γ of its class weights is 2, and it takes both weights and
+    margins from a softmax of the class counts, in a line that PyTorch refuses (a sum over the third of two
+    dimensions); its SGD has a weight decay of 1e-4, it lowers the rate where the mAP on the test set stands still,
+    and keeps the checkpoint that is best there.
 
     Attributes:
         prompts: Their context vectors are trained.
@@ -198,6 +209,8 @@ class LMPT:
         mix: float = 0.5,
         classification: Classification = "distribution_balanced",
         reading: Reading = "pooled",
+        token_offset: int | None = 2,
+        position_hinge: PositionHinge = "each",
         margin: float = 0.2,
         reweight_gamma: float = 1.0,
         class_aware_margin: bool = True,
@@ -220,6 +233,10 @@ class LMPT:
             mix: λ from 0 (captions alone) to 1 (labels alone).
             classification: Which loss on the logits.
             reading: What captions and prompts are compared by, see the class.
+            token_offset: m ≥ 0, positions of the prompt that the token-wise reading skips before the captions' first;
+                None: as many as there are context vectors.
+            position_hinge: ``"each"``: in the token-wise reading every position is a comparison with a margin of its
+                own; ``"sum"``, as published: the distances of all positions are summed up before the margin.
             margin: Of the embedding loss, before n_i^(−1/4).
             reweight_gamma: γ of its class weights.
             class_aware_margin: False: every class has the same margin.
@@ -233,23 +250,27 @@ class LMPT:
                 :meth:`start_scale`; ``"clip"``: CLIP's own scale and no bias, as published.
 
         Raises:
-            ValueError: A setting is none of those listed, or the mix is outside.
+            ValueError: A setting is none of those listed, or mix or token_offset is outside.
         """
         for name, value, known in (
             ("classification", classification, CLASSIFICATIONS),
             ("reading", reading, ("pooled", "token")),
             ("contrast_reduction", contrast_reduction, ("mean", "weighted")),
+            ("position_hinge", position_hinge, ("each", "sum")),
             ("scale", scale, ("learned", "clip")),
         ):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
         if not 0 <= mix <= 1:
             raise ValueError(f"mix is {mix}; expected 0 (captions alone) to 1 (labels alone)")
+        num_context = prompts.context.shape[1]
+        self.token_offset = num_context if token_offset is None else token_offset
+        _check_offset(self.token_offset, prompts.get_buffer("ids").shape[1])
         self.clip, self.prompts = clip, prompts
         self.class_counts = torch.as_tensor(np.asarray(class_counts), dtype=torch.float32)
         self.num_images = num_images
         self.mix, self.classification, self.reading, self.scale = mix, classification, reading, scale
-        self.contrast_reduction = contrast_reduction
+        self.contrast_reduction, self.position_hinge = contrast_reduction, position_hinge
         self._balanced: dict[str, Any] = {
             "negative_scale": negative_scale, "mu": mu, "rebalance": rebalance,
             "negative_tolerant": negative_tolerant, "focal": focal,
@@ -327,12 +348,15 @@ class LMPT:
         if self.reading == "pooled":
             distances = 1 - _cosines(captions, text)
         else:
-            prompt = F.normalize(embeddings[:, self.prompts.context.shape[1] :], dim=-1)
+            prompt = F.normalize(embeddings[:, self.token_offset :], dim=-1)
             num_positions = min(prompt.shape[1], captions.shape[1])
             pairs = captions[:, :num_positions].transpose(0, 1), prompt[:, :num_positions].transpose(0, 1)
-            # Every position is a comparison of its own.
-            distances = 1 - _cosines(*pairs).transpose(0, 1).flatten(0, 1)
-            targets = targets.repeat_interleave(num_positions, dim=0)
+            apart = 1 - _cosines(*pairs)  # (position, image, class)
+            if self.position_hinge == "sum":
+                distances = apart.sum(dim=0)
+            else:
+                distances = apart.transpose(0, 1).flatten(0, 1)
+                targets = targets.repeat_interleave(num_positions, dim=0)
         loss = weighted_embedding_loss(distances, targets, self._margins, self._weights)
         return loss * targets.shape[1] if self.contrast_reduction == "weighted" else loss
 
@@ -343,6 +367,14 @@ class LMPT:
     def scores(self, features: Tensor) -> Tensor:
         """Logits (image, class), on the CPU; a sigmoid, never a softmax, belongs on them."""
         return self._logits(features.to(self.bias.device), self.text_features()).cpu()
+
+
+def _check_offset(offset: int, num_tokens: int) -> None:
+    if not 0 <= offset < num_tokens:
+        raise ValueError(
+            f"token_offset is {offset}; expected 0 or more and below the prompts' {num_tokens} positions, "
+            "or None: as many as there are context vectors"
+        )
 
 
 def _cosines(rows: Tensor, others: Tensor) -> Tensor:

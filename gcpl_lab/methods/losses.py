@@ -449,10 +449,14 @@ def asymmetric_loss(
     gamma_positive: float = 0.0,
     gamma_negative: float = 4.0,
     clip: float = 0.05,
+    detach_weight: bool = True,
 ) -> Tensor:
     """Asymmetric loss (ASL): absent classes are focused harder than present ones, and easy ones dropped.
 
     Present: (1 − p)^γ₊ · −log p. Absent: p_m^γ₋ · −log(1 − p_m) with p_m = max(p − clip, 0).
+
+    The values are the same with and without ``detach_weight``, the gradients are not: a detached weight scales the
+    gradient of the logarithm and has none of its own.
 
     Args:
         logits: (image, class).
@@ -460,6 +464,8 @@ def asymmetric_loss(
         gamma_positive: γ₊ ≥ 0.
         gamma_negative: γ₋ ≥ 0.
         clip: The probability below which an absent class costs nothing, from 0 to below 1.
+        detach_weight: Take the focusing weights (1 − p)^γ₊ and p_m^γ₋ as constants, as in LMPT's comparison. False:
+            differentiate them too, as Ridnik et al. write the loss.
 
     Source: Ridnik et al. 2021, https://arxiv.org/abs/2009.14119, eq. 7; defaults as in LMPT's comparison
     """
@@ -467,11 +473,13 @@ def asymmetric_loss(
     if not 0 <= clip < 1:
         raise ValueError(f"clip is {clip}; expected a probability of 0 or more and below 1")
     logits = logits.float()
-    present = _focal_factor(-logits, gamma_positive) * F.softplus(-logits)
     log_absent = F.logsigmoid(-logits)
     if clip > 0:  # log(1 - p + clip), at most log 1, without leaving logarithms
         log_absent = torch.logaddexp(log_absent, torch.full_like(log_absent, math.log(clip))).clamp_max(0)
     # The floor keeps the power's gradient finite for gamma below 1; the logarithm beside it is 0 there.
     shifted = (torch.sigmoid(logits) - clip).clamp_min(1e-8)
-    absent = -shifted.pow(gamma_negative) * log_absent
-    return torch.where(targets.bool(), present, absent).mean()
+    present = targets.bool()
+    weights = torch.where(present, _focal_factor(-logits, gamma_positive), shifted.pow(gamma_negative))
+    if detach_weight:
+        weights = weights.detach()
+    return (weights * torch.where(present, F.softplus(-logits), -log_absent)).mean()

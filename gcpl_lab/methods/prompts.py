@@ -178,8 +178,33 @@ def _template_ids(tower: TextTower, template: str, num_vectors: int) -> tuple[Te
     return torch.tensor(ids), 1 + len(front)
 
 
+def _context_rows(
+    tower: TextTower, class_names: Sequence[str], front: int, behind: int, ending: str
+) -> tuple[Tensor, Tensor]:
+    """Ids (class, token) of names with ``front`` vectors before and ``behind`` after; places of these, (class, M)."""
+    last = tower.word_ids(ending) if ending else []
+    if ending and not last:
+        raise DataError(f"the ending {ending!r} has no tokens; leave it empty, or give it a sign such as '.'")
+    added = f"{front + behind} context vectors" + (f" and the ending {ending!r}" if ending else "")
+    rows, slots = [], []
+    for name in class_names:
+        ids = tower.word_ids(name)
+        if not ids:
+            raise DataError(f"the class name {name!r} has no tokens; give it a name with letters or digits")
+        row = [tower.start_id, *[PLACEHOLDER_ID] * front, *ids, *[PLACEHOLDER_ID] * behind, *last, tower.end_id]
+        _check_length(len(row), tower.context_length, f"class {name!r} with {added}")
+        rows.append(row)
+        slots.append([*range(1, 1 + front), *range(1 + front + len(ids), 1 + front + len(ids) + behind)])
+    num_tokens = max(len(row) for row in rows)
+    padded = [row + [tower.pad_id] * (num_tokens - len(row)) for row in rows]
+    return torch.tensor(padded), torch.tensor(slots)
+
+
 class ContextPrompts(nn.Module):
     """M learnable context vectors around every class's own name (CoOp; LMPT with one set a class).
+
+    The published code of CoOp and LMPT ends every prompt with a full stop; here that is ``ending="."``. With initial
+    words LMPT's has one context for all classes even where class-specific ones are asked for; here both go together.
 
     Attributes:
         context: The only parameter, float32 (1 or class, M, dim).
@@ -197,6 +222,7 @@ class ContextPrompts(nn.Module):
         class_specific: bool = True,
         class_position: Literal["end", "middle", "front"] = "end",
         initial_words: str = "",
+        ending: str = "",
         seed: int = 0,
     ) -> None:
         """Build the frozen name embeddings and the starting context.
@@ -210,10 +236,12 @@ class ContextPrompts(nn.Module):
             class_position: Where the name stands among the context vectors.
             initial_words: Words whose embeddings start the context, such as "a photo of a"; empty for
                 random N(0, 0.02).
+            ending: Frozen text behind the last of context and name, such as "."; empty for none.
             seed: Of the random start.
 
         Raises:
-            DataError: A prompt that is longer than the context, saying by how much.
+            DataError: A prompt that is longer than the context, saying by how much; a name or an ending without
+                tokens, or initial words with more of them than there are vectors.
         """
         super().__init__()
         if class_position not in ("end", "middle", "front"):
@@ -222,25 +250,13 @@ class ContextPrompts(nn.Module):
             raise ValueError(f"num_context is {num_context}; expected 1 or more")
         self.class_names, self.class_position = tuple(class_names), class_position
         table = tower.embedding_table.detach().float().cpu()
-        names = [tower.word_ids(name) for name in class_names]
-        for name, ids in zip(class_names, names, strict=True):
-            if not ids:
-                raise DataError(f"the class name {name!r} has no tokens; give it a name with letters or digits")
-            _check_length(len(ids) + num_context + 2, tower.context_length,
-                          f"class {name!r} with {num_context} context vectors")  # fmt: skip
-        num_tokens = max(len(ids) for ids in names) + num_context + 2
         front = {"end": num_context, "middle": num_context // 2, "front": 0}[class_position]
-        rows, slots = [], []
-        for ids in names:
-            row = [tower.start_id, *[PLACEHOLDER_ID] * front, *ids, *[PLACEHOLDER_ID] * (num_context - front)]
-            slot = [*range(1, 1 + front), *range(1 + front + len(ids), 1 + num_context + len(ids))]
-            rows.append([*row, tower.end_id, *[tower.pad_id] * (num_tokens - len(row) - 1)])
-            slots.append(slot)
-        self.register_buffer("ids", torch.tensor(rows), persistent=False)
-        self.register_buffer("slots", torch.tensor(slots), persistent=False)
-        self.register_buffer("base", table[torch.tensor(rows)], persistent=False)
+        ids, slots = _context_rows(tower, class_names, front, num_context - front, ending)
+        self.register_buffer("ids", ids, persistent=False)
+        self.register_buffer("slots", slots, persistent=False)
+        self.register_buffer("base", table[ids], persistent=False)
         generator = torch.Generator().manual_seed(seed)
-        shape = (len(names) if class_specific else 1, num_context, table.shape[1])
+        shape = (len(ids) if class_specific else 1, num_context, table.shape[1])
         context = 0.02 * torch.randn(shape, generator=generator)
         words = tower.word_ids(initial_words) if initial_words else []
         if len(words) > num_context:
