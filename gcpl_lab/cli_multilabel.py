@@ -241,6 +241,9 @@ def ablate_lmpt(
     raw: Annotated[
         Path | None, typer.Option(help="With --tails: the published Fashion-MNIST files they are drawn from.")
     ] = None,
+    reference: Annotated[
+        str, typer.Option(help="The method that others are paired with: coop_bce, linear_probe, ...")
+    ] = "coop_bce",
     preset: PresetOption = "tiny",
     settings: SetOption = [],  # noqa: B006
     workers: WorkersOption = 0,
@@ -253,6 +256,7 @@ def ablate_lmpt(
     """
     chosen, numbers = _settings(settings, preset=preset), parse_seeds(seeds)
     from gcpl_lab.multilabel_experiment import (
+        MULTILABEL_METHODS,
         MultiLabelExperiment,
         run_ablation,
         run_multilabel_comparison,
@@ -263,14 +267,16 @@ def ablate_lmpt(
     from gcpl_lab.training.workers import useful_workers
 
     num_workers = workers or useful_workers()
+    if reference not in MULTILABEL_METHODS:
+        raise typer.BadParameter(f"no method {reference}; expected one of {', '.join(MULTILABEL_METHODS)}")
     if validation and tails:
         raise typer.BadParameter("--validation and --tails are two measurements; ask for one of them")
     if tails:
         with console.status("") as status:
             drawn = [_draw_tail(folder / "scenes", number, raw, status.update) for number in range(tails)]
             experiments = [MultiLabelExperiment(*sets, settings=chosen, preset=preset) for sets in drawn]
-            result = run_tails(folder, experiments, seeds=numbers, num_workers=num_workers, command=_command(),
-                               on_trial=status.update)  # fmt: skip
+            result = run_tails(folder, experiments, seeds=numbers, reference=reference, num_workers=num_workers,
+                               command=_command(), on_trial=status.update)  # fmt: skip
         _show({"tails": result}, as_json, folder)
         return
 
@@ -289,8 +295,8 @@ def ablate_lmpt(
         on_trial: Callable[[str], None] = status.update
         if methods:
             results["comparison"] = run_multilabel_comparison(
-                folder / "methods", experiment, seeds=numbers, num_workers=num_workers, command=_command(),
-                on_trial=on_trial,
+                folder / "methods", experiment, seeds=numbers, reference=reference, num_workers=num_workers,
+                command=_command(), on_trial=on_trial,
             )  # fmt: skip
         results["ablation"] = run_ablation(folder, experiment, seeds=numbers, num_workers=num_workers,
                                            command=_command(), on_trial=on_trial)  # fmt: skip

@@ -378,7 +378,8 @@ def published_config(preset: str, num_classes: int, **settings: Any) -> GCPLConf
     if preset != "tiny":
         recipe |= {
             "num_vectors": 1, "num_steps": 500, "batch_size": 4 * num_classes, "micro_batch_size": 4,
-            "learning_rate": 5e-4, "evidence_batch_size": 64,
+            "learning_rate": 5e-4, "schedule": "constant", "weight_decay": 0.01, "gradient_clip": 0.0,
+            "evidence_batch_size": 64,
         }  # fmt: skip
     return GCPLConfig.from_dict(recipe | settings)
 

@@ -151,13 +151,16 @@ def _run_gcpl(
     if most_test and most_test < len(test):
         test = test.subset(draw_test(test, total=most_test, seed=seed))
     found: dict[tuple[str, str], float] = {}
-    diffusion = None
+    diffusion, word = None, recipe.values.get("coarse_word")
+    coarse_words = [word] * len(pool.class_names) if word else None
     for objective in recipe.values["objectives"]:
         config = recipe.gcpl_config(objective, len(pool.class_names), **changed)
         model = GCPLClassifier(diffusion=diffusion, **config.as_dict())
         say(f"{objective}: learning {len(pool.class_names)} prompts from {len(support)} pictures")
         checkpoint = output / f"{objective}_checkpoint"
-        model.fit(support.images, support.labels, pool.class_names, checkpoint_folder=checkpoint)
+        model.fit(
+            support.images, support.labels, pool.class_names, coarse_words=coarse_words, checkpoint_folder=checkpoint
+        )
         model.save(output / objective)
         diffusion = model.diffusion
         say(f"{objective}: classifying {len(test)} pictures")
@@ -196,7 +199,8 @@ def _staged_accuracy(model: GCPLClassifier, test: ImageSet, schedule: dict[str, 
         model.diffusion, hidden, model.config, model.config.seed, model.evidence_format_, schedule["norm"]
     )
     latents, stages = model.encode(test.images), (schedule["to_keep"], schedule["n_samples"])
-    evidence = in_fitting_passes(classifier, lambda: classifier.staged(latents, *stages))
+    taken = schedule.get("schedule", "nested")
+    evidence = in_fitting_passes(classifier, lambda: classifier.staged(latents, *stages, schedule=taken))
     return _percent(class_scores(evidence.errors, "absolute").argmax(1) == test.labels)
 
 

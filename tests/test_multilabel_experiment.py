@@ -20,6 +20,7 @@ from gcpl_lab.multilabel_experiment import (
     ABLATION_TITLES,
     CANDIDATES,
     MULTILABEL_METHODS,
+    NUM_PROBE_PARTS,
     PUBLISHED,
     PUBLISHED_LOSS,
     MultiLabelExperiment,
@@ -87,10 +88,17 @@ def test_the_probe_learns_from_what_prompts_learn_from(
     num_views, chosen = 2 if flip else 1, np.arange(len(other.train)) if refit else training
     assert prompts is not None
     assert prompts.num_train_ == len(chosen)
-    for views, targets, _ in fitted[: len(OneVsRestProbe.STRENGTHS)]:
-        assert torch.equal(views, other.views[:num_views, training])
-        np.testing.assert_array_equal(targets, other.train.targets[training])
-    assert len(fitted) == len(OneVsRestProbe.STRENGTHS) + refit
+    # First the strength on several parts, then the training part for scale and thresholds, then all there is.
+    tried = NUM_PROBE_PARTS * len(OneVsRestProbe.STRENGTHS)
+    assert {strength for *_, strength in fitted[:tried]} == set(OneVsRestProbe.STRENGTHS)
+    assert len(fitted) == tried + 1 + refit
+    views, targets, chosen_strength = fitted[tried]
+    assert torch.equal(views, other.views[:num_views, training])
+    np.testing.assert_array_equal(targets, other.train.targets[training])
+    assert {strength for *_, strength in fitted[tried:]} == {chosen_strength} == {other.probe_strength}
+    count = len(fitted)
+    other.run("linear_probe", 4)
+    assert len(fitted) == count + 1 + refit  # the strength is that of the training set, not of a seed
     if refit:
         assert torch.equal(fitted[-1][0], other.views[:num_views, chosen])
         weights, offsets = make(*fitted[-1])

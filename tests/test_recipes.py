@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gcpl_lab import cli
 from gcpl_lab.backbones.presets import PRESETS, has_part
 from gcpl_lab.errors import ArtifactError, DataError, ModelError
+from gcpl_lab.estimators import GCPLClassifier
 from gcpl_lab.multilabel_experiment import PUBLISHED
 from gcpl_lab.recipes import load_recipe, run_recipe
 
@@ -45,6 +46,10 @@ def test_a_recipe_is_valid_and_holds_the_published_figures(path: Path) -> None:
         config = recipe.gcpl_config("gcpl", 102)
         assert config.num_steps * config.batch_size == 500 * 4 * 102
         assert values["shots"] == 16
+        assert (config.num_vectors, config.initial, config.learning_rate) == (1, "coarse", 5e-4)
+        assert (config.schedule, config.weight_decay, config.gradient_clip) == ("constant", 0.01, 0.0)
+        assert " " not in values["coarse_word"]
+        assert values["classifier"]["schedule"] == "published"
     else:
         assert figures == {"lmpt": LMPT_FIGURES[path.stem]}
         config = recipe.lmpt_config()
@@ -88,7 +93,7 @@ def test_a_wrong_recipe_is_refused(change: dict[str, Any], message: str, tmp_pat
         load_recipe(tmp_path / "mine.json")
 
 
-def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any) -> None:
+def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for part, count in (("support", 3), ("test", 2)):
         for label, name in enumerate(("dark", "bright")):
@@ -99,12 +104,19 @@ def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any) -> None
     recipe, stages = load_recipe(ROOT / "recipes" / "crc5k.json"), []
     small = {"preset": str(random_pair.folder), "num_steps": 2}
     recipe.values["classifier"] |= {"to_keep": [2, 1], "n_samples": [2, 4]}
+    words: list[Any] = []
+    real = GCPLClassifier.fit
+    monkeypatch.setattr(
+        GCPLClassifier, "fit", lambda self, *data, **options: words.append(options["coarse_words"])
+        or real(self, *data, **options),
+    )  # fmt: skip
     answer = run_recipe(recipe, tmp_path / "data", tmp_path / "out", settings=small, shots=2, on_stage=stages.append)
     assert answer == json.loads((tmp_path / "out" / "results.json").read_text())
     assert answer["changed"] == {**small, "shots": 2}
     for row in answer["results"]:
         assert row["ours"] in (0.0, 25.0, 50.0, 75.0, 100.0)
     assert stages[0] == "gcpl: learning 2 prompts from 4 pictures"
+    assert words == [["tissue", "tissue"]] * 2
     with pytest.raises(DataError, match="has no test set; expected support/ and test/"):
         run_recipe(recipe, tmp_path / "data" / "test", tmp_path / "other", settings=small, shots=1)
 
