@@ -30,6 +30,8 @@ QUESTION = "Does a learned prompt tell look-alike photographs apart?"
 LIMITS = (
     "The bundled models are tiny and were trained on Fashion-MNIST for this package: 28-pixel photographs of ten "
     "classes. They show how the methods behave, not how well Stable Diffusion does on your pictures.",
+    "The captions that these models learned from were made more wrong after an earlier pair's names had been found "
+    "too good: part of the distance between class names and learned prompts is made.",
     "This page is one draw of exemplars. gcpl-lab compare repeats it over seeds and numbers of shots.",
     "Intervals count the test photographs only, not the draw of exemplars or the training of the frozen models.",
 )

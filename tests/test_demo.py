@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.demo import DemoResult, run_demo
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiment import GENERATIVE_METHODS, QUICK_METHODS
-from gcpl_lab.training.loop import TrainingConfig
 
 SMALL = {
     "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
@@ -87,7 +87,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_fashion", few)
         patch.setattr(reporting, "_drawings", quick)
-        patch.setattr(experiments, "ADAPTER_TRAINING", TrainingConfig(num_steps=3, learning_rate=2e-3))
+        for name in ("ADAPTER_TRAINING", "TIP_ADAPTER_TRAINING", "NETWORK_TRAINING"):
+            patch.setattr(experiments, name, replace(getattr(experiments, name), num_steps=3))
         return Run(tmp_path_factory.mktemp("demo"), FIGURES - SLOW_FIGURES)
 
 
