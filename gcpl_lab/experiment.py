@@ -69,7 +69,7 @@ METHOD_TITLES = {
 }
 METHODS = tuple(METHOD_TITLES)
 QUICK_METHODS = tuple(name for name in METHODS if name != "gcpl_published")
-"""All but one, which alone takes longer than all others together."""
+"""All but one, whose published decision takes minutes."""
 
 ADAPTER_TRAINING = TrainingConfig(num_steps=600, learning_rate=2e-3)
 """How CoOp's contexts are tuned on cached features; 600 updates were two points better than 200 on the bundled pool for
@@ -86,7 +86,7 @@ NETWORK_BATCH = 64
 
 NAMED_WEIGHTING: Weighting = "relative"
 """How errors under bare class names are averaged, unless the settings say: there are no exemplars to choose on, and on
-the bundled pool this was better (docs/gcpl_settings.md)."""
+photographs that are not judged here this was better (docs/gcpl_settings.md)."""
 
 COARSE_WORD = "object"
 """Where the authors' script starts a token for a set that it has no word for."""
