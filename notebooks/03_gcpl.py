@@ -275,7 +275,7 @@ for part in (slice(0, 5), slice(10, 15), slice(25, 30)):
 # %% tags=["solution"]
 lower = DiffusionClassifier(diffusion, by_name, timestep_range=(0.0, 0.5), bfloat16=True).exact(latents, 8)
 share = {"lower half": lower, f"preset's {model.timestep_range}": before}
-{name: f"{accuracy(class_scores(e.errors, "relative"), test.labels):.0%}" for name, e in share.items()}
+{name: f"{accuracy(class_scores(e.errors), test.labels):.0%}" for name, e in share.items()}
 
 # %% [markdown] tags=["solution"]
 # With little noise the picture itself still shows what is under it, and the text is hardly asked; what the errors
