@@ -277,7 +277,9 @@ def compare(
     folder: Annotated[Path, typer.Option(help="Where every result is kept; a rerun goes on from there.")] = Path(
         "runs/compare"
     ),
-    methods: Annotated[str, typer.Option(help="Names joined by commas, or 'all'.")] = "all",
+    methods: Annotated[
+        str, typer.Option(help="Names joined by commas, 'quick' (all but gcpl_published, minutes a draw), or 'all'.")
+    ] = "quick",
     seeds: SeedsOption = "5",
     shots: Annotated[str, typer.Option(help="Numbers of photographs a class, joined by commas.")] = "16",
     reference: Annotated[str, typer.Option(help="The method the others are paired with.")] = "gcpl",
@@ -326,9 +328,10 @@ def compare(
 
 
 def _method_names(text: str, reference: str) -> list[str]:
-    from gcpl_lab.experiment import METHODS
+    from gcpl_lab.experiment import METHODS, QUICK_METHODS
 
-    names = list(METHODS) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    groups = {"quick": QUICK_METHODS, "all": METHODS}
+    names = list(groups[text]) if text in groups else [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in [*names, reference] if name not in METHODS]
     if unknown:
         raise typer.BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")

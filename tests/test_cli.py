@@ -447,6 +447,7 @@ def test_a_real_process_ends_without_a_traceback(tmp_path: Path, arguments: list
 
 def test_methods_are_named_once_each() -> None:
     assert cli._method_names("all", "gcpl") == list(METHODS)
+    assert cli._method_names("quick", "gcpl") == [name for name in METHODS if name != "gcpl_published"]
     assert cli._method_names(" gcpl ,linear_probe,", "comple") == ["gcpl", "linear_probe"]
 
 

@@ -240,7 +240,8 @@ those form a family. Pixels are unchanged.
 
 - `support/`: the pool that exemplars are drawn from. It comes from training images {first} to {last}, which
   the tiny models inside `gcpl_lab` never saw.
-- `test/`: from the official test images. Used for measuring only.
+- `test/`: from the official test images. No setting of a prompt or a baseline is chosen on them; 51 of them
+  were among the photographs that an earlier pair of tiny models was judged by before it was trained anew.
 - A file's name is the photograph's index in the published files, counted from 0.
 - `checksums.json`: SHA-256 of every photograph, verified whenever the set is loaded.
 
