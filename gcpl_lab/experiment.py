@@ -72,8 +72,8 @@ QUICK_METHODS = tuple(name for name in METHODS if name != "gcpl_published")
 """All but one, whose published decision takes minutes."""
 
 ADAPTER_TRAINING = TrainingConfig(num_steps=200, learning_rate=2e-3)
-"""How CoOp's contexts are tuned on cached features. One context for all classes swings at this rate and carries rounding
-with it; what more updates would bring is in docs/gcpl_settings.md."""
+"""How CoOp's contexts are tuned on cached features. One context for all classes swings at this rate and carries
+rounding with it; what more updates would bring is in docs/gcpl_settings.md."""
 
 TIP_ADAPTER_TRAINING = TrainingConfig(
     num_steps=20, learning_rate=1e-3, epsilon=1e-4, weight_decay=0.01, gradient_clip=0.0
@@ -374,7 +374,12 @@ class FewShotExperiment:
             return PixelForest(pixels, labels, seed, flip=flip)
         network = SmallNetwork(len(self.support.class_names), seed)
         batches = shifted_batches(pixels, labels, NETWORK_BATCH, seed, flip=flip)
-        self._train_adapter(method, network, batches, NETWORK_TRAINING)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # training from nothing magnifies rounding, which depends on the number of threads
+        try:
+            self._train_adapter(method, network, batches, NETWORK_TRAINING)
+        finally:
+            torch.set_num_threads(threads)
         return network
 
     def _fit_clip_method(self, method: str, views: Tensor, labels: Tensor, seed: int) -> Any:

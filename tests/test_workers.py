@@ -85,6 +85,7 @@ def test_more_than_one_is_of_use_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two demonstrations
 def test_the_demonstration_is_the_same_side_by_side(tmp_path: Path) -> None:
     settings = {"num_vectors": 2, "num_steps": 4, "batch_size": 8, "discriminative_steps": 2, "num_evidence": 2,
                 "evidence_bfloat16": False}  # fmt: skip
