@@ -25,6 +25,7 @@ from gcpl_lab.methods.diffusion_classifier import (
     WEIGHTINGS,
     Evidence,
     Reading,
+    Schedule,
     Weighting,
     class_scores,
     fit_reading,
@@ -540,12 +541,12 @@ class GCPLClassifier:
 
     # ------------------------------------------------------------------------------------- answering
 
-    def _classifier(self, seed: int) -> FastClassifier:
+    def _classifier(self, seed: int, norm: Literal["l1", "l2"] = "l2") -> FastClassifier:
         with torch.no_grad():
             hidden = self.diffusion.encode_prompts(*self.prompts_())
         if self.config.evidence_bfloat16 is None and self.evidence_format_ is None:
             self.evidence_format_ = measure_evidence(self.diffusion, hidden, self.config)
-        return make_classifier(self.diffusion, hidden, self.config, seed, self.evidence_format_)
+        return make_classifier(self.diffusion, hidden, self.config, seed, self.evidence_format_, norm)
 
     def encode(self, images: Sequence[Any]) -> Tensor:
         """Scaled latents (image, channel, height, width) of pictures."""
@@ -573,6 +574,26 @@ class GCPLClassifier:
         own = in_fitting_passes(classifier, lambda: classifier.exact(share, num_samples))
         errors = gather_rows(torch.from_numpy(own.errors), len(latents)).numpy()
         return Evidence(errors, own.timesteps, int(errors.size))
+
+    def staged_evidence(
+        self,
+        latents: Tensor,
+        to_keep: Sequence[int],
+        n_samples: Sequence[int],
+        *,
+        schedule: Schedule = "nested",
+        norm: Literal["l1", "l2"] = "l2",
+    ) -> Evidence:
+        """The published decision in stages under the learned prompts; errors of dropped classes are NaN.
+
+        Args:
+            latents: Scaled, (image, channel, height, width).
+            to_keep, n_samples, schedule: See :meth:`~gcpl_lab.methods.diffusion_classifier.DiffusionClassifier.staged`.
+            norm: Of errors; the GCPL authors' script has L1.
+        """
+        self._check_fitted()
+        classifier = self._classifier(self.config.seed, norm)
+        return in_fitting_passes(classifier, lambda: classifier.staged(latents, to_keep, n_samples, schedule=schedule))
 
     def classify(self, latents: Tensor) -> FastEvidence:
         """What the fast classifier finds out about scaled latents, and what that took.

@@ -301,10 +301,7 @@ class FewShotExperiment:
         for record in model.learn(exemplars, names, coarse_words=[COARSE_WORD] * len(names)):
             self.on_step(method, record, model.config.num_steps)
         trained = time.perf_counter()
-        with torch.no_grad():
-            hidden = self.diffusion.encode_prompts(*model.prompts_())
-        classifier = make_classifier(self.diffusion, hidden, model.config, seed, model.evidence_format_, norm="l1")
-        evidence = classifier.staged(latents, *PUBLISHED_STAGES, schedule="published")
+        evidence = model.staged_evidence(latents, *PUBLISHED_STAGES, schedule="published", norm="l1")
         dropped = class_scores(evidence.errors, "absolute")
         # A class that was dropped has a mean over fewer samples; it stays behind all that went further.
         means = -np.nanmean(evidence.errors, axis=2)
@@ -402,7 +399,7 @@ class FewShotExperiment:
             initial_words="a photo of a", seed=seed,
         ).to(clip.device)  # fmt: skip
         objective = CoOp(clip, prompts)
-        self._train_adapter(method, objective, feature_batches(views, labels, batch_size=64, seed=seed))
+        self._train_adapter(method, objective, feature_batches(views, labels, 64, seed), ADAPTER_TRAINING)
         return objective
 
     def _fit_tip_adapter_f(
@@ -431,13 +428,8 @@ class FewShotExperiment:
         return model
 
     def _train_adapter(
-        self,
-        method: str | None,
-        objective: Objective,
-        batches: Callable[[int], Any],
-        config: TrainingConfig | None = None,
+        self, method: str | None, objective: Objective, batches: Callable[[int], Any], config: TrainingConfig
     ) -> None:
-        config = config or ADAPTER_TRAINING
         for record in train(objective, batches, config):
             if method is not None:
                 self.on_step(method, record, config.num_steps)

@@ -188,19 +188,12 @@ def _percent(right: Any) -> float:
 
 def _staged_accuracy(model: GCPLClassifier, test: ImageSet, schedule: dict[str, Any]) -> float:
     """Accuracy in percent of the published staged classifier under the learned prompts."""
-    import torch
-
-    from gcpl_lab.estimators import in_fitting_passes, make_classifier
     from gcpl_lab.methods.diffusion_classifier import class_scores
 
-    with torch.no_grad():
-        hidden = model.diffusion.encode_prompts(*model.prompts_())
-    classifier = make_classifier(
-        model.diffusion, hidden, model.config, model.config.seed, model.evidence_format_, schedule["norm"]
-    )
-    latents, stages = model.encode(test.images), (schedule["to_keep"], schedule["n_samples"])
-    taken = schedule.get("schedule", "nested")
-    evidence = in_fitting_passes(classifier, lambda: classifier.staged(latents, *stages, schedule=taken))
+    evidence = model.staged_evidence(
+        model.encode(test.images), schedule["to_keep"], schedule["n_samples"],
+        schedule=schedule.get("schedule", "nested"), norm=schedule["norm"],
+    )  # fmt: skip
     return _percent(class_scores(evidence.errors, "absolute").argmax(1) == test.labels)
 
 

@@ -276,7 +276,7 @@ class FrozenDiffusion:
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Shorter side to ``image_size``, centre square, RGB in [-1, 1]: float32 (batch, 3, size, size)."""
-        return torch.stack([_square(image, self.image_size) for image in images])
+        return torch.stack([square_pixels(image, self.image_size) for image in images])
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
@@ -393,7 +393,8 @@ class FrozenDiffusion:
         return list(pictures)
 
 
-def _square(image: Image.Image, size: int) -> Tensor:
+def square_pixels(image: Image.Image, size: int) -> Tensor:
+    """Shorter side to ``size``, centre square, RGB in [-1, 1]: float32 (3, size, size)."""
     width, height = image.size
     factor = size / min(width, height)
     scaled = (max(size, round(width * factor)), max(size, round(height * factor)))

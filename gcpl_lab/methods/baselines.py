@@ -130,14 +130,17 @@ class TipAdapter:
         self.zero_shot = zero_shot
         self.keys = nn.Parameter(features.clone())
         self.values = F.one_hot(labels, len(zero_shot.text_features)).float()
-        cosines = features @ features.T
-        base = zero_shot.scores(features)
+        self.weight, self.sharpness = self._choose(features, labels)
+
+    def _choose(self, features: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Weight and sharpness with the best accuracy where each support photograph is left out in turn."""
+        cosines, base = features @ features.T, self.zero_shot.scores(features)
 
         def left_out_accuracy(weight: float, sharpness: float) -> float:
             votes = torch.exp(-sharpness * (1 - cosines)).fill_diagonal_(0)
             return float(((base + weight * votes @ self.values).argmax(1) == labels).float().mean())
 
-        self.weight, self.sharpness = max(self.settings(), key=lambda setting: left_out_accuracy(*setting))
+        return max(self.settings(), key=lambda setting: left_out_accuracy(*setting))
 
     @classmethod
     def settings(cls) -> list[tuple[float, float]]:
@@ -168,10 +171,8 @@ class TipAdapterF(TipAdapter):
     START = (1.17, 1.0)
     """α and β during training, of the authors' configurations."""
 
-    def __init__(self, zero_shot: ZeroShotCLIP, features: Tensor, labels: Tensor) -> None:
-        """Keep the support set: unit features (image, feature), class ids (image,)."""
-        super().__init__(zero_shot, features, labels)
-        self.weight, self.sharpness = self.START
+    def _choose(self, features: Tensor, labels: Tensor) -> tuple[float, float]:
+        return self.START
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The keys."""

@@ -15,20 +15,15 @@ from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
+from gcpl_lab.backbones.diffusion import square_pixels
+
 PIXEL_SIZE = 32
 """Side of the squares that pixels are read at."""
 
 
 def read_pixels(pictures: Sequence[Image.Image], size: int = PIXEL_SIZE) -> Tensor:
-    """The largest centre square of each picture: float32 (image, 3, size, size) in [-1, 1]."""
-    squares = []
-    for picture in pictures:
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").resize(
-            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
-        squares.append(torch.from_numpy(np.asarray(square, np.float32) / 127.5 - 1).permute(2, 0, 1))
+    """What the denoiser would be shown of each picture at this size: float32 (image, 3, size, size) in [-1, 1]."""
+    squares = [square_pixels(picture, size) for picture in pictures]
     return torch.stack(squares) if squares else torch.empty(0, 3, size, size)
 
 
@@ -43,7 +38,7 @@ class PixelForest:
     def __init__(self, pixels: Tensor, labels: Tensor, seed: int = 0, *, flip: bool = True) -> None:
         """Fit on pixels (image, 3, height, width) and, with ``flip``, on their mirror images; class ids (image,)."""
         seen = torch.cat([pixels, pixels.flip(-1)]) if flip else pixels
-        self._model = RandomForestClassifier(self.NUM_TREES, random_state=seed, min_samples_leaf=1)
+        self._model = RandomForestClassifier(self.NUM_TREES, random_state=seed)
         self._model.fit(seen.flatten(1).numpy(), labels.repeat(len(seen) // len(pixels)).numpy())
 
     def scores(self, pixels: Tensor) -> Tensor:
