@@ -273,7 +273,7 @@ with style.figure_style():
         x, y = max(row["predict_seconds"], 1e-4) / len(labels), row["accuracy"]
         ax.scatter(x, y, s=120, color=style.PALETTE[turn], marker=style.MARKERS[turn])
         text = f"{METHOD_TITLES[method]}\n{row['denoiser_evaluations'] // len(labels)} denoiser passes"
-        ax.annotate(text, (x, y), (10, 8), textcoords="offset points")
+        ax.annotate(text, (x, y), (10, -38 if turn == 1 else 8), textcoords="offset points")
     ax.set(xscale="log", xlabel="seconds a photograph on this machine, features given", ylabel="accuracy")
     ax.set(ylim=(0, 1), xlim=(None, 10 * ax.get_xlim()[1]))
 figure
