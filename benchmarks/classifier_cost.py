@@ -41,15 +41,15 @@ from rich.console import Console
 from scipy.special import log_softmax
 from torch import Tensor
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import ImageSet, read_images
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.methods.baselines import ZeroShotCLIP
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, Evidence, class_scores
-from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
-from gcpl_lab.methods.racing import race
+from gcpl_lab.fast.fast_classifier import FastClassifier, Shortcuts
+from gcpl_lab.fast.racing import race
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence, class_scores
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import read_tensors, tensor_checksum, write_tensors
 
 Stages = tuple[tuple[int, ...], tuple[int, ...]]
@@ -195,8 +195,14 @@ def cheapest_stages(
                 continue
             right, spent = _run_stages(pool.errors[:, :, inside], labels, keep, samples)
             if right >= wanted and (not found or spent < found["evaluations"]):
-                found = {"to_keep": keep, "n_samples": samples, "range": low_high, "evaluations": spent,
-                         "support_accuracy": right, "wanted": wanted}  # fmt: skip
+                found = {
+                    "to_keep": keep,
+                    "n_samples": samples,
+                    "range": low_high,
+                    "evaluations": spent,
+                    "support_accuracy": right,
+                    "wanted": wanted,
+                }
     if not found:
         raise SystemExit(f"no schedule reaches {wanted:.3f} on the support photographs; enlarge --pool")
     return found
@@ -282,10 +288,21 @@ def staged_candidates(setting: Setting, best: dict[str, Any], options: argparse.
     quick = setting.fast(Shortcuts(), timestep_range=best["range"])
     found = quick.staged(setting.test.latents, *stages)
     cost, right = found.num_evaluations / len(labels), decide(found) == labels
-    yield Candidate(STAGED, one_by_one(lambda z, _: plain.staged(z, *stages), few), len(few.labels), cost, right,
-                    facts={"schedule": best})  # fmt: skip
-    yield Candidate("the same, in batches with the exact shortcuts", lambda: quick.staged(many.latents, *stages),
-                    len(many.labels), cost, right)  # fmt: skip
+    yield Candidate(
+        STAGED,
+        one_by_one(lambda z, _: plain.staged(z, *stages), few),
+        len(few.labels),
+        cost,
+        right,
+        facts={"schedule": best},
+    )
+    yield Candidate(
+        "the same, in batches with the exact shortcuts",
+        lambda: quick.staged(many.latents, *stages),
+        len(many.labels),
+        cost,
+        right,
+    )
 
 
 def variants() -> Iterator[tuple[str, Shortcuts, bool]]:
@@ -310,8 +327,10 @@ def fast_candidates(
     few, many = setting.test.first(options.timed_images), setting.test.first(options.batch_images)
     for what, shortcuts, with_clip in variants():
         fast = setting.fast(shortcuts, pool_size=options.pool, seed=options.seed)
-        priors = [log_softmax(part.clip_scores.astype(np.float64), axis=1) if with_clip else None
-                  for part in (setting.support, setting.test)]  # fmt: skip
+        priors = [
+            log_softmax(part.clip_scores.astype(np.float64), axis=1) if with_clip else None
+            for part in (setting.support, setting.test)
+        ]
         plan = fast.plan_from(held, setting.support.labels, priors[0]).plan_
 
         def ask(triples: np.ndarray, order: np.ndarray = plan.samples) -> np.ndarray:
@@ -325,14 +344,21 @@ def fast_candidates(
 
         went = race(ask, plan, len(labels), fast.num_classes, priors[1])
         cost, right = went.num_pairs / len(labels), went.logits.argmax(axis=1) == labels
-        facts = {"equivalent_evaluations": fast.shared.equivalent_evaluations(went.num_pairs, went.num_rows)
-                 / len(labels)}  # fmt: skip
+        facts = {
+            "equivalent_evaluations": fast.shared.equivalent_evaluations(went.num_pairs, went.num_rows) / len(labels)
+        }
         yield Candidate(what, together, len(many.labels), cost, right, with_clip, facts)
         if what == OURS:
-            yield Candidate(f"{what}, one by one", one_by_one(classify, few), len(few.labels), cost, right, with_clip,
-                            facts)  # fmt: skip
-        plans[what] = {"steps": len(plan.samples), "timesteps": held.timesteps[plan.samples].tolist(),
-                       "margin": plan.margin, "shortlist_margin": plan.shortlist_margin, **plan.measured}  # fmt: skip
+            yield Candidate(
+                f"{what}, one by one", one_by_one(classify, few), len(few.labels), cost, right, with_clip, facts
+            )
+        plans[what] = {
+            "steps": len(plan.samples),
+            "timesteps": held.timesteps[plan.samples].tolist(),
+            "margin": plan.margin,
+            "shortlist_margin": plan.shortlist_margin,
+            **plan.measured,
+        }
 
 
 def noise_candidates(setting: Setting, options: argparse.Namespace) -> Iterator[Candidate]:
@@ -348,9 +374,14 @@ def noise_candidates(setting: Setting, options: argparse.Namespace) -> Iterator[
         def mean(c: FastClassifier = fast) -> Evidence:
             return c.exact(many.latents, count)
 
-        yield Candidate(f"plain mean of {count}, {kind} noise", mean, len(many.labels), count * fast.num_classes,
-                        np.concatenate(right),
-                        facts={"accuracy_of_seeds": [float(part.mean()) for part in right]})  # fmt: skip
+        yield Candidate(
+            f"plain mean of {count}, {kind} noise",
+            mean,
+            len(many.labels),
+            count * fast.num_classes,
+            np.concatenate(right),
+            facts={"accuracy_of_seeds": [float(part.mean()) for part in right]},
+        )
 
 
 # ------------------------------------------------------------------------------------------- the whole
@@ -378,13 +409,16 @@ def time_rows(candidates: list[Candidate], setting: Setting, options: argparse.N
     for one in candidates:
         values = seconds[one.what].tolist()
         row = make_row(one.what, values, one.evaluations, images_judged=len(one.right), **one.facts)
-        rows.append(row | {
-            "accuracy": float(one.right.mean()) if one.right.size else None,
-            "evaluations_to_published": published.evaluations / max(one.evaluations, 1e-9),
-            "ratio_to_published": paired_ratio(seconds[published.what].tolist(), values),
-            "ratio_to_staged": paired_ratio(seconds[STAGED].tolist(), values),
-            "ratio_to_floor": paired_ratio(values, (seconds[FLOOR] * max(one.evaluations, 1.0)).tolist()),
-        })  # fmt: skip
+        rows.append(
+            row
+            | {
+                "accuracy": float(one.right.mean()) if one.right.size else None,
+                "evaluations_to_published": published.evaluations / max(one.evaluations, 1e-9),
+                "ratio_to_published": paired_ratio(seconds[published.what].tolist(), values),
+                "ratio_to_staged": paired_ratio(seconds[STAGED].tolist(), values),
+                "ratio_to_floor": paired_ratio(values, (seconds[FLOOR] * max(one.evaluations, 1.0)).tolist()),
+            }
+        )
     return rows
 
 
@@ -408,8 +442,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     known, labels = decided >= 0, setting.test.labels
     exact = setting.fast(Shortcuts(), pool_size=options.pool, seed=options.seed)
     held, judged = (pool_evidence(setting, part, options) for part in ("support", "test"))
-    best = cheapest_stages(held, setting.support.labels, [(0.0, 1.0), setting.diffusion.evidence_range],
-                           setting.diffusion.num_timesteps)  # fmt: skip
+    best = cheapest_stages(
+        held, setting.support.labels, [(0.0, 1.0), setting.diffusion.evidence_range], setting.diffusion.num_timesteps
+    )
     plans: dict[str, Any] = {}
     candidates = [
         *published_candidates(setting, published, decided[known] == labels[known]),
@@ -421,15 +456,27 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     right, seeds = {one.what: one.right for one in candidates}, accuracies_of_seeds(options, best)
     where_known = {what: float(part[known].mean()) for what, part in right.items() if len(part) == len(known)}
     return make_result(
-        "classifier_cost", rows, options.repeats, clock=options.clock, preset=options.preset, images=len(labels),
-        published_images=int(known.sum()), published_samples=list(published[1]),
-        support_images=len(setting.support.labels), pool=options.pool, bfloat16=setting.bfloat16,
-        largest_difference=largest, sharing=exact.shared.statement, prefix_share=exact.shared.prefix_share,
-        keys_share=exact.shared.keys_share, plans=finite(plans), accuracy_of_seeds=seeds,
+        "classifier_cost",
+        rows,
+        options.repeats,
+        clock=options.clock,
+        preset=options.preset,
+        images=len(labels),
+        published_images=int(known.sum()),
+        published_samples=list(published[1]),
+        support_images=len(setting.support.labels),
+        pool=options.pool,
+        bfloat16=setting.bfloat16,
+        largest_difference=largest,
+        sharing=exact.shared.statement,
+        prefix_share=exact.shared.prefix_share,
+        keys_share=exact.shared.keys_share,
+        plans=finite(plans),
+        accuracy_of_seeds=seeds,
         accuracy_of_clip=float((setting.test.clip_scores.argmax(axis=1) == labels).mean()),
         accuracy_where_published_is_known=where_known if known.any() else {},
         aims=aims_of({row["what"]: row for row in rows}, right, known, seeds),
-    )  # fmt: skip
+    )
 
 
 def aims_of(
@@ -450,8 +497,14 @@ def aims_of(
             lost[f"published schedule, on {known.sum()} photographs"] = (
                 right[PUBLISHED].mean() - right[OURS][known].mean()
             )
-        aims += [check_aim(f"accuracy of the {what}, minus ours (the spread of seeds)", float(value),
-                           most=float(np.std(seeds, ddof=1))) for what, value in lost.items()]  # fmt: skip
+        aims += [
+            check_aim(
+                f"accuracy of the {what}, minus ours (the spread of seeds)",
+                float(value),
+                most=float(np.std(seeds, ddof=1)),
+            )
+            for what, value in lost.items()
+        ]
     return aims
 
 
@@ -486,8 +539,12 @@ def main() -> None:
         Console().print(f"The published schedule has decided {(decided >= 0).sum()} of {len(decided)} photographs.")
         return
     result = measure(options)
-    publish(result, f"Classifying {result['images']} photographs, {result['support_images']} to choose settings on; "
-            f"published accuracy on {result['published_images']}", options.output)  # fmt: skip
+    publish(
+        result,
+        f"Classifying {result['images']} photographs, {result['support_images']} to choose settings on; "
+        f"published accuracy on {result['published_images']}",
+        options.output,
+    )
 
 
 if __name__ == "__main__":

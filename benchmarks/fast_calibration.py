@@ -29,13 +29,13 @@ from measuring import (
     publish,
 )
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.estimators import make_classifier
 from gcpl_lab.evaluation.metrics import accuracy, expected_calibration_error, log_loss
-from gcpl_lab.methods.diffusion_classifier import probabilities
-from gcpl_lab.methods.racing import Plan, race
+from gcpl_lab.fast.racing import Plan, race
+from gcpl_lab.gcpl.classifier import probabilities
+from gcpl_lab.gcpl.estimator import make_classifier
+from gcpl_lab.models.diffusion import FrozenDiffusion
 
 
 def judge(plan: Plan, errors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -48,12 +48,15 @@ def judge(plan: Plan, errors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     complete = plan.logits(errors[:, :, plan.samples], [], len(plan.samples))
     chances = probabilities(went.logits, 1.0)
     return {
-        "evaluations": went.num_pairs / len(labels), "accuracy": accuracy(chances, labels),
-        "log_loss": log_loss(chances, labels), "calibration_error": expected_calibration_error(chances, labels),
-        "promised_accuracy": plan.measured["race_accuracy"], "promised_log_loss": plan.measured["held_out_log_loss"],
+        "evaluations": went.num_pairs / len(labels),
+        "accuracy": accuracy(chances, labels),
+        "log_loss": log_loss(chances, labels),
+        "calibration_error": expected_calibration_error(chances, labels),
+        "promised_accuracy": plan.measured["race_accuracy"],
+        "promised_log_loss": plan.measured["held_out_log_loss"],
         "decided_otherwise": float((went.logits.argmax(axis=1) != complete.argmax(axis=1)).mean()),
         "steps": len(plan.samples),
-    }  # fmt: skip
+    }
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -63,8 +66,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     exemplars = support.subset(chosen)
     held = support.subset(outside(support, chosen, options.support_images, options.seed))
     judged = test.subset(np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(int))
-    model = learned_prompts(options, diffusion, exemplars, classification="fast", evidence_pool=options.pool,
-                            num_folds=options.folds)  # fmt: skip
+    model = learned_prompts(
+        options, diffusion, exemplars, classification="fast", evidence_pool=options.pool, num_folds=options.folds
+    )
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*model.prompts_())
     plans = {"held-out exemplars of folds": model.fast_.plan_}
@@ -76,19 +80,36 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     racers = {what: make_classifier(diffusion, hidden, model.config, options.seed) for what in plans}
     for what, plan in plans.items():
         racers[what].plan_ = plan
-    seconds = alternate({what: partial(racer.classify, latents[few]) for what, racer in racers.items()},
-                        options.repeats, clock=options.clock)  # fmt: skip
+    seconds = alternate(
+        {what: partial(racer.classify, latents[few]) for what, racer in racers.items()},
+        options.repeats,
+        clock=options.clock,
+    )
     for what, plan in plans.items():
         found = judge(plan, errors, judged.labels)
         row = make_row(f"calibrated on {what}", [value / few.stop for value in seconds[what]], **found)
         rows.append(row)
         if what != "the exemplars themselves":
-            aims.append(check_aim(f"accuracy that a plan promises too much, {row['what']}",
-                                  row["promised_accuracy"] - row["accuracy"], most=0.03))  # fmt: skip
+            aims.append(
+                check_aim(
+                    f"accuracy that a plan promises too much, {row['what']}",
+                    row["promised_accuracy"] - row["accuracy"],
+                    most=0.03,
+                )
+            )
     return make_result(
-        "fast_calibration", rows, options.repeats, clock=options.clock, preset=options.preset, images=len(judged),
-        pool=options.pool, exemplars=len(exemplars), support_images=len(held), folds=options.folds, aims=aims,
-    )  # fmt: skip
+        "fast_calibration",
+        rows,
+        options.repeats,
+        clock=options.clock,
+        preset=options.preset,
+        images=len(judged),
+        pool=options.pool,
+        exemplars=len(exemplars),
+        support_images=len(held),
+        folds=options.folds,
+        aims=aims,
+    )
 
 
 def main() -> None:

@@ -37,20 +37,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gcpl_lab.backbones.cpu_attention import chunked_attention
-from gcpl_lab.backbones.cpu_linear import linear, torch_products
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.shapes import (
-    DIFFUSION_SHAPES,
-    DiffusionShape,
-    build_denoiser,
-    build_text_encoder,
-    build_vae,
-    save_tokenizer,
-)
-from gcpl_lab.config import GCPLConfig
-from gcpl_lab.methods.gcpl import Exemplars
-from gcpl_lab.training.runtime import default_device, make_accelerator, prepare_for_device, training_form
+from gcpl_lab.fast.cpu_attention import chunked_attention
+from gcpl_lab.fast.cpu_linear import linear, torch_products
+from gcpl_lab.gcpl.sampling import Exemplars
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.training.device import default_device, make_accelerator, prepare_for_device, training_form
+from tools.shapes import DIFFUSION_SHAPES, DiffusionShape, build_denoiser, build_text_encoder, build_vae, save_tokenizer
 
 PUBLISHED, OURS, CHECKPOINTED = "published procedure", "ours", "ours, gradient checkpointing"
 FLOOR, OUR_FLOOR = "bare denoiser (floor)", "bare denoiser, our kernels"
@@ -177,8 +170,13 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
         (answer - batch.noise).square().mean().backward()
         finish()
 
-    return {PUBLISHED: run_published, OURS: run_ours, CHECKPOINTED: run_checkpointed, FLOOR: run_floor,
-            OUR_FLOOR: run_our_floor}  # fmt: skip
+    return {
+        PUBLISHED: run_published,
+        OURS: run_ours,
+        CHECKPOINTED: run_checkpointed,
+        FLOOR: run_floor,
+        OUR_FLOOR: run_our_floor,
+    }
 
 
 def measure(
@@ -211,21 +209,42 @@ def measure(
         found = seconds[precision] = alternate(variants, repeats, clock=clock)
         for row in make_rows(found, published=PUBLISHED, floor=FLOOR):
             what = row["what"]
-            rows.append(row | {"what": f"{precision}: {what}", "precision": precision, "variant": what,
-                               "peak_gb": peaks[what] / 1e9 if what in peaks else None})  # fmt: skip
+            rows.append(
+                row
+                | {
+                    "what": f"{precision}: {what}",
+                    "precision": precision,
+                    "variant": what,
+                    "peak_gb": peaks[what] / 1e9 if what in peaks else None,
+                }
+            )
         aims += [
-            check_aim(f"{precision}: times faster than the published procedure",
-                      paired_ratio(found[PUBLISHED], found[OURS]), least=LEAST_SPEED_UP),
-            check_aim(f"{precision}: time of the bare denoiser", paired_ratio(found[OURS], found[FLOOR]),
-                      most=MOST_ABOVE_FLOOR),
-            check_aim(f"{precision}: time of the bare denoiser with our kernels",
-                      paired_ratio(found[OURS], found[OUR_FLOOR]), most=MOST_ABOVE_FLOOR),
-        ]  # fmt: skip
+            check_aim(
+                f"{precision}: times faster than the published procedure",
+                paired_ratio(found[PUBLISHED], found[OURS]),
+                least=LEAST_SPEED_UP,
+            ),
+            check_aim(
+                f"{precision}: time of the bare denoiser",
+                paired_ratio(found[OURS], found[FLOOR]),
+                most=MOST_ABOVE_FLOOR,
+            ),
+            check_aim(
+                f"{precision}: time of the bare denoiser with our kernels",
+                paired_ratio(found[OURS], found[OUR_FLOOR]),
+                most=MOST_ABOVE_FLOOR,
+            ),
+        ]
         del diffusion, variants
     if {"float32", "bfloat16"} <= seconds.keys():
         faster = statistics.median(seconds["float32"][PUBLISHED]) / statistics.median(seconds["bfloat16"][OURS])
-        aims.append(check_aim("bfloat16 against the published procedure in float32: times faster", faster,
-                              least=LEAST_SPEED_UP_BFLOAT16))  # fmt: skip
+        aims.append(
+            check_aim(
+                "bfloat16 against the published procedure in float32: times faster",
+                faster,
+                least=LEAST_SPEED_UP_BFLOAT16,
+            )
+        )
     return make_result("gcpl_step", rows, repeats, clock=clock, shape=shape, batch_size=batch_size, aims=aims)
 
 
@@ -283,13 +302,21 @@ def attention(queries: int, keys: int, dim: int, heads: int = 8, in_chunks: bool
 
 
 OPERATIONS = (
-    product(4096, 320, 2560), product(4096, 320, 2560, ours=True),
-    product(1024, 640, 5120), product(1024, 640, 5120, ours=True),
-    product(256, 1280, 10240), product(256, 1280, 10240, ours=True),
-    convolution(320, 64), convolution(640, 32), convolution(1280, 16),
-    attention(4096, 4096, 40), attention(4096, 4096, 40, in_chunks=True),
-    attention(1024, 1024, 80), attention(1024, 1024, 80, in_chunks=True), attention(4096, 77, 40),
-)  # fmt: skip
+    product(4096, 320, 2560),
+    product(4096, 320, 2560, ours=True),
+    product(1024, 640, 5120),
+    product(1024, 640, 5120, ours=True),
+    product(256, 1280, 10240),
+    product(256, 1280, 10240, ours=True),
+    convolution(320, 64),
+    convolution(640, 32),
+    convolution(1280, 16),
+    attention(4096, 4096, 40),
+    attention(4096, 4096, 40, in_chunks=True),
+    attention(1024, 1024, 80),
+    attention(1024, 1024, 80, in_chunks=True),
+    attention(4096, 77, 40),
+)
 """Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
 
 
@@ -318,8 +345,9 @@ def main() -> None:
         print_operations(OPERATIONS, options.repeats, options.clock)
         return
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.shape, options.precision, options.batch_size, options.repeats, Path(folder),
-                         options.clock)  # fmt: skip
+        result = measure(
+            options.shape, options.precision, options.batch_size, options.repeats, Path(folder), options.clock
+        )
     publish(result, f"An update in the shape of {options.shape}, pictures: {options.batch_size}", options.output)
 
 

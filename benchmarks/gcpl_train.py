@@ -12,7 +12,7 @@ losses on held-out photographs and fixed noises are compared before anything is 
 its random numbers ready made.
 
 The floor is the bare denoiser on the same batches: forward, and backward to its conditioning. Published and floor run
-as the libraries have it. Where ours has float32 products of its own (``gcpl_lab/backbones/cpu_linear.py``), both are
+as the libraries have it. Where ours has float32 products of its own (``gcpl_lab/fast/cpu_linear.py``), both are
 measured with these too, which tells what the procedure gains from what the products gain. Our updates are timed from
 the second on; what is done once (moments, accelerator, optimiser) is reported beside them.
 """
@@ -40,16 +40,17 @@ from measuring import (
 )
 from torch import Tensor, nn
 
-from gcpl_lab.backbones.cpu_linear import torch_products
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.config import GCPLConfig
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler, PromptEncoder, ValidationLoss
-from gcpl_lab.methods.prompts import ClassPrompts
-from gcpl_lab.processor import float32_products
+from gcpl_lab.fast.cpu_linear import torch_products
+from gcpl_lab.gcpl.objectives import GCPL, PromptEncoder, ValidationLoss
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.training.loop import TrainingConfig, train
+from gcpl_lab.training.processor import float32_products
 
 PASSES_AN_UPDATE = 4
 """Pictures a class and update; the published procedure accumulates their gradients one by one."""
@@ -97,8 +98,15 @@ class Material:
         began: list[Exemplars] = []
         caching = time_call(lambda: began.append(Exemplars.encode(diffusion, pixels[0], data.labels[parts[0]])))
         held_out = Exemplars.encode(diffusion, pixels[1], data.labels[parts[1]])
-        return cls(diffusion, tuple(data.class_names), torch.stack([pixels[0], pixels[0].flip(-1)]), began[0],
-                   held_out, caching, GCPLConfig(preset=preset))  # fmt: skip
+        return cls(
+            diffusion,
+            tuple(data.class_names),
+            torch.stack([pixels[0], pixels[0].flip(-1)]),
+            began[0],
+            held_out,
+            caching,
+            GCPLConfig(preset=preset),
+        )
 
     @property
     def timestep_range(self) -> tuple[float, float]:
@@ -107,15 +115,19 @@ class Material:
 
     def prompts(self) -> ClassPrompts:
         """Fresh class prompts."""
-        return ClassPrompts(self.diffusion, self.class_names, num_vectors=self.config.num_vectors,
-                            templates=self.config.templates)  # fmt: skip
+        return ClassPrompts(
+            self.diffusion, self.class_names, num_vectors=self.config.num_vectors, templates=self.config.templates
+        )
 
     def sampler(self, exemplars: Exemplars | None = None, seed: int | None = None) -> ExemplarSampler:
         """Our batches, ``passes`` pictures a class in each."""
         return ExemplarSampler(
-            self.diffusion, exemplars or self.exemplars, batch_size=self.passes * len(self.class_names),
-            timestep_range=self.timestep_range, seed=self.seed if seed is None else seed,
-        )  # fmt: skip
+            self.diffusion,
+            exemplars or self.exemplars,
+            batch_size=self.passes * len(self.class_names),
+            timestep_range=self.timestep_range,
+            seed=self.seed if seed is None else seed,
+        )
 
     def training(self, num_steps: int) -> TrainingConfig:
         """AdamW at a constant rate, as published; no clipping, which a norm over all classes would make unequal."""
@@ -161,8 +173,15 @@ def draws_of(material: Material, num_steps: int) -> list[Draw]:
     for step in range(num_steps):
         batch = which(step)
         index = (batch.latents[:, 0, 0, 0] / scale).round().long()
-        found.append(Draw(material.pixels.flatten(0, 1)[index], noises(step).latents / scale, batch.noise,
-                          batch.timesteps, batch.labels))  # fmt: skip
+        found.append(
+            Draw(
+                material.pixels.flatten(0, 1)[index],
+                noises(step).latents / scale,
+                batch.noise,
+                batch.timesteps,
+                batch.labels,
+            )
+        )
     return found
 
 
@@ -224,8 +243,12 @@ def updates_of(
     material: Material, prompts: ClassPrompts, num_steps: int, seed: int | None = None, accelerator: Any = None
 ) -> Iterator[Any]:
     """Our training, as the estimator runs it; a record an update."""
-    return train(GCPL(material.diffusion, prompts), material.sampler(seed=seed), material.training(num_steps),
-                 accelerator=accelerator)  # fmt: skip
+    return train(
+        GCPL(material.diffusion, prompts),
+        material.sampler(seed=seed),
+        material.training(num_steps),
+        accelerator=accelerator,
+    )
 
 
 def train_together(material: Material, num_steps: int, seed: int | None = None) -> ClassPrompts:
@@ -318,8 +341,10 @@ def measure(
     rows = make_rows(seconds, published=PUBLISHED, floor=FLOOR, evaluations=counted, parts=(DRAWING, TEXT))
     speed_up, above = paired_ratio(seconds[PUBLISHED], seconds[OURS]), paired_ratio(seconds[OURS], seconds[FLOOR])
     # What caching and setting up cost is spread over as many updates as a training with default settings has.
-    once = {"caching": material.caching_seconds,
-            "setting_up": max(0.0, float(np.median(beginnings) - np.median(seconds[OURS]) / num_steps))}  # fmt: skip
+    once = {
+        "caching": material.caching_seconds,
+        "setting_up": max(0.0, float(np.median(beginnings) - np.median(seconds[OURS]) / num_steps)),
+    }
     share = sum(once.values()) * num_steps / material.config.num_steps
     with_caching = paired_ratio(seconds[PUBLISHED], np.array(seconds[OURS]) + share)
     aims = [
@@ -328,13 +353,29 @@ def measure(
         check_aim("time of the bare denoiser", above, most=MOST_ABOVE_FLOOR),
     ]
     if FLOOR_FASTER in seconds:
-        aims.append(check_aim("the same with our products in the bare denoiser too",
-                              paired_ratio(seconds[OURS], seconds[FLOOR_FASTER]), most=MOST_ABOVE_FLOOR))  # fmt: skip
+        aims.append(
+            check_aim(
+                "the same with our products in the bare denoiser too",
+                paired_ratio(seconds[OURS], seconds[FLOOR_FASTER]),
+                most=MOST_ABOVE_FLOOR,
+            )
+        )
     return make_result(
-        "gcpl_train", rows, repeats, clock=clock, preset=preset, classes=len(material.class_names), shots=shots,
-        updates=num_steps, num_vectors=material.config.num_vectors, vocabulary=len(material.diffusion.embedding_table),
-        context_length=material.diffusion.context_length, once=once, check=check, aims=aims,
-    )  # fmt: skip
+        "gcpl_train",
+        rows,
+        repeats,
+        clock=clock,
+        preset=preset,
+        classes=len(material.class_names),
+        shots=shots,
+        updates=num_steps,
+        num_vectors=material.config.num_vectors,
+        vocabulary=len(material.diffusion.embedding_table),
+        context_length=material.diffusion.context_length,
+        once=once,
+        check=check,
+        aims=aims,
+    )
 
 
 def main() -> None:
@@ -345,8 +386,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="updates that are timed in one go")
     parser.add_argument("--seeds", type=int, default=4, help="seeds that say what noise in the final loss is")
     options = parser.parse_args()
-    result = measure(options.preset, shots=options.shots, check_steps=options.check_steps, num_steps=options.steps,
-                     num_seeds=options.seeds, repeats=options.repeats, clock=options.clock)  # fmt: skip
+    result = measure(
+        options.preset,
+        shots=options.shots,
+        check_steps=options.check_steps,
+        num_steps=options.steps,
+        num_seeds=options.seeds,
+        repeats=options.repeats,
+        clock=options.clock,
+    )
     title = f"{result['updates']} updates of {result['classes']} class prompts, {PASSES_AN_UPDATE} pictures a class"
     publish(result, title, options.output)
 

@@ -42,22 +42,24 @@ from scipy.special import log_softmax
 from scipy.stats import linregress, t
 from torch import Tensor
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
 from gcpl_lab.data.captions import ATTRIBUTE_WORDS, COARSE_NAMES, AttributeScale
 from gcpl_lab.data.fashion import FASHION_CLASSES, family_of
 from gcpl_lab.data.readers import ImageSet, read_images
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.methods.baselines import ZeroShotCLIP
-from gcpl_lab.methods.diffusion_classifier import Evidence, class_scores
-from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
-from gcpl_lab.methods.racing import race
+from gcpl_lab.fast.fast_classifier import FastClassifier, Shortcuts
+from gcpl_lab.fast.racing import race
+from gcpl_lab.gcpl.classifier import Evidence, class_scores
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import read_tensors, tensor_checksum, write_tensors
 
 MEASURES = {
-    "tops": ("tone", "sleeves", "width", "cuffs"), "footwear": ("tone", "length", "texture", "width"),
-    "trousers": ("tone", "width"), "bags": ("tone", "width", "length", "fill"),
-}  # fmt: skip
+    "tops": ("tone", "sleeves", "width", "cuffs"),
+    "footwear": ("tone", "length", "texture", "width"),
+    "trousers": ("tone", "width"),
+    "bags": ("tone", "width", "length", "fill"),
+}
 """What a class is made of, in the order of its name: of support photographs CLIP tells three in four or more right."""
 
 SIZES = (10, 25, 50, 100)
@@ -185,9 +187,15 @@ def classifier(
 ) -> FastClassifier:
     """A classifier for some of the classes."""
     return FastClassifier(
-        setting.diffusion, setting.hidden[torch.from_numpy(classes)], shortcuts=shortcuts, pool_size=options.pool,
-        timestep_range=setting.diffusion.evidence_range, seed=options.seed, batch_size=BATCH_SIZE, bfloat16=True,
-    )  # fmt: skip
+        setting.diffusion,
+        setting.hidden[torch.from_numpy(classes)],
+        shortcuts=shortcuts,
+        pool_size=options.pool,
+        timestep_range=setting.diffusion.evidence_range,
+        seed=options.seed,
+        batch_size=BATCH_SIZE,
+        bfloat16=True,
+    )
 
 
 def pool_errors(
@@ -195,9 +203,14 @@ def pool_errors(
 ) -> np.ndarray:
     """Errors (image, class, pool) under every prompt, block by block: what is kept is not found again."""
     whole = FastClassifier(
-        diffusion, hidden, shortcuts=Shortcuts(), timestep_range=diffusion.evidence_range, seed=options.seed,
-        batch_size=BATCH_SIZE, bfloat16=True,
-    )  # fmt: skip
+        diffusion,
+        hidden,
+        shortcuts=Shortcuts(),
+        timestep_range=diffusion.evidence_range,
+        seed=options.seed,
+        batch_size=BATCH_SIZE,
+        bfloat16=True,
+    )
     parts = []
     for start in range(0, len(latents), BLOCK):
         key = f"{identity} {options.pool} {options.seed} {start}"
@@ -223,9 +236,11 @@ def judge(setting: Setting, size: int, seed: int, options: argparse.Namespace) -
     every = class_scores(judged.errors, "absolute").argmax(axis=1)
     found: dict[str, dict[str, float]] = {
         EVERY: {"accuracy": float((every == judged.labels).mean()), "evaluations": float(size * options.pool)},
-        "CLIP alone": {"accuracy": float((judged.clip_scores.argmax(axis=1) == judged.labels).mean()),
-                       "evaluations": 0.0},
-    }  # fmt: skip
+        "CLIP alone": {
+            "accuracy": float((judged.clip_scores.argmax(axis=1) == judged.labels).mean()),
+            "evaluations": 0.0,
+        },
+    }
     for what, shortcuts in VARIANTS.items():
         plan = calibrated(setting, classes, known, shortcuts, options).plan_
 
@@ -235,10 +250,11 @@ def judge(setting: Setting, size: int, seed: int, options: argparse.Namespace) -
         went = race(ask, plan, len(judged.labels), size, judged.prior(shortcuts))
         found[what] = {
             "accuracy": float((went.logits.argmax(axis=1) == judged.labels).mean()),
-            "evaluations": went.num_pairs / len(judged.labels), "steps": len(plan.samples),
+            "evaluations": went.num_pairs / len(judged.labels),
+            "steps": len(plan.samples),
             "probes": 0 if plan.probes is None else len(plan.probes.classes),
             **{name: value for name, value in plan.measured.items() if name.endswith(("_recall", "_size"))},
-        }  # fmt: skip
+        }
     return found
 
 
@@ -288,16 +304,21 @@ def time_rows(
             if VARIANTS[what].shortlist:
                 scores = few.clip_scores[:, classes]
                 runs[f"{size} classes: {what}"] = lambda c=fast, s=scores: (
-                    setting.clip.encode_images(looked), c.classify(few.latents, s)
-                )  # fmt: skip
+                    setting.clip.encode_images(looked),
+                    c.classify(few.latents, s),
+                )
     measured = alternate(runs, options.repeats, clock=options.clock)
     rows = []
     for point in points:
         every = measured[f"{point['classes']} classes: {EVERY}"]
         for what in (EVERY, ALONE, WITH_CLIP):
             values, found = measured[f"{point['classes']} classes: {what}"], point["variants"][what]
-            row = make_row(f"{point['classes']} classes: {what}", [value / len(few.labels) for value in values],
-                           found["evaluations"], accuracy=found["accuracy"])  # fmt: skip
+            row = make_row(
+                f"{point['classes']} classes: {what}",
+                [value / len(few.labels) for value in values],
+                found["evaluations"],
+                accuracy=found["accuracy"],
+            )
             rows.append(row | {"ratio_to_published": paired_ratio(every, values)})
     return rows
 
@@ -307,28 +328,47 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     setting, points = prepare(options), []
     for size in options.sizes:
         found = [judge(setting, size, seed, options) for seed in range(options.seeds)]
-        variants = {what: {
-            **{name: float(np.mean([one[what][name] for one in found])) for name in found[0][what]
-               if all(name in one[what] for one in found)},
-            "accuracy_of_seeds": [one[what]["accuracy"] for one in found],
-            "evaluations_of_seeds": [one[what]["evaluations"] for one in found],
-        } for what in found[0]}  # fmt: skip
+        variants = {
+            what: {
+                **{
+                    name: float(np.mean([one[what][name] for one in found]))
+                    for name in found[0][what]
+                    if all(name in one[what] for one in found)
+                },
+                "accuracy_of_seeds": [one[what]["accuracy"] for one in found],
+                "evaluations_of_seeds": [one[what]["evaluations"] for one in found],
+            }
+            for what in found[0]
+        }
         points.append({"classes": size, "chance": 1 / size, "variants": variants})
     exponents = {}
     for what in (EVERY, *VARIANTS):
         spent = np.array([point["variants"][what]["evaluations_of_seeds"] for point in points])
         exponents[what] = exponent_of(options.sizes, spent.T)
     lost = [point["variants"][EVERY]["accuracy"] - point["variants"][ALONE]["accuracy"] for point in points]
-    aims = [check_aim(f"accuracy of {EVERY}, minus {ALONE}: the most over the numbers of classes", max(lost),
-                      most=MOST_LOST)]  # fmt: skip
+    aims = [
+        check_aim(
+            f"accuracy of {EVERY}, minus {ALONE}: the most over the numbers of classes", max(lost), most=MOST_LOST
+        )
+    ]
     of_ours = exponents[ALONE]
     if of_ours is not None and of_ours["high"] is not None:
         aims.append(check_aim(f"upper end of the exponent's interval, {ALONE}", of_ours["high"], most=MOST_EXPONENT))
     return make_result(
-        "growth", time_rows(setting, points, options), options.repeats, clock=options.clock, preset=options.preset,
-        images=len(setting.test.labels), support_images=len(setting.support.labels), pool=options.pool,
-        seeds=options.seeds, names=list(setting.names), points=points, exponents=exponents, aims=aims,
-    )  # fmt: skip
+        "growth",
+        time_rows(setting, points, options),
+        options.repeats,
+        clock=options.clock,
+        preset=options.preset,
+        images=len(setting.test.labels),
+        support_images=len(setting.support.labels),
+        pool=options.pool,
+        seeds=options.seeds,
+        names=list(setting.names),
+        points=points,
+        exponents=exponents,
+        aims=aims,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -357,8 +397,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             ax.xaxis.set(major_locator=FixedLocator(sizes), minor_locator=NullLocator(), major_formatter="{x:g}")
         axes[0].set(yscale="symlog", ylabel="evaluations a photograph")
         axes[0].set_ylim(-0.1, 1.5 * max(point["variants"][EVERY]["evaluations"] for point in result["points"]))
-        axes[0].yaxis.set(major_locator=FixedLocator([0, 1, 2, 5, 10, 20, 50, 100, 200, 500]),
-                          minor_locator=NullLocator(), major_formatter="{x:g}")  # fmt: skip
+        axes[0].yaxis.set(
+            major_locator=FixedLocator([0, 1, 2, 5, 10, 20, 50, 100, 200, 500]),
+            minor_locator=NullLocator(),
+            major_formatter="{x:g}",
+        )
         axes[1].plot(sizes, [1 / size for size in sizes], ":", color="black", label="chance")
         axes[1].set(ylim=(0, 1), ylabel="accuracy")
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=11)
@@ -368,8 +411,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 def measured_lines(result: Mapping[str, Any], figure: str) -> list[str]:
     """The page's measured part."""
     points = result["points"]
-    lines = ["| evaluations a photograph, accuracy | " + " | ".join(f"{p['classes']} classes" for p in points)
-             + " | exponent p (95 %) |", "| --- |" + " ---: |" * (len(points) + 1)]  # fmt: skip
+    lines = [
+        "| evaluations a photograph, accuracy | "
+        + " | ".join(f"{p['classes']} classes" for p in points)
+        + " | exponent p (95 %) |",
+        "| --- |" + " ---: |" * (len(points) + 1),
+    ]
     for what in points[0]["variants"]:
         shown = [point["variants"][what] for point in points]
         cells = [f"{one['evaluations']:.1f}, {100 * one['accuracy']:.1f} %" for one in shown]
@@ -379,19 +426,30 @@ def measured_lines(result: Mapping[str, Any], figure: str) -> list[str]:
             last += f" ({found['low']:.2f} to {found['high']:.2f})"
         lines.append("| " + " | ".join([what, *cells, last]) + " |")
     lines.append("| chance | " + " | ".join(f"{100 * p['chance']:.1f} %" for p in points) + " | |")
-    ours = [f"{p['classes']} classes: {p['variants'][ALONE]['probes']:.0f} probes, {p['variants'][ALONE]['steps']:.1f} "
-            "(t, ε)" for p in points]  # fmt: skip
+    ours = [
+        f"{p['classes']} classes: {p['variants'][ALONE]['probes']:.0f} probes, {p['variants'][ALONE]['steps']:.1f} "
+        "(t, ε)"
+        for p in points
+    ]
     lines += [
-        "", f"Means of {result['seeds']} seeds. On average {ALONE}: {'; '.join(ours)}.", "",
-        f"![Evaluations and accuracy over the number of classes]({figure})", "",
-        "| seconds a photograph | median | every class / this |", "| --- | ---: | ---: |",
-    ]  # fmt: skip
+        "",
+        f"Means of {result['seeds']} seeds. On average {ALONE}: {'; '.join(ours)}.",
+        "",
+        f"![Evaluations and accuracy over the number of classes]({figure})",
+        "",
+        "| seconds a photograph | median | every class / this |",
+        "| --- | ---: | ---: |",
+    ]
     for row in result["rows"]:
         lines.append(f"| {row['what']} | {row['seconds']:.3g} | {row['ratio_to_published']:.2f} |")
     machine = result["machine"]
-    return [*lines, "", f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; "
-            f"{result['images']} test photographs, {result['support_images']} of the support pool; medians of "
-            f"{result['repeats']}."]  # fmt: skip
+    return [
+        *lines,
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; "
+        f"{result['images']} test photographs, {result['support_images']} of the support pool; medians of "
+        f"{result['repeats']}.",
+    ]
 
 
 def write_document(result: Mapping[str, Any], path: Path) -> None:

@@ -4,10 +4,10 @@
 
 Published, as in the authors' train.py: every step reads and transforms its pictures, runs the image tower on them,
 and runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower
-runs on no more than what each prompt needs (``gcpl_lab/backbones/prompt_tower.py``). Captions are encoded once in
+runs on no more than what each prompt needs (``gcpl_lab/fast/prompt_tower.py``). Captions are encoded once in
 both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
 their losses can be compared step by step. Published has torch's own products, ours those of
-``gcpl_lab/backbones/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
+``gcpl_lab/fast/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
 both. An epoch of ours is a fortieth of a second, so five are timed in a row. Where there are several threads,
 everything is measured with one, too: learning side by side (``--workers``) gives each process a part of them. How an
 epoch grows with images, classes and context length is measured by scaling.py.
@@ -36,15 +36,15 @@ from measuring import (
 from rich.console import Console
 from torch import Tensor
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.cpu_linear import torch_products
-from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
-from gcpl_lab.config import LMPTConfig
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.methods.lmpt import LMPT, Batch, CachedBatches, encode_captions
-from gcpl_lab.methods.prompts import ContextPrompts
-from gcpl_lab.multilabel import encode_views
+from gcpl_lab.fast.cpu_linear import torch_products
+from gcpl_lab.fast.prompt_tower import encode_token_embeddings
+from gcpl_lab.lmpt.estimator import encode_views
+from gcpl_lab.lmpt.objective import LMPT, Batch, CachedBatches, encode_captions
+from gcpl_lab.lmpt.prompts import ContextPrompts
+from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
 
 MOST_APART, CHECKED_STEPS = 1e-4, 10
@@ -77,13 +77,22 @@ class PublishedObjective(LMPT):
 def make(kind: type[LMPT], clip: FrozenCLIP, config: LMPTConfig) -> LMPT:
     """A fresh objective with the settings of ``config``."""
     data = load_wardrobe("train")
-    prompts = ContextPrompts(clip, data.class_names, num_context=config.num_context,
-                             initial_words=config.initial_words, seed=config.seed)  # fmt: skip
+    prompts = ContextPrompts(
+        clip, data.class_names, num_context=config.num_context, initial_words=config.initial_words, seed=config.seed
+    )
     return kind(
-        clip, prompts, class_counts=data.class_counts(), num_images=len(data), mix=config.mix,
-        classification=config.classification, reading=config.reading, margin=config.margin,
-        reweight_gamma=config.reweight_gamma, contrast_reduction=config.contrast_reduction, scale="clip",
-    )  # fmt: skip
+        clip,
+        prompts,
+        class_counts=data.class_counts(),
+        num_images=len(data),
+        mix=config.mix,
+        classification=config.classification,
+        reading=config.reading,
+        margin=config.margin,
+        reweight_gamma=config.reweight_gamma,
+        contrast_reduction=config.contrast_reduction,
+        scale="clip",
+    )
 
 
 def updates_of(
@@ -123,8 +132,9 @@ def measure(
     caching = time_call(lambda: encoded.append(encode_views(clip, data.images, flip=False)), clock)
     batches = CachedBatches(encoded[0], targets, captions, has_caption, config.batch_size, seed=0)
     # The same order of pictures: their numbers go through the same batches.
-    numbers = CachedBatches(torch.arange(float(len(data)))[None, :, None], targets, captions, has_caption,
-                            config.batch_size, seed=0)  # fmt: skip
+    numbers = CachedBatches(
+        torch.arange(float(len(data)))[None, :, None], targets, captions, has_caption, config.batch_size, seed=0
+    )
 
     def published_batch(step: int) -> tuple[Tensor, ...]:
         chosen = numbers(step)
@@ -135,8 +145,10 @@ def measure(
         batch_at = published_batch if kind is PublishedObjective else batches
         return updates_of(make(kind, clip, config), batch_at, num_steps, config)
 
-    losses = {name: [record.loss for record in records(kind, CHECKED_STEPS)]
-              for name, kind in (("ours", LMPT), ("published", PublishedObjective))}  # fmt: skip
+    losses = {
+        name: [record.loss for record in records(kind, CHECKED_STEPS)]
+        for name, kind in (("ours", LMPT), ("published", PublishedObjective))
+    }
     apart = float(np.abs(np.subtract(losses["ours"], losses["published"])).max())
     if not apart <= MOST_APART:
         raise SystemExit(
@@ -149,25 +161,42 @@ def measure(
         OURS: lambda: time_updates(records(LMPT, in_a_row + 1), clock) / EPOCHS_IN_A_ROW,
         FLOOR: lambda: time_call(lambda: text_tower_alone(bare, in_a_row), clock) / EPOCHS_IN_A_ROW,
     }
-    every = variants if torch.get_num_threads() == 1 else variants | {
-        what + ONE_THREAD: partial(with_one_thread, run) for what, run in variants.items()
-    }  # fmt: skip
+    every = (
+        variants
+        if torch.get_num_threads() == 1
+        else variants | {what + ONE_THREAD: partial(with_one_thread, run) for what, run in variants.items()}
+    )
     seconds = alternate(every, repeats, clock=clock)
     share = caching * steps / (config.num_epochs * batches.steps_an_epoch)
     rows, aims = [], []
     for threads in sorted({what.removeprefix(OURS) for what in every if what.startswith(OURS)}):
-        rows += make_rows({what + threads: seconds[what + threads] for what in variants},
-                          published=PUBLISHED + threads, floor=FLOOR + threads)  # fmt: skip
-        aims.append(check_aim(f"times faster than the published procedure, after caching{threads}",
-                              paired_ratio(seconds[PUBLISHED + threads], seconds[OURS + threads]),
-                              least=LEAST_SPEED_UP))  # fmt: skip
+        rows += make_rows(
+            {what + threads: seconds[what + threads] for what in variants},
+            published=PUBLISHED + threads,
+            floor=FLOOR + threads,
+        )
+        aims.append(
+            check_aim(
+                f"times faster than the published procedure, after caching{threads}",
+                paired_ratio(seconds[PUBLISHED + threads], seconds[OURS + threads]),
+                least=LEAST_SPEED_UP,
+            )
+        )
     return make_result(
-        "lmpt_epoch", rows, repeats, clock=clock, preset=preset,
-        images=len(data), steps=steps, batch_size=config.batch_size, num_context=num_context,
+        "lmpt_epoch",
+        rows,
+        repeats,
+        clock=clock,
+        preset=preset,
+        images=len(data),
+        steps=steps,
+        batch_size=config.batch_size,
+        num_context=num_context,
         once={"caching": caching},
         ratio_with_caching=paired_ratio(seconds[PUBLISHED], np.array(seconds[OURS]) + share),
-        check={"apart": apart, "most": MOST_APART, "losses": losses}, aims=aims,
-    )  # fmt: skip
+        check={"apart": apart, "most": MOST_APART, "losses": losses},
+        aims=aims,
+    )
 
 
 def main() -> None:
@@ -176,15 +205,22 @@ def main() -> None:
     parser.add_argument("--num-context", type=int, default=4, help="context vectors a class")
     parser.add_argument("--steps", type=int, help="updates that are timed instead of a whole epoch")
     options = parser.parse_args()
-    result = measure(options.preset, num_context=options.num_context, num_steps=options.steps,
-                     repeats=options.repeats, clock=options.clock)  # fmt: skip
+    result = measure(
+        options.preset,
+        num_context=options.num_context,
+        num_steps=options.steps,
+        repeats=options.repeats,
+        clock=options.clock,
+    )
     title = (
         f"{result['steps']} updates of LMPT, {result['images']} scenes in batches of {result['batch_size']}, "
         f"{result['num_context']} context vectors a class"
     )
     publish(result, title, options.output)
-    Console().print(f"With the caching of features spread over {LMPTConfig().num_epochs} epochs: "
-                    f"{result['ratio_with_caching']:.3g} times faster.")  # fmt: skip
+    Console().print(
+        f"With the caching of features spread over {LMPTConfig().num_epochs} epochs: "
+        f"{result['ratio_with_caching']:.3g} times faster."
+    )
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.caching import source_checksum
 from gcpl_lab.data.readers import ImageSet
-from gcpl_lab.estimators import GCPLClassifier
+from gcpl_lab.experiments.caching import source_checksum
+from gcpl_lab.gcpl.estimator import GCPLClassifier
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import tensor_checksum, write_json, write_text
-from gcpl_lab.training.runtime import describe_machine, describe_versions
+from gcpl_lab.training.machine import describe_machine, describe_versions
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path(__file__).parents[1] / "runs" / "benchmarks"
@@ -102,8 +102,11 @@ def time_updates(records: Iterator[Any], clock: str = "wall", beginnings: list[f
 
 def make_row(what: str, values: Sequence[float], evaluations: float | None = None, **more: Any) -> dict[str, Any]:
     """One line of a table: median and spread (largest minus smallest) of measurements in seconds."""
-    row: dict[str, Any] = {"what": what, "seconds": float(np.median(values)),
-                           "spread": float(np.max(values) - np.min(values))}  # fmt: skip
+    row: dict[str, Any] = {
+        "what": what,
+        "seconds": float(np.median(values)),
+        "spread": float(np.max(values) - np.min(values)),
+    }
     if evaluations is not None:
         row["evaluations"] = evaluations
     return row | {"ratio_to_published": None, "ratio_to_floor": None} | more
@@ -154,8 +157,14 @@ def make_result(name: str, rows: list[dict[str, Any]], repeats: int, **facts: An
         **facts: Settings, checks, aims: whatever the numbers need to be understood.
     """
     machine = describe_machine() | {"load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None}
-    return {"name": name, "machine": machine, "versions": describe_versions(), "repeats": repeats, **facts,
-            "rows": rows}  # fmt: skip
+    return {
+        "name": name,
+        "machine": machine,
+        "versions": describe_versions(),
+        "repeats": repeats,
+        **facts,
+        "rows": rows,
+    }
 
 
 def check_aim(what: str, value: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
@@ -197,13 +206,20 @@ def table_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
 
 
 _COLUMNS = {
-    "what": "what", "accuracy": "accuracy", "log_loss": "log-loss", "calibration_error": "calibration error",
+    "what": "what",
+    "accuracy": "accuracy",
+    "log_loss": "log-loss",
+    "calibration_error": "calibration error",
     "calibration_error_if_true": "the same if true",
-    "seconds": "seconds (median)", "spread": "spread", "evaluations": "evaluations",
+    "seconds": "seconds (median)",
+    "spread": "spread",
+    "evaluations": "evaluations",
     "evaluations_to_published": "published / this (evaluations)",
-    "ratio_to_published": "published / this", "ratio_to_floor": "this / floor",
-    "ratio_to_float32": "float32 / this", "peak_gb": "peak memory (GB)",
-}  # fmt: skip
+    "ratio_to_published": "published / this",
+    "ratio_to_floor": "this / floor",
+    "ratio_to_float32": "float32 / this",
+    "peak_gb": "peak memory (GB)",
+}
 
 
 def _cell(key: str, value: Any) -> str:

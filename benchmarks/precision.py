@@ -5,7 +5,7 @@
 Variants: bfloat16 (autocast: weights and what is learned stay float32), channels last in memory, both, and
 torch.compile with float32 and with bfloat16. The kinds of work: updates of GCPL, classifying, updates of LMPT
 (which has no convolutions and no denoiser: layouts do not apply). The fastest variant that gains at least a tenth
-over float32 is the measured choice of this machine; ``choose_fastest`` in ``gcpl_lab/training/runtime.py`` is the
+over float32 is the measured choice of this machine; ``choose_fastest`` in ``gcpl_lab/training/device.py`` is the
 rule, the same that ``evidence_bfloat16=None`` goes by.
 
 A faster format may not change what comes out: class prompts are trained and photographs classified in float32 and in
@@ -35,18 +35,19 @@ from measuring import (
 )
 from scaling import classify, lmpt_updates, training_updates
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.episodes import draw_episode, draw_test
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
-from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
-from gcpl_lab.methods.prompts import ClassPrompts
-from gcpl_lab.processor import bfloat16_instructions
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
+from gcpl_lab.gcpl.objectives import GCPL
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.training.device import LEAST_GAIN, choose_fastest, make_accelerator
 from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import LEAST_GAIN, choose_fastest, make_accelerator
+from gcpl_lab.training.processor import bfloat16_instructions
 
 FLOAT32 = "float32"
 TRAINING, CLASSIFYING, LMPT_EPOCH = "training", "classifying", "lmpt_epoch"
@@ -107,20 +108,29 @@ def precision_name(bfloat16: bool) -> str:
 
 
 def accuracy_of(
-    diffusion: FrozenDiffusion, exemplars: Exemplars, test: tuple[torch.Tensor, np.ndarray], names: tuple[str, ...],
-    *, num_steps: int, num_evidence: int, seed: int, bfloat16: bool,
-) -> float:  # fmt: skip
+    diffusion: FrozenDiffusion,
+    exemplars: Exemplars,
+    test: tuple[torch.Tensor, np.ndarray],
+    names: tuple[str, ...],
+    *,
+    num_steps: int,
+    num_evidence: int,
+    seed: int,
+    bfloat16: bool,
+) -> float:
     """Train and classify in one format; both share every random number."""
     prompts = ClassPrompts(diffusion, names, seed=seed)
-    sampler = ExemplarSampler(diffusion, exemplars, batch_size=2 * len(names),
-                              timestep_range=diffusion.evidence_range, seed=seed)  # fmt: skip
+    sampler = ExemplarSampler(
+        diffusion, exemplars, batch_size=2 * len(names), timestep_range=diffusion.evidence_range, seed=seed
+    )
     accelerator = make_accelerator(cpu=True, mixed_precision=precision_name(bfloat16))
     training = TrainingConfig(num_steps, learning_rate=0.02)
     deque(train(GCPL(diffusion, prompts), sampler, training, accelerator=accelerator), maxlen=0)
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*prompts())
-    classifier = DiffusionClassifier(diffusion, hidden, timestep_range=diffusion.evidence_range, seed=seed,
-                                     bfloat16=bfloat16)  # fmt: skip
+    classifier = DiffusionClassifier(
+        diffusion, hidden, timestep_range=diffusion.evidence_range, seed=seed, bfloat16=bfloat16
+    )
     scores = class_scores(classifier.exact(test[0], num_evidence).errors, "absolute")
     return accuracy(scores, test[1])
 
@@ -138,13 +148,26 @@ def check_accuracy(
         pixels = diffusion.preprocess(read_images(chosen.images))
         exemplars = Exemplars.encode(diffusion, pixels, chosen.labels)
         for name, values in found.items():
-            values.append(accuracy_of(
-                diffusion, exemplars, (latents, pool.labels), tuple(pool.class_names), num_steps=num_steps,
-                num_evidence=num_evidence, seed=seed, bfloat16=name == "bfloat16",
-            ))  # fmt: skip
+            values.append(
+                accuracy_of(
+                    diffusion,
+                    exemplars,
+                    (latents, pool.labels),
+                    tuple(pool.class_names),
+                    num_steps=num_steps,
+                    num_evidence=num_evidence,
+                    seed=seed,
+                    bfloat16=name == "bfloat16",
+                )
+            )
     apart = float(np.abs(np.subtract(found["bfloat16"], found[FLOAT32])).mean())
-    return {"accuracies": found, "apart": apart, "seed_spread": float(np.std(found[FLOAT32], ddof=1)),
-            "test_images": num_test, "updates": num_steps}  # fmt: skip
+    return {
+        "accuracies": found,
+        "apart": apart,
+        "seed_spread": float(np.std(found[FLOAT32], ddof=1)),
+        "test_images": num_test,
+        "updates": num_steps,
+    }
 
 
 def variants_of(
@@ -178,13 +201,27 @@ def measure(options: Any) -> dict[str, Any]:
         for row, values in zip(make_rows(seconds), seconds.values(), strict=True):
             gain = paired_ratio(seconds[FLOAT32], values)
             rows.append(row | {"what": f"{kind}: {row['what']}", "ratio_to_float32": gain})
-    check = check_accuracy(diffusion, num_seeds=options.seeds, num_steps=options.check_steps,
-                           num_test=options.test)  # fmt: skip
-    aims = [check_aim("accuracy of bfloat16 and float32 apart (at most the spread of seeds)", check["apart"],
-                      most=check["seed_spread"])]  # fmt: skip
-    return make_result("precision", rows, options.repeats, clock=options.clock, preset=options.preset, chosen=chosen,
-                       first_calls=first_calls,
-                       least_gain=LEAST_GAIN, instructions=bfloat16_instructions(), check=check, aims=aims)  # fmt: skip
+    check = check_accuracy(diffusion, num_seeds=options.seeds, num_steps=options.check_steps, num_test=options.test)
+    aims = [
+        check_aim(
+            "accuracy of bfloat16 and float32 apart (at most the spread of seeds)",
+            check["apart"],
+            most=check["seed_spread"],
+        )
+    ]
+    return make_result(
+        "precision",
+        rows,
+        options.repeats,
+        clock=options.clock,
+        preset=options.preset,
+        chosen=chosen,
+        first_calls=first_calls,
+        least_gain=LEAST_GAIN,
+        instructions=bfloat16_instructions(),
+        check=check,
+        aims=aims,
+    )
 
 
 def main() -> None:

@@ -24,8 +24,19 @@ from rich.console import Console
 from gcpl_lab.storage import read_json
 
 HERE = Path(__file__).parent
-PROGRAMS = ("startup", "gcpl_train", "gcpl_step", "true_shapes", "lmpt_epoch", "precision", "scaling",
-            "classifier_cost", "growth", "fast_calibration", "joined_evidence")  # fmt: skip
+PROGRAMS = (
+    "startup",
+    "gcpl_train",
+    "gcpl_step",
+    "true_shapes",
+    "lmpt_epoch",
+    "precision",
+    "scaling",
+    "classifier_cost",
+    "growth",
+    "fast_calibration",
+    "joined_evidence",
+)
 QUICK = {
     "startup": "--small",
     "gcpl_step": "--precision bfloat16 --repeats 1",
@@ -53,8 +64,11 @@ def run(names: Sequence[str], console: Console, full: bool = False, clock: str =
             options += [*QUICK[name].split(), "--output", str(KEPT / "quick" / f"{name}.json")]
         done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *options], check=False)
         if name in QUICK and not full:
-            console.print(f"With smaller settings: results/{name}.json stays as it is; python benchmarks/{name}.py "
-                          "makes it anew.", soft_wrap=True)  # fmt: skip
+            console.print(
+                f"With smaller settings: results/{name}.json stays as it is; python benchmarks/{name}.py "
+                "makes it anew.",
+                soft_wrap=True,
+            )
         console.print(f"{name}: {time.perf_counter() - began:.0f} s")
         if done.returncode:
             failed.append(name)
@@ -65,8 +79,12 @@ def table_of(path: Path) -> list[str]:
     """One result as Markdown."""
     result = read_json(path)
     headings = table_headings(result["rows"])
-    lines = [f"### {result['name']}", "", "| " + " | ".join(headings) + " |",
-             "| --- |" + " ---: |" * (len(headings) - 1)]  # fmt: skip
+    lines = [
+        f"### {result['name']}",
+        "",
+        "| " + " | ".join(headings) + " |",
+        "| --- |" + " ---: |" * (len(headings) - 1),
+    ]
     lines += ["| " + " | ".join(table_cells(row, result["rows"])) + " |" for row in result["rows"]]
     lines += ["", *(f"- {line}" for line in [*aim_lines(result), machine_line(result)]), ""]
     return lines

@@ -36,16 +36,18 @@ from measuring import (
 )
 from scipy.optimize import least_squares
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.config import GCPLConfig
-from gcpl_lab.estimators import make_classifier
-from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
-from gcpl_lab.methods.lmpt import LMPT, CachedBatches
-from gcpl_lab.methods.prompts import ClassPrompts, ContextPrompts
-from gcpl_lab.planning import Profile, measure_profile
+from gcpl_lab.experiments.plan import Profile, measure_profile
+from gcpl_lab.gcpl.estimator import make_classifier
+from gcpl_lab.gcpl.objectives import GCPL
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.lmpt.objective import LMPT, CachedBatches
+from gcpl_lab.lmpt.prompts import ContextPrompts
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.training.device import make_accelerator
 from gcpl_lab.training.loop import TrainingConfig, train
-from gcpl_lab.training.runtime import make_accelerator
 
 MOST_WRONG = 0.25
 PROFILE_BATCH = 40
@@ -197,13 +199,23 @@ def studies(preset: str, clock: str) -> dict[str, Study]:
             {"classes": 15, "updates": 4},
             "updates",
             lambda point: time_updates(training_updates(diffusion, point), clock),
-            lambda profile, point: profile.training_time(point["updates"], PICTURES_A_CLASS * point["classes"],
-                                                         "float32"),
+            lambda profile, point: profile.training_time(
+                point["updates"], PICTURES_A_CLASS * point["classes"], "float32"
+            ),
         ),
         "classifying": Study(
             "classifying",
-            grid("images classes samples", (4, 5, 4), (4, 10, 4), (4, 20, 4), (4, 40, 4), (16, 5, 4), (16, 10, 4),
-                 (4, 10, 16), (4, 20, 8)),
+            grid(
+                "images classes samples",
+                (4, 5, 4),
+                (4, 10, 4),
+                (4, 20, 4),
+                (4, 40, 4),
+                (16, 5, 4),
+                (16, 10, 4),
+                (4, 10, 16),
+                (4, 20, 8),
+            ),
             {"images": 8, "classes": 15, "samples": 8},
             "images",
             lambda point: classify(diffusion, point),
@@ -211,13 +223,22 @@ def studies(preset: str, clock: str) -> dict[str, Study]:
         ),
         "lmpt_epoch": Study(
             "an epoch of LMPT",
-            grid("images classes context", (256, 5, 4), (256, 10, 4), (256, 20, 4), (256, 40, 4), (256, 20, 16),
-                 (256, 20, 8), (1024, 10, 4), (1024, 20, 4)),
+            grid(
+                "images classes context",
+                (256, 5, 4),
+                (256, 10, 4),
+                (256, 20, 4),
+                (256, 40, 4),
+                (256, 20, 16),
+                (256, 20, 8),
+                (1024, 10, 4),
+                (1024, 20, 4),
+            ),
             {"images": 512, "classes": 30, "context": 8},
             "images",
             lambda point: time_updates(lmpt_updates(clip, point), clock),
         ),
-    }  # fmt: skip
+    }
 
 
 # --------------------------------------------------------------------------------------------- the result
@@ -241,15 +262,24 @@ def study_model(study: Study, seconds: Mapping[str, Sequence[float]]) -> dict[st
     growth = fit_growth(study.points, [median[describe(point)] for point in study.points], study.repeated)
     measured, predicted = median[describe(study.held_out)], growth.predict(study.held_out)
     return {
-        "formula": growth.formula(), "start": growth.start, "factor": growth.factor, "exponents": growth.exponents,
+        "formula": growth.formula(),
+        "start": growth.start,
+        "factor": growth.factor,
+        "exponents": growth.exponents,
         "repeated": growth.repeated,
-        "ranges": {name: [min(p[name] for p in study.points), max(p[name] for p in study.points)]
-                   for name in study.held_out},
-        "points": [{**point, "seconds": median[describe(point)], "predicted": growth.predict(point)}
-                   for point in study.points],
-        "held_out": {**study.held_out, "seconds": measured, "predicted": predicted,
-                     "relative_error": predicted / measured - 1},
-    }  # fmt: skip
+        "ranges": {
+            name: [min(p[name] for p in study.points), max(p[name] for p in study.points)] for name in study.held_out
+        },
+        "points": [
+            {**point, "seconds": median[describe(point)], "predicted": growth.predict(point)} for point in study.points
+        ],
+        "held_out": {
+            **study.held_out,
+            "seconds": measured,
+            "predicted": predicted,
+            "relative_error": predicted / measured - 1,
+        },
+    }
 
 
 def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str] = ()) -> dict[str, Any]:
@@ -276,17 +306,29 @@ def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str]
         seconds = alternate({**variants, **({PROFILE: take_profile} if study.plan else {})}, repeats, clock=clock)
         seconds.pop(PROFILE, None)
         models[kind] = study_model(study, seconds)
-        rows += [make_row(f"{study.what}: {name}", values, evaluations_of(kind, points[name]))
-                 for name, values in seconds.items()]  # fmt: skip
+        rows += [
+            make_row(f"{study.what}: {name}", values, evaluations_of(kind, points[name]))
+            for name, values in seconds.items()
+        ]
         held = models[kind]["held_out"]
-        aims.append(check_aim(f"{study.what}: error of the prediction for {describe(study.held_out)}",
-                              abs(held["relative_error"]), most=MOST_WRONG))  # fmt: skip
+        aims.append(
+            check_aim(
+                f"{study.what}: error of the prediction for {describe(study.held_out)}",
+                abs(held["relative_error"]),
+                most=MOST_WRONG,
+            )
+        )
         if study.plan:
             planned = [study.plan(profile, study.held_out) for profile in profiles[-repeats:]]  # the first warmed up
             ratio = float(np.median(np.divide(planned, seconds[describe(study.held_out)])))
             held["planned"] = ratio * held["seconds"]
-            aims.append(check_aim(f"{study.what}: error of gcpl-lab plan for {describe(study.held_out)}",
-                                  abs(ratio - 1), most=MOST_WRONG))  # fmt: skip
+            aims.append(
+                check_aim(
+                    f"{study.what}: error of gcpl-lab plan for {describe(study.held_out)}",
+                    abs(ratio - 1),
+                    most=MOST_WRONG,
+                )
+            )
     return make_result("scaling", rows, repeats, clock=clock, preset=preset, models=models, aims=aims)
 
 
@@ -298,12 +340,12 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
     with style.figure_style():
         figure = style.new_figure(6.2 * len(result["models"]), 5.4)
-        for ax, (kind, model) in zip(np.atleast_1d(figure.subplots(1, len(result["models"]))),
-                                     result["models"].items(), strict=True):  # fmt: skip
+        for ax, (kind, model) in zip(
+            np.atleast_1d(figure.subplots(1, len(result["models"]))), result["models"].items(), strict=True
+        ):
             growth = Growth(model["start"], model["factor"], model["exponents"], model["repeated"])
             variables = {*growth.exponents, growth.repeated} - {"classes"}
-            others = sorted({tuple((k, v) for k, v in point.items() if k in variables)
-                             for point in model["points"]})  # fmt: skip
+            others = sorted({tuple((k, v) for k, v in point.items() if k in variables) for point in model["points"]})
             for index, fixed in enumerate(others):
                 same = [point for point in model["points"] if all(point[name] == value for name, value in fixed)]
                 colour, marker = style.PALETTE[index % len(style.PALETTE)], style.MARKERS[index % len(style.MARKERS)]
@@ -316,8 +358,11 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             ax.plot(held["classes"], held["seconds"], "*", color="black", markersize=15, label="not used in the fit")
             ax.plot(held["classes"], held["predicted"], "_", color="black", markersize=18, label="its prediction")
             ax.set(xscale="log", yscale="log", xlabel="classes", ylabel="seconds", title=TITLES[kind])
-            ax.xaxis.set(major_locator=FixedLocator(sorted({p["classes"] for p in (*model["points"], held)})),
-                         minor_locator=NullLocator(), major_formatter="{x:g}")  # fmt: skip
+            ax.xaxis.set(
+                major_locator=FixedLocator(sorted({p["classes"] for p in (*model["points"], held)})),
+                minor_locator=NullLocator(),
+                major_formatter="{x:g}",
+            )
             ax.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
             ax.legend(fontsize=11)
         figure.savefig(path, dpi=110)
@@ -332,8 +377,10 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         SystemExit: The page has lost its marks.
     """
-    lines = ["| work | model (seconds) | point not used | measured | predicted | off by | `gcpl-lab plan` |",
-             "| --- " * 7 + "|"]  # fmt: skip
+    lines = [
+        "| work | model (seconds) | point not used | measured | predicted | off by | `gcpl-lab plan` |",
+        "| --- " * 7 + "|",
+    ]
     for kind, model in result["models"].items():
         held = model["held_out"]
         where = describe({name: held[name] for name in held if name in {*model["exponents"], model["repeated"]}})
@@ -343,8 +390,10 @@ def write_document(result: Mapping[str, Any], path: Path) -> None:
         lines.append(f"| {TITLES[kind]} | {formula} | {where} | {times} | {planned} |")
     lines += ["", f"![Measured times and fitted curves]({path.stem}.png)", ""]
     machine = result["machine"]
-    lines += [f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; medians of "
-              f"{result['repeats']}."]  # fmt: skip
+    lines += [
+        f"{machine['processor']}, {machine['threads']} threads, preset {result['preset']}; medians of "
+        f"{result['repeats']}."
+    ]
     replace_measured(path, lines)
     draw(result, path.with_suffix(".png"))
 

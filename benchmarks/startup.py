@@ -5,8 +5,8 @@
 
 Every measurement is a process of its own. ``import`` is timed inside the process, without Python's own start, the
 help text from outside, with it. The demonstration runs in an empty folder, then again in the same one: the second
-finds every outcome kept by content (``gcpl_lab/caching.py``). In small ones the parts which are never kept (loading
-libraries and models, drawing figures) weigh more than they do at full size.
+finds every outcome kept by content (``gcpl_lab/experiments/caching.py``). In small ones the parts which are never kept
+(loading libraries and models, drawing figures) weigh more than they do at full size.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def run_python(*arguments: str) -> str:
     """
     # Started in an empty folder and without it on the path (-P), so that nothing lying about is imported.
     with tempfile.TemporaryDirectory() as place:
-        done = subprocess.run([sys.executable, "-P", *arguments], capture_output=True, text=True, check=False,
-                              cwd=place)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-P", *arguments], capture_output=True, text=True, check=False, cwd=place
+        )
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout

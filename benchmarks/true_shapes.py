@@ -28,9 +28,9 @@ import numpy as np
 from gcpl_step import DTYPES, measured_peak
 from measuring import CLOCKS, benchmark_options, make_result, make_row, publish
 
-from gcpl_lab.backbones.diffusion import quiet_libraries
-from gcpl_lab.backbones.presets import MODELS_VARIABLE, find_preset
-from gcpl_lab.backbones.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
+from gcpl_lab.models.diffusion import quiet_libraries
+from gcpl_lab.models.presets import MODELS_VARIABLE, find_preset
+from tools.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
 
 NUM_EXAMPLES, LMPT_EPOCHS, LMPT_BATCH = 12, 5, 5  # two of twelve are held out: two updates an epoch
 
@@ -53,7 +53,7 @@ class Watch:
         """What each call of ``work`` answered; the calls are one row."""
         import torch
 
-        from gcpl_lab.training.runtime import default_device
+        from gcpl_lab.training.device import default_device
 
         seconds, answers = [], []
         with measured_peak(torch.device(default_device())) as peak:
@@ -82,8 +82,15 @@ def measure_gcpl(precision: str, clock: str, repeats: int) -> list[dict[str, Any
     from gcpl_lab import GCPLClassifier
 
     watch, (images, labels) = Watch(precision, clock), pictures(2)
-    model = GCPLClassifier("sd-1.4", num_vectors=1, num_steps=repeats, batch_size=1, precision=precision,
-                           num_evidence=1, class_offsets=False)  # fmt: skip
+    model = GCPLClassifier(
+        "sd-1.4",
+        num_vectors=1,
+        num_steps=repeats,
+        batch_size=1,
+        precision=precision,
+        num_evidence=1,
+        class_offsets=False,
+    )
     watch.stage("loading the diffusion model", lambda: model.diffusion)
     frozen, records = model.diffusion.checksum(), model.steps(images, labels, ["dark", "bright"])
     done = watch.stage("encoding 2 pictures, and the first GCPL update", lambda: next(records))
@@ -110,11 +117,19 @@ def measure_lmpt(precision: str, clock: str, repeats: int) -> list[dict[str, Any
     watch, (images, labels) = Watch(precision, clock), pictures(NUM_EXAMPLES)
     targets = np.stack([labels == 0, labels == 1, np.ones_like(labels)], 1).astype(int)
     captions = [f"a {('dark', 'bright')[label]} thing" for label in labels]
-    model = LMPTClassifier("vit-b-16", num_epochs=LMPT_EPOCHS, batch_size=LMPT_BATCH, validation_share=0.2, refit=False,
-                           precision=precision)  # fmt: skip
+    model = LMPTClassifier(
+        "vit-b-16",
+        num_epochs=LMPT_EPOCHS,
+        batch_size=LMPT_BATCH,
+        validation_share=0.2,
+        refit=False,
+        precision=precision,
+    )
     watch.stage("loading CLIP", lambda: model.clip)
-    watch.stage("encoding 12 pictures and 10 LMPT updates",
-                lambda: model.fit(images, targets, ["dark", "bright", "noisy"], captions))  # fmt: skip
+    watch.stage(
+        "encoding 12 pictures and 10 LMPT updates",
+        lambda: model.fit(images, targets, ["dark", "bright", "noisy"], captions),
+    )
     chances = watch.stage("classifying 12 pictures with 3 labels", lambda: model.predict_proba(images), repeats)
     losses = [record.loss for record in model.history_]
     _require(np.isfinite(losses).all() and len(losses) == 10, f"losses are {losses}")

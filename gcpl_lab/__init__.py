@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gcpl_lab.backbones.clip import FrozenCLIP
-    from gcpl_lab.backbones.diffusion import FrozenDiffusion
-    from gcpl_lab.config import GCPLConfig, LMPTConfig
     from gcpl_lab.data.episodes import draw_episode
     from gcpl_lab.data.readers import read_class_folders
     from gcpl_lab.data.samples import load_fashion
     from gcpl_lab.data.wardrobe import load_wardrobe
-    from gcpl_lab.estimators import GCPLClassifier
-    from gcpl_lab.multilabel import LMPTClassifier
+    from gcpl_lab.gcpl.estimator import GCPLClassifier
+    from gcpl_lab.gcpl.settings import GCPLConfig
+    from gcpl_lab.lmpt.estimator import LMPTClassifier
+    from gcpl_lab.lmpt.settings import LMPTConfig
+    from gcpl_lab.models.clip import FrozenCLIP
+    from gcpl_lab.models.diffusion import FrozenDiffusion
 
 _HOMES = {
-    "FrozenCLIP": "gcpl_lab.backbones.clip",
-    "FrozenDiffusion": "gcpl_lab.backbones.diffusion",
-    "GCPLClassifier": "gcpl_lab.estimators",
-    "GCPLConfig": "gcpl_lab.config",
-    "LMPTClassifier": "gcpl_lab.multilabel",
-    "LMPTConfig": "gcpl_lab.config",
+    "FrozenCLIP": "gcpl_lab.models.clip",
+    "FrozenDiffusion": "gcpl_lab.models.diffusion",
+    "GCPLClassifier": "gcpl_lab.gcpl.estimator",
+    "GCPLConfig": "gcpl_lab.gcpl.settings",
+    "LMPTClassifier": "gcpl_lab.lmpt.estimator",
+    "LMPTConfig": "gcpl_lab.gcpl.settings",
     "draw_episode": "gcpl_lab.data.episodes",
     "load_fashion": "gcpl_lab.data.samples",
     "load_wardrobe": "gcpl_lab.data.wardrobe",

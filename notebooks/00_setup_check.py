@@ -26,9 +26,9 @@
 import numpy as np
 
 from gcpl_lab import FrozenCLIP, FrozenDiffusion, load_fashion
-from gcpl_lab.cli_project import doctor
+from gcpl_lab.cli.project import doctor
 from gcpl_lab.data.readers import read_image
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
@@ -50,7 +50,7 @@ doctor()
 # `preset = "tiny"` in its first cells, and nothing else to change.
 
 # %%
-from gcpl_lab.backbones.presets import PRESETS
+from gcpl_lab.models.presets import PRESETS
 
 pairs = {name: found for name, found in PRESETS.items() if found.diffusion_source and found.clip_source}
 print(f"{'preset':12s} {'download':>9s}  {'licence'}")
@@ -94,8 +94,8 @@ picture.size, tuple(latent.shape)
 # Ten class names, one photograph: one pass for CLIP, 10 classes × 16 noises for the denoiser.
 
 # %%
-from gcpl_lab.methods.baselines import ZeroShotCLIP
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
 
 cosines = ZeroShotCLIP(clip, names).scores(clip.encode_images([picture]))[0].softmax(0).numpy()
 prompts = diffusion.encode_texts([f"a photo of a {name}" for name in names])

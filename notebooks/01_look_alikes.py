@@ -28,7 +28,7 @@ import torch
 
 from gcpl_lab import FrozenCLIP, draw_episode, load_fashion, load_wardrobe
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
@@ -66,7 +66,7 @@ plot_sample_grid(rows)
 # All test photographs against all names: one matrix of scores.
 
 # %%
-from gcpl_lab.methods.baselines import ZeroShotCLIP
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
 
 clip = FrozenCLIP.load(preset, device=default_device())
 features = clip.encode_images(read_images(test.images))
@@ -107,8 +107,8 @@ figure
 # names to the text encoder in the first place? Where two names lie together, no photograph can be told apart by them.
 
 # %%
+from gcpl_lab.baselines.clip_features import ENSEMBLE_TEMPLATES
 from gcpl_lab.evaluation.reading import prompt_similarity
-from gcpl_lab.methods.baselines import ENSEMBLE_TEMPLATES
 from gcpl_lab.views.evidence import plot_similarity
 
 ensemble = ZeroShotCLIP(clip, names, ENSEMBLE_TEMPLATES).scores(features).numpy()
@@ -127,7 +127,7 @@ figure
 # than the names, from a few photographs, is what the rest of the workshop does.
 
 # %%
-from gcpl_lab.methods.baselines import LinearProbe
+from gcpl_lab.baselines.clip_features import LinearProbe
 
 episode = support.subset(draw_episode(support, shots=16, seed=0))
 pictures = read_images(episode.images)
@@ -143,7 +143,7 @@ for title, found in {"names": scores, "five templates": ensemble, "16 photograph
 # and 300 test photographs, some of these among them; the names were found too good for teaching, and the models were
 # trained anew: 58 % and 63 % on the same photographs, while the probe went from 72 to 74 %. So part of the distance
 # between "names" and "16 photographs" was put there. On your own pictures it may be wider, or not there at all: the
-# names are one of the first things to measure. (The models' card, `gcpl_lab/backbones/tiny/README.md`, has the story.)
+# names are one of the first things to measure. (The models' card, `gcpl_lab/models/tiny/README.md`, has the story.)
 
 # %% [markdown]
 # ## A long tail

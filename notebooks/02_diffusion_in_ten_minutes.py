@@ -28,7 +28,7 @@ import torch
 
 from gcpl_lab import FrozenDiffusion, load_fashion
 from gcpl_lab.data.readers import read_image, read_images
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
@@ -110,7 +110,7 @@ plot_sample_grid([(word, images) for word, images in zip(words, drawn, strict=Tr
 # of the four texts, on the same noise. Does the right text have the smallest error?
 
 # %%
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 part = test.only(words)
 part = part.subset([i for c in range(4) for i in np.flatnonzero(part.labels == c)[:10]])

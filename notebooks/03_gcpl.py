@@ -28,7 +28,7 @@ import torch
 
 from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, draw_episode, load_fashion
 from gcpl_lab.data.readers import read_image, read_images
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
@@ -81,8 +81,9 @@ for prompt in ["a photo of a shirt", "a photo of a bag"]:
 # Everything is frozen but `prompts.vectors`. The batch of a step depends on the step's number alone.
 
 # %%
-from gcpl_lab.methods.gcpl import GCPL, Exemplars, ExemplarSampler
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.gcpl.objectives import GCPL
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 
 shirts = read_images(episode.images[i] for i in np.flatnonzero(episode.labels == names.index("shirt")))
 exemplars = Exemplars.encode(diffusion, diffusion.preprocess(shirts), [0] * len(shirts))
@@ -148,8 +149,10 @@ from gcpl_lab.views.evidence import plot_sample_grid
 with torch.no_grad():
     learned = diffusion.encode_prompts(*model.prompts_())
 by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
-drawn = [[np.asarray(p) for p in diffusion.generate(hidden.repeat_interleave(3, 0), num_steps=20, seed=0)]
-         for hidden in (by_name, learned)]  # fmt: skip
+drawn = [
+    [np.asarray(p) for p in diffusion.generate(hidden.repeat_interleave(3, 0), num_steps=20, seed=0)]
+    for hidden in (by_name, learned)
+]
 
 # %%
 rows = []
@@ -179,7 +182,7 @@ for name, vectors in zip(names, model.prompts_.vectors.detach(), strict=True):
 
 # %%
 from gcpl_lab.data.episodes import draw_test
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
 
 test = load_fashion("test").only(names)
 test = test.subset(draw_test(test, per_class=30))

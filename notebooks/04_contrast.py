@@ -28,7 +28,7 @@ import torch
 
 from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, draw_episode, load_fashion
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
@@ -64,8 +64,8 @@ names
 # prediction depends on.
 
 # %%
-from gcpl_lab.methods.gcpl import Exemplars, ExemplarSampler
-from gcpl_lab.methods.losses import expected_contrast, pairwise_noise_distances
+from gcpl_lab.gcpl.objectives import expected_contrast, pairwise_noise_distances
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 
 exemplars = Exemplars.encode(diffusion, diffusion.preprocess(read_images(episode.images)), episode.labels)
 batches = ExemplarSampler(diffusion, exemplars, batch_size=len(names), timestep_range=gcpl.timestep_range)
@@ -257,11 +257,13 @@ assert min(right.values()) > 2 / len(names), "hardly better than guessing: look 
 factors = np.linspace(0.5, 1.6, 1101)
 noise = batch.noise
 best = {
-    share: factors[np.argmin([
-        float((noise - a * predicted).square().mean() - share * (a * predicted).square().mean()) for a in factors
-    ])]
+    share: factors[
+        np.argmin(
+            [float((noise - a * predicted).square().mean() - share * (a * predicted).square().mean()) for a in factors]
+        )
+    ]
     for share in (0.0, 0.1)
-}  # fmt: skip
+}
 f"best factors {best}, ratio {best[0.1] / best[0.0]:.3f}, foreseen {1 / 0.9:.3f}"
 
 # %% [markdown]
@@ -294,7 +296,7 @@ f"other classes {np.mean(measured):.3f}, one class {np.mean(contrasts):.3f}"
 # Use `evidence["GCPL"].errors` (image, class, pair).
 
 # %% tags=["solution"]
-from gcpl_lab.methods.diffusion_classifier import class_scores
+from gcpl_lab.gcpl.classifier import class_scores
 
 errors = evidence["GCPL"].errors
 for count in (1, 2, 4, 8):

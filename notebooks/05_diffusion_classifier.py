@@ -29,7 +29,7 @@ import torch
 from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, load_fashion
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
@@ -65,7 +65,7 @@ tuple(latents.shape)
 # others do):
 
 # %%
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 with torch.no_grad():
     hidden = diffusion.encode_prompts(*model.prompts_())
@@ -118,7 +118,7 @@ ClassifierRace(staged, names, images=pictures, labels=test.labels, weighting="ab
 
 # %%
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.methods.diffusion_classifier import class_scores
+from gcpl_lab.gcpl.classifier import class_scores
 
 
 def measure(evidence, weighting="absolute"):
@@ -152,7 +152,7 @@ figure
 
 # %%
 from gcpl_lab.evaluation.metrics import confusion_matrix
-from gcpl_lab.reporting import most_confused_pair
+from gcpl_lab.experiments.reports import most_confused_pair
 from gcpl_lab.views.evidence import plot_error_map
 
 predicted = class_scores(exact.errors, "absolute").argmax(axis=1)
@@ -184,7 +184,7 @@ PairExplorer(exact, test.labels, names, pictures)
 
 # %%
 from gcpl_lab.evaluation.metrics import expected_calibration_error, log_loss
-from gcpl_lab.methods.diffusion_classifier import probabilities
+from gcpl_lab.gcpl.classifier import probabilities
 from gcpl_lab.views.evidence import plot_reliability
 
 judged = model.evidence(latents)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from gcpl_lab import FrozenCLIP, load_wardrobe
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"
@@ -89,8 +89,8 @@ figure
 # own; a softmax would make them compete for one place.
 
 # %%
-from gcpl_lab.methods.baselines import ZeroShotCLIP
-from gcpl_lab.multilabel import encode_views
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.lmpt.estimator import encode_views
 
 features = encode_views(clip, train.images, flip=False)[0]
 logits = ZeroShotCLIP(clip, names).scores(features)
@@ -115,12 +115,15 @@ for label in logits[scene].argsort(descending=True)[:4].tolist():
 # balance? There the loss leaves a class about which the pictures say nothing: its *resting logit*.
 
 # %%
-from gcpl_lab.methods.losses import binary_cross_entropy, distribution_balanced_loss
+from gcpl_lab.lmpt.losses import binary_cross_entropy, distribution_balanced_loss
 
 targets = torch.from_numpy(train.targets).float()
-steps = {"binary cross entropy": (), "+ re-balancing": ("rebalance",),
-         "+ negative tolerance": ("rebalance", "negative_tolerant"),
-         "+ focal: all of it": ("rebalance", "negative_tolerant", "focal")}  # fmt: skip
+steps = {
+    "binary cross entropy": (),
+    "+ re-balancing": ("rebalance",),
+    "+ negative tolerance": ("rebalance", "negative_tolerant"),
+    "+ focal: all of it": ("rebalance", "negative_tolerant", "focal"),
+}
 
 
 def gradient_at(z, switched_on):
@@ -152,8 +155,9 @@ figure
 # Re-balancing hardly shows here: it weighs pictures against each other, not the two directions of one class.
 
 # %%
-same = distribution_balanced_loss(logits, targets, class_counts=counts, num_images=len(train),
-                                  rebalance=False, negative_tolerant=False, focal=False)  # fmt: skip
+same = distribution_balanced_loss(
+    logits, targets, class_counts=counts, num_images=len(train), rebalance=False, negative_tolerant=False, focal=False
+)
 f"all three parts off: {same:.6f}; binary cross entropy: {binary_cross_entropy(logits, targets):.6f}"
 
 # %% [markdown]
@@ -175,7 +179,7 @@ f"all three parts off: {same:.6f}; binary cross entropy: {binary_cross_entropy(l
 # computes $\max(0, \mu - y D)$ with $y=+1$ for *present*, which is smallest when a present class is far away.
 
 # %%
-from gcpl_lab.methods.losses import class_specific_embedding_loss
+from gcpl_lab.lmpt.losses import class_specific_embedding_loss
 
 distance = torch.linspace(0, 0.5, 101)[:, None]
 
@@ -202,7 +206,7 @@ figure
 # and the thresholds, and shows how training goes on; then all scenes are learned from. The test scenes choose nothing.
 
 # %%
-from gcpl_lab.multilabel_experiment import MultiLabelExperiment
+from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 
 settings = {"num_epochs": 12, "learning_rate": 0.02}
 experiment = MultiLabelExperiment(train, test, preset=preset, clip=clip, settings=settings)
@@ -231,7 +235,7 @@ figure
 # %%
 import tempfile
 
-from gcpl_lab.multilabel_experiment import ABLATION_TITLES, run_ablation
+from gcpl_lab.experiments.multilabel import ABLATION_TITLES, run_ablation
 
 with tempfile.TemporaryDirectory() as folder:
     variants = ["coop_bce", "lmpt", "db_with_captions"]
@@ -283,8 +287,10 @@ figure
 # %%
 for entry in found["caption_noise"]:
     if entry["score"] in ("map", "map_tail") and entry["share"]:
-        print(f"{entry['score']:9s} {entry['share']:4.0%} wrong: {100 * entry['difference']:+.1f} points "
-              f"(95 % interval {100 * entry['low']:+.1f} to {100 * entry['high']:+.1f}, 3 seeds)")  # fmt: skip
+        print(
+            f"{entry['score']:9s} {entry['share']:4.0%} wrong: {100 * entry['difference']:+.1f} points "
+            f"(95 % interval {100 * entry['low']:+.1f} to {100 * entry['high']:+.1f}, 3 seeds)"
+        )
 
 # %% [markdown]
 # ## Thresholds and the tail
@@ -308,8 +314,15 @@ from gcpl_lab.views.multilabel import draw_mistake
 
 decisions = {"probabilities": outcome.probabilities, "targets": test.targets, "thresholds": outcome.thresholds}
 image, label = find_mistakes(**decisions)[0]
-mistake = explain_mistake(image, label, **decisions, feature=experiment.test_features[image],
-                          train_features=features, train_targets=train.targets, class_names=names)  # fmt: skip
+mistake = explain_mistake(
+    image,
+    label,
+    **decisions,
+    feature=experiment.test_features[image],
+    train_features=features,
+    train_targets=train.targets,
+    class_names=names,
+)
 with style.figure_style():
     neighbours = [read_image(train.images[entry["image"]]) for entry in mistake.neighbours]
     figure = draw_mistake(mistake, read_image(test.images[image]), neighbours)
@@ -360,8 +373,10 @@ from gcpl_lab.evaluation.multilabel import decision_quality
 
 for factor in (1.0, 1.5):
     quality = decision_quality(outcome.probabilities, test.targets, outcome.thresholds * factor)
-    print(f"thresholds × {factor}: precision {quality['precision_micro']:.2f}, recall {quality['recall_micro']:.2f}, "
-          f"mean average precision {outcome.row['map']:.3f} (it knows no thresholds)")  # fmt: skip
+    print(
+        f"thresholds × {factor}: precision {quality['precision_micro']:.2f}, recall {quality['recall_micro']:.2f}, "
+        f"mean average precision {outcome.row['map']:.3f} (it knows no thresholds)"
+    )
 
 # %% [markdown]
 # ## Check yourself

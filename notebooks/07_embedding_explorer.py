@@ -27,7 +27,7 @@ import numpy as np
 
 from gcpl_lab import FrozenCLIP, FrozenDiffusion, GCPLClassifier, load_fashion
 from gcpl_lab.evaluation.separation import measure_separation, profile_points
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 from gcpl_lab.views.plots import plot_before_after, plot_map, plot_token_journey
 from gcpl_lab.views.projection import project, warn_if_flattering
@@ -92,8 +92,10 @@ from scipy.spatial.distance import pdist
 
 for name, points in spaces.items():
     start, end = (pdist(points[step]) for step in (steps[0], steps[-1]))
-    print(f"{name:22s} mean distance between two classes: {start.mean():.2f} before, {end.mean():.2f} after; "
-          f"the nearest two: {start.min():.2f} before, {end.min():.2f} after")  # fmt: skip
+    print(
+        f"{name:22s} mean distance between two classes: {start.mean():.2f} before, {end.mean():.2f} after; "
+        f"the nearest two: {start.min():.2f} before, {end.min():.2f} after"
+    )
 
 # %% [markdown]
 # Far apart is not well told apart: tokens may drift along directions that the denoiser does not hear. What counts is
@@ -107,7 +109,7 @@ for name, points in spaces.items():
 
 # %%
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.methods.gcpl import Exemplars
+from gcpl_lab.gcpl.sampling import Exemplars
 
 pixels = diffusion.preprocess(read_images([support.images[i] for i in chosen]))
 exemplars = Exemplars.encode(diffusion, pixels, np.repeat(np.arange(5), 16))
@@ -116,13 +118,16 @@ for _ in ranked.learn(exemplars, names, warm_start=model.prompts_.vectors.detach
     pass
 
 # %%
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 latents = model.encode([test.images[i] for i in shown])
 by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
 before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range, bfloat16=True)
-evidence = {"class names": before.exact(latents, 8), "GCPL": model.evidence(latents),
-            "discriminative": ranked.evidence(latents)}  # fmt: skip
+evidence = {
+    "class names": before.exact(latents, 8),
+    "GCPL": model.evidence(latents),
+    "discriminative": ranked.evidence(latents),
+}
 profiles = {name: profile_points(found.errors) for name, found in evidence.items()}
 measured = {name: measure_separation(points, labels) for name, points in profiles.items()}
 profiles["GCPL"].shape
@@ -130,9 +135,13 @@ profiles["GCPL"].shape
 # %%
 together = project(profiles, "pca")
 plot_before_after(
-    together, labels, names, separations=measured, title="Error profiles of 150 test photographs on one map",
+    together,
+    labels,
+    names,
+    separations=measured,
+    title="Error profiles of 150 test photographs on one map",
     warning=warn_if_flattering(together, profiles, labels),
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## Four methods, the very same points
@@ -213,7 +222,7 @@ figure
 # %%
 from gcpl_lab import LMPTClassifier, load_wardrobe
 from gcpl_lab.data.multilabel import head_medium_tail
-from gcpl_lab.multilabel import encode_views
+from gcpl_lab.lmpt.estimator import encode_views
 
 clip = FrozenCLIP.load(preset, device=default_device())
 scenes = load_wardrobe("train")
@@ -287,8 +296,15 @@ with style.figure_style("slide"):
 near = [entry.neighbour_accuracy for entry in measured.values()]
 bars = Bars(list(measured), *np.array(near).T.tolist(), axis="nearest neighbour of its own class")
 deck = Deck(Provenance(seed=0, checksum=test.checksum, command="notebook 07"))
-deck.add(to_slide(picture, "Five kinds of tops", "A map; the next slide has the number.", "PCA of error profiles",
-                  alt="Map of 150 photographs in five colours"))  # fmt: skip
+deck.add(
+    to_slide(
+        picture,
+        "Five kinds of tops",
+        "A map; the next slide has the number.",
+        "PCA of error profiles",
+        alt="Map of 150 photographs in five colours",
+    )
+)
 deck.add(to_slide(bars, "Do they come apart?", "Measured where the classifier works.", "95 % bootstrap intervals"))
 [path.relative_to(folder).as_posix() for path in deck.save(folder / "slides.pptx")]
 
@@ -323,8 +339,10 @@ figure
 shuffled = np.random.default_rng(0).permutation(labels)
 for name, used in (("true labels", labels), ("shuffled", shuffled)):
     found = measure_separation(profiles["GCPL"], used)
-    print(f"{name:12s} silhouette {found.silhouette.value:+.2f}, neighbour right {found.neighbour_accuracy.value:.0%}, "
-          f"Fisher {found.fisher_ratio:.2f}")  # fmt: skip
+    print(
+        f"{name:12s} silhouette {found.silhouette.value:+.2f}, neighbour right {found.neighbour_accuracy.value:.0%}, "
+        f"Fisher {found.fisher_ratio:.2f}"
+    )
 
 # %% [markdown]
 # ### Exercise 3

@@ -29,7 +29,7 @@ import numpy as np
 
 from gcpl_lab import load_fashion
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.experiment import METHOD_TITLES, FewShotExperiment
+from gcpl_lab.experiments.few_shot import METHOD_TITLES, FewShotExperiment
 from gcpl_lab.views import style
 
 preset = "tiny"
@@ -70,15 +70,26 @@ f"{len(experiment.support)} photographs to draw from, {len(pictures)} to test on
 
 # %%
 methods = ("gcpl", "linear_probe", "zero_shot_clip")
-outcomes = {(method, shots, seed): experiment.run(method, shots, seed)
-            for method in methods for shots in (1, 4, 16) for seed in (0, 1, 2)}  # fmt: skip
+outcomes = {
+    (method, shots, seed): experiment.run(method, shots, seed)
+    for method in methods
+    for shots in (1, 4, 16)
+    for seed in (0, 1, 2)
+}
 table = []
 for method in methods:
     for shots in (1, 4, 16):
         values = np.array([outcomes[method, shots, seed].row["accuracy"] for seed in (0, 1, 2)])
         spread = values.std(ddof=1)
-        table.append({"name": METHOD_TITLES[method], "shots": shots, "accuracy": values.mean(),
-                      "low": values.mean() - spread, "high": values.mean() + spread})  # fmt: skip
+        table.append(
+            {
+                "name": METHOD_TITLES[method],
+                "shots": shots,
+                "accuracy": values.mean(),
+                "low": values.mean() - spread,
+                "high": values.mean() + spread,
+            }
+        )
 
 # %%
 from gcpl_lab.views.plots import plot_shots
@@ -96,8 +107,10 @@ from gcpl_lab.evaluation.trust import share_with_interval
 hits = round(outcomes["gcpl", 16, 0].row["accuracy"] * len(labels))
 of_photographs = share_with_interval(hits, len(labels))
 draws = [outcomes["gcpl", 16, seed].row["accuracy"] for seed in (0, 1, 2)]
-print(f"one run: {of_photographs.value:.0%}, 95 % interval over photographs {of_photographs.low:.0%} to "
-      f"{of_photographs.high:.0%}; three draws: {', '.join(f'{value:.0%}' for value in draws)}")  # fmt: skip
+print(
+    f"one run: {of_photographs.value:.0%}, 95 % interval over photographs {of_photographs.low:.0%} to "
+    f"{of_photographs.high:.0%}; three draws: {', '.join(f'{value:.0%}' for value in draws)}"
+)
 
 # %% [markdown]
 # Both kinds of luck count. A hundred test photographs leave an interval of nearly twenty points; a table that prints
@@ -112,9 +125,9 @@ print(f"one run: {of_photographs.value:.0%}, 95 % interval over photographs {of_
 from gcpl_lab.data.shifts import SEVERITIES, SHIFTS, shift_picture
 from gcpl_lab.views.evidence import plot_sample_grid
 
-plot_sample_grid([
-    (kind, [np.asarray(shift_picture(pictures[65], kind, severity)) for severity in SEVERITIES]) for kind in SHIFTS
-])  # fmt: skip
+plot_sample_grid(
+    [(kind, [np.asarray(shift_picture(pictures[65], kind, severity)) for severity in SEVERITIES]) for kind in SHIFTS]
+)
 
 # %% [markdown]
 # ## The same photographs under every shift
@@ -124,9 +137,9 @@ plot_sample_grid([
 # %%
 import torch
 
+from gcpl_lab.baselines.clip_features import LinearProbe, ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.evaluation.trust import measure_shifts
-from gcpl_lab.methods.baselines import LinearProbe, ZeroShotCLIP
 
 clip, model = experiment.clip, outcomes["gcpl", 16, 0].model
 episode = experiment.support.subset(draw_episode(experiment.support, 16, 0))
@@ -177,8 +190,10 @@ drawn_for = np.repeat(np.arange(len(tops)), each)
 with torch.no_grad():
     learned = diffusion.encode_prompts(*model.prompts_())
 named = diffusion.encode_texts([f"a photo of a {name}" for name in tops])
-drawn = {what: diffusion.generate(hidden[drawn_for], num_steps=20, seed=0)
-         for what, hidden in (("drawn from the name", named), ("drawn from the learned prompt", learned))}  # fmt: skip
+drawn = {
+    what: diffusion.generate(hidden[drawn_for], num_steps=20, seed=0)
+    for what, hidden in (("drawn from the name", named), ("drawn from the learned prompt", learned))
+}
 rows = [("real, " + tops[4], [np.asarray(picture) for picture in pictures[80:88]])]
 plot_sample_grid(rows + [(what, [np.asarray(images[i]) for i in range(32, 40)]) for what, images in drawn.items()])
 
@@ -186,9 +201,14 @@ plot_sample_grid(rows + [(what, [np.asarray(images[i]) for i in range(32, 40)]) 
 from gcpl_lab.evaluation.trust import measure_consistency, measure_recognition
 
 real = {"real photographs": pictures}
-verdicts = {judge: {what: measure_recognition(predict(images), labels if what in real else drawn_for)
-                    for what, images in (real | drawn).items()}
-            for judge, predict in predictors.items() if judge != "Zero-shot CLIP"}  # fmt: skip
+verdicts = {
+    judge: {
+        what: measure_recognition(predict(images), labels if what in real else drawn_for)
+        for what, images in (real | drawn).items()
+    }
+    for judge, predict in predictors.items()
+    if judge != "Zero-shot CLIP"
+}
 for judge, found in verdicts.items():
     for what, entry in found.items():
         share = entry.overall
@@ -198,8 +218,10 @@ for judge, found in verdicts.items():
 from gcpl_lab.views.trust import plot_consistency, plot_recognition
 
 features = {what: clip.encode_images(images).numpy() for what, images in drawn.items()}
-distances = {what: measure_consistency(seen.numpy(), episode.labels, points_of, drawn_for)
-             for what, points_of in features.items()}  # fmt: skip
+distances = {
+    what: measure_consistency(seen.numpy(), episode.labels, points_of, drawn_for)
+    for what, points_of in features.items()
+}
 with style.figure_style():
     figure = style.new_figure(12, 7.6)
     above, below = figure.subplots(2, 1, height_ratios=(6, 5))
@@ -226,8 +248,9 @@ from gcpl_lab.evaluation.trust import choose_for_review
 
 chances = outcomes["gcpl", 16, 0].probabilities
 sample = choose_for_review(chances, 12, labels)
-titles = [f"{reason}: is {tops[labels[i]]}, said {tops[chances[i].argmax()]} ({chances[i].max():.0%})"
-          for i, reason in sample]  # fmt: skip
+titles = [
+    f"{reason}: is {tops[labels[i]]}, said {tops[chances[i].argmax()]} ({chances[i].max():.0%})" for i, reason in sample
+]
 with style.figure_style():
     figure = style.new_figure(13, 5.6)
     for ax, (i, _), title in zip(figure.subplots(2, 6).ravel(), sample, titles, strict=True):

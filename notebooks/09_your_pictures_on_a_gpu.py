@@ -73,8 +73,10 @@ sorted(path.as_posix() for path in Path("my_pictures").glob("*/*"))
 from gcpl_lab.views.evidence import plot_sample_grid
 
 support, test = (read_class_folders(Path("my_pictures", split)) for split in ("support", "test"))
-shown = [(name, [np.asarray(image) for image in read_images(support.images[12 * i : 12 * i + 8])])
-         for i, name in enumerate(support.class_names)]  # fmt: skip
+shown = [
+    (name, [np.asarray(image) for image in read_images(support.images[12 * i : 12 * i + 8])])
+    for i, name in enumerate(support.class_names)
+]
 plot_sample_grid(shown)
 
 # %% [markdown]
@@ -92,7 +94,7 @@ from typer.testing import CliRunner
 
 def gcpl_lab(line):
     with patch("rich.console._is_jupyter", return_value=False):  # plain text, as a terminal shows it
-        from gcpl_lab.cli import app
+        from gcpl_lab.cli.app import app
 
         answer = CliRunner(env={"COLUMNS": "108", "FORCE_COLOR": ""}).invoke(app, line.split(), catch_exceptions=False)
     print(answer.stdout.rstrip())
@@ -126,7 +128,7 @@ gcpl_lab("plan --preset sd-1.4 --classes 4 --shots 8 --test 40 --recorded --pric
 # GPU, run the same line with `--measure` before you start anything long.
 
 # %%
-from gcpl_lab.planning import make_plan
+from gcpl_lab.experiments.plan import make_plan
 
 # %%
 counts = np.array([2, 4, 10, 50, 200])
@@ -151,8 +153,10 @@ figure
 # ## Learn and classify
 
 # %%
-gcpl_lab(f"train gcpl my_pictures/support -o runs/mine --shots 8 --preset {preset} "
-         "--set num_steps=60 --set batch_size=16 --set num_evidence=4")  # fmt: skip
+gcpl_lab(
+    f"train gcpl my_pictures/support -o runs/mine --shots 8 --preset {preset} "
+    "--set num_steps=60 --set batch_size=16 --set num_evidence=4"
+)
 sorted((path.name, f"{path.stat().st_size // 1024 + 1} kB") for path in Path("runs/mine").iterdir())
 
 # %% [markdown]
@@ -194,8 +198,10 @@ figure
 # Before you rent a GPU: what do the class names alone reach, and a linear probe on CLIP features, on the same pictures?
 
 # %%
-gcpl_lab("compare --images my_pictures --methods linear_probe,zero_shot_clip --reference linear_probe "
-         f"--shots 8 --seeds 1 --folder runs/compare --preset {preset}")  # fmt: skip
+gcpl_lab(
+    "compare --images my_pictures --methods linear_probe,zero_shot_clip --reference linear_probe "
+    f"--shots 8 --seeds 1 --folder runs/compare --preset {preset}"
+)
 
 # %%
 from gcpl_lab.storage import read_json
@@ -230,7 +236,7 @@ for name, accuracy in {"gcpl, from above": right.value, **found}.items():
 # on how many processes there are. How ten test pictures are dealt to four of them:
 
 # %%
-from gcpl_lab.training.runtime import Processes
+from gcpl_lab.training.processes import Processes
 
 {f"process {index}": list(range(10))[Processes(index, 4).share(10)] for index in range(4)}
 
@@ -264,8 +270,10 @@ Path("my_pictures/support/bag/broken.png").unlink()
 # %% tags=["solution"]
 large = make_plan("sd-1.4", num_classes=200, num_shots=16, num_test=1000)
 best = max(large.savings, key=lambda saving: saving.saved_seconds)
-print(f"{large.classification.denoiser_evaluations:,} passes to classify; {best.title} ({best.how}) would save "
-      f"{best.saved_seconds / large.seconds:.0%} of all the time")  # fmt: skip
+print(
+    f"{large.classification.denoiser_evaluations:,} passes to classify; {best.title} ({best.how}) would save "
+    f"{best.saved_seconds / large.seconds:.0%} of all the time"
+)
 
 # %% [markdown]
 # ### Exercise 3

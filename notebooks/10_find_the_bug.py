@@ -28,7 +28,7 @@ import torch
 
 from gcpl_lab import FrozenCLIP, load_fashion, load_wardrobe
 from gcpl_lab.data.readers import read_image
-from gcpl_lab.training.runtime import default_device
+from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 
 preset = "tiny"
@@ -70,7 +70,7 @@ results["sign"] = check_sign(embedding_loss)
 results["sign"]
 
 # %% tags=["solution"]
-from gcpl_lab.methods.losses import class_specific_embedding_loss
+from gcpl_lab.lmpt.losses import class_specific_embedding_loss
 
 
 def embedding_loss(distances, present, margin=0.2):
@@ -123,9 +123,9 @@ results["scores"]
 # too, because crowded scenes are harder; but nothing holds them down.)
 
 # %%
-from gcpl_lab.methods.baselines import ZeroShotCLIP
-from gcpl_lab.methods.calibration import fit_sigmoid
-from gcpl_lab.multilabel import encode_views
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.evaluation.calibration import fit_sigmoid
+from gcpl_lab.lmpt.estimator import encode_views
 
 scenes = load_wardrobe("test").subset(range(120))
 logits = ZeroShotCLIP(clip, scenes.class_names).scores(encode_views(clip, scenes.images, flip=False)[0])
@@ -293,8 +293,13 @@ with style.figure_style():
     figure = style.new_figure(9, 3.4)
     ax = figure.subplots()
     for turn, (name, reported) in enumerate(reports.items()):
-        ax.hist(reported, bins=np.arange(0.5975, 0.85, 0.01), color=style.PALETTE[turn], alpha=0.75,
-                label=f"{name}: {reported.mean():.1%}")  # fmt: skip
+        ax.hist(
+            reported,
+            bins=np.arange(0.5975, 0.85, 0.01),
+            color=style.PALETTE[turn],
+            alpha=0.75,
+            label=f"{name}: {reported.mean():.1%}",
+        )
     ax.axvline(0.7, color=style.INK, linestyle="--", label="the truth: 70 %")
     ax.set(xlabel="reported accuracy of 2,000 runs", ylabel="runs")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -327,8 +332,10 @@ assert logits.shape == scenes.targets.shape
 captions = [caption for caption in load_wardrobe("train").captions if caption]
 by_characters = sum(len(caption) > 75 for caption in captions)
 by_tokens = sum(len(clip.word_ids(caption)) + 2 > clip.context_length for caption in captions)
-print(f"{len(captions)} captions: {by_characters} are longer than 75 characters, {by_tokens} than CLIP's "
-      f"{clip.context_length} tokens; the longest has {max(map(len, captions))} characters")  # fmt: skip
+print(
+    f"{len(captions)} captions: {by_characters} are longer than 75 characters, {by_tokens} than CLIP's "
+    f"{clip.context_length} tokens; the longest has {max(map(len, captions))} characters"
+)
 
 # %% [markdown]
 # ### Exercise 2
@@ -354,13 +361,17 @@ for module in list(swapped.model.modules()):
 photographs = load_fashion("test")
 images = [read_image(path) for path in photographs.images[::5]]
 features = [model.encode_images(images) for model in (clip, swapped)]
-answers = [ZeroShotCLIP(model, photographs.class_names).scores(points).argmax(1).numpy()
-           for model, points in zip((clip, swapped), features, strict=True)]  # fmt: skip
+answers = [
+    ZeroShotCLIP(model, photographs.class_names).scores(points).argmax(1).numpy()
+    for model, points in zip((clip, swapped), features, strict=True)
+]
 right = [(answer == photographs.labels[::5]).mean() for answer in answers]
 pairs = zip(clip.model.modules(), swapped.model.modules(), strict=True)
 num_swapped = sum(type(one) is not type(two) for one, two in pairs)
-print(f"{num_swapped} activations swapped; a picture's features before and after have cosine "
-      f"{float((features[0] * features[1]).sum(1).mean()):.4f} on average")  # fmt: skip
+print(
+    f"{num_swapped} activations swapped; a picture's features before and after have cosine "
+    f"{float((features[0] * features[1]).sum(1).mean()):.4f} on average"
+)
 print(
     f"{(answers[0] != answers[1]).mean():.0%} of the answers change; right before {right[0]:.0%}, after {right[1]:.0%}"
 )

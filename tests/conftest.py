@@ -56,9 +56,9 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A pair that costs seconds instead of hours: everything but recognition can be tested on it."""
     import torch
 
-    from gcpl_lab.backbones import pretrain
-    from gcpl_lab.backbones.clip import FrozenCLIP
-    from gcpl_lab.backbones.diffusion import FrozenDiffusion
+    from gcpl_lab.models.clip import FrozenCLIP
+    from gcpl_lab.models.diffusion import FrozenDiffusion
+    from tools import pretrain
 
     folder = tmp_path_factory.mktemp("random_pair")
     with torch.random.fork_rng():
@@ -95,8 +95,8 @@ def known_diffusion() -> Callable[..., Any]:
     """
     import torch
 
-    from gcpl_lab.backbones.diffusion import FrozenDiffusion
-    from gcpl_lab.backbones.pretrain import build_scheduler
+    from gcpl_lab.models.diffusion import FrozenDiffusion
+    from tools.pretrain import build_scheduler
 
     class KnownDenoiser(torch.nn.Module):
         def __init__(self, scheduler: Any) -> None:
@@ -122,9 +122,13 @@ def known_diffusion() -> Callable[..., Any]:
         vae = torch.nn.Module()
         vae.config = SimpleNamespace(scaling_factor=2.0, block_out_channels=(1, 2, 3))
         return FrozenDiffusion(
-            vae=vae, denoiser=KnownDenoiser(scheduler), text_encoder=torch.nn.Module(), tokenizer=None,
-            scheduler=scheduler, name="known",
-        )  # fmt: skip
+            vae=vae,
+            denoiser=KnownDenoiser(scheduler),
+            text_encoder=torch.nn.Module(),
+            tokenizer=None,
+            scheduler=scheduler,
+            name="known",
+        )
 
     return make
 
@@ -159,9 +163,14 @@ def few_shot_folder(tmp_path_factory: pytest.TempPathFactory, pictures: tuple[li
 
 
 SMALL_SETTINGS: dict[str, Any] = {
-    "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
-    "num_samples": 2, "num_evidence": 2,
-}  # fmt: skip
+    "num_vectors": 2,
+    "num_steps": 2,
+    "batch_size": 4,
+    "discriminative_steps": 2,
+    "discriminative_batch_size": 2,
+    "num_samples": 2,
+    "num_evidence": 2,
+}
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +179,7 @@ def make_few_shot(random_pair: Pair, few_shot_folder: Path) -> Callable[..., Any
     from dataclasses import replace
 
     from gcpl_lab.data.readers import read_class_folders
-    from gcpl_lab.experiment import FewShotExperiment
+    from gcpl_lab.experiments.few_shot import FewShotExperiment
 
     families = {"pair": ("bag", "shirt"), "alone": ("boot",)}
     support, test = (

@@ -34,9 +34,11 @@ def test_a_journey_has_a_page_a_state(frames):
 def test_a_map_begins_and_ends_with_what_was_measured_and_says_what_was_not():
     frames = map_frames(moving(), np.array([0, 1, 1]), NAMES, num_between=2)
     assert [frame.caption for frame in frames] == [
-        "before", "between before and after, 33% of the way (drawn in)",
-        "between before and after, 67% of the way (drawn in)", "after",
-    ]  # fmt: skip
+        "before",
+        "between before and after, 33% of the way (drawn in)",
+        "between before and after, 67% of the way (drawn in)",
+        "after",
+    ]
     still = map_frames(moving(((0.0, 0), (1, 1), (2, 2))), np.array([0, 1, 1]), NAMES, num_between=1)
     area = (0, 60, 840, 608)  # below the caption
     assert len({frame.picture.crop(area).tobytes() for frame in still}) == 1  # points that stay do not move

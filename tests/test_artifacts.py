@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcpl_lab.backbones.cpu_linear import torch_products
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.fast.cpu_linear import torch_products
+from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.storage import read_json, write_json, write_tensors
 from gcpl_lab.training.artifacts import (
     export_textual_inversion,
@@ -97,9 +97,16 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "token"),
-    [("coat", "<coat>"), ("Ankle boot", "<ankle-boot>"), ("T-shirt", "<t-shirt>"), ("長靴", "<長靴>"),
-     ("a/b: c", "<a-b-c>"), ("..", "<class>"), ("x" * 300, f"<{'x' * 48}>")],
-)  # fmt: skip
+    [
+        ("coat", "<coat>"),
+        ("Ankle boot", "<ankle-boot>"),
+        ("T-shirt", "<t-shirt>"),
+        ("長靴", "<長靴>"),
+        ("a/b: c", "<a-b-c>"),
+        ("..", "<class>"),
+        ("x" * 300, f"<{'x' * 48}>"),
+    ],
+)
 def test_token_names(name: str, token: str) -> None:
     assert token_name(name) == token
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from gcpl_lab.methods.baselines import (
+from gcpl_lab.baselines.clip_features import (
     ENSEMBLE_TEMPLATES,
     CoOp,
     LinearProbe,
@@ -19,7 +19,7 @@ from gcpl_lab.methods.baselines import (
     ZeroShotCLIP,
     feature_batches,
 )
-from gcpl_lab.methods.prompts import ContextPrompts
+from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
 
 TEXT_FEATURES = {

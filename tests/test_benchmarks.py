@@ -111,8 +111,11 @@ def test_an_update_that_sets_up_is_left_out(load: Load, monkeypatch: pytest.Monk
 
 def test_missed_aims_are_said(load: Load) -> None:
     measuring = load("measuring")
-    aims = [measuring.check_aim("speed", 3.0, least=4), measuring.check_aim("share", 0.4, most=0.5),
-            measuring.check_aim("nothing", math.nan, least=1)]  # fmt: skip
+    aims = [
+        measuring.check_aim("speed", 3.0, least=4),
+        measuring.check_aim("share", 0.4, most=0.5),
+        measuring.check_aim("nothing", math.nan, least=1),
+    ]
     assert [aim["met"] for aim in aims] == [False, True, False]
     assert "missed" in measuring.aim_lines({"aims": aims})[0]
 
@@ -188,14 +191,20 @@ def test_gcpl_step_runs_on_a_small_shape(load: Load, tmp_path: Path, monkeypatch
         assert (row["peak_gb"] is None) == (row["variant"] not in (module.OURS, module.CHECKPOINTED))
         assert row["peak_gb"] is None or row["peak_gb"] > 0.01
     assert [(aim["least"], aim["most"]) for aim in result["aims"]] == [
-        (1.4, None), (None, 1.15), (None, 1.15), (1.4, None), (None, 1.15), (None, 1.15), (3.5, None),
-    ]  # fmt: skip
+        (1.4, None),
+        (None, 1.15),
+        (None, 1.15),
+        (1.4, None),
+        (None, 1.15),
+        (None, 1.15),
+        (3.5, None),
+    ]
 
 
 def test_the_library_runs_its_own_kernels(load: Load, random_pair: Any) -> None:
     """Ours are put aside for the published procedure and the floor, and come back."""
-    from gcpl_lab.backbones import cpu_linear
-    from gcpl_lab.backbones.cpu_attention import ChunkedSelfAttention
+    from gcpl_lab.fast import cpu_linear
+    from gcpl_lab.fast.cpu_attention import ChunkedSelfAttention
 
     denoiser = random_pair.diffusion.denoiser
     before = denoiser.attn_processors
@@ -230,16 +239,32 @@ def test_speeds_of_single_operations(load: Load, capsys: pytest.CaptureFixture[s
 
 def test_true_shapes_runs_on_small_copies(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that it starts
-    result = run(load, "true_shapes", tmp_path, monkeypatch, "--small", "--precision", "bfloat16", "--repeats", "2",
-                 "--folder", str(tmp_path))  # fmt: skip
+    result = run(
+        load,
+        "true_shapes",
+        tmp_path,
+        monkeypatch,
+        "--small",
+        "--precision",
+        "bfloat16",
+        "--repeats",
+        "2",
+        "--folder",
+        str(tmp_path),
+    )
     assert [row["what"] for row in result["rows"]] == [
         f"bfloat16: {what}"
         for what in (
-            "loading CLIP", "encoding 12 pictures and 10 LMPT updates", "classifying 12 pictures with 3 labels",
-            "loading the diffusion model", "encoding 2 pictures, and the first GCPL update",
-            "a GCPL update of 1 picture", "fitting the temperature on 2 pictures", "classifying a picture, 2 classes",
+            "loading CLIP",
+            "encoding 12 pictures and 10 LMPT updates",
+            "classifying 12 pictures with 3 labels",
+            "loading the diffusion model",
+            "encoding 2 pictures, and the first GCPL update",
+            "a GCPL update of 1 picture",
+            "fitting the temperature on 2 pictures",
+            "classifying a picture, 2 classes",
         )
-    ]  # fmt: skip
+    ]
     assert all(row["seconds"] > 0 and row["peak_gb"] > 0.1 for row in result["rows"])
     assert [path.name for path in tmp_path.iterdir()] == ["true_shapes.json"]  # the models are gone again
 
@@ -268,8 +293,23 @@ def test_threads_come_back(load: Load) -> None:
 
 
 def test_precision_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--no-compile", "--classes", "2", "--updates", "1", "--images", "1", "--lmpt-updates", "1",
-               "--seeds", "2", "--check-steps", "1", "--test", "10")  # fmt: skip
+    options = (
+        "--no-compile",
+        "--classes",
+        "2",
+        "--updates",
+        "1",
+        "--images",
+        "1",
+        "--lmpt-updates",
+        "1",
+        "--seeds",
+        "2",
+        "--check-steps",
+        "1",
+        "--test",
+        "10",
+    )
     result = run(load, "precision", tmp_path, monkeypatch, *options)
     assert set(result["chosen"]) == {"training", "classifying", "lmpt_epoch"}
     assert {len(values) for values in result["check"]["accuracies"].values()} == {2}
@@ -281,17 +321,36 @@ FEW = ("--train-steps", "1", "--images", "6", "--support-images", "20", "--timed
 
 
 def test_classifier_cost_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = (*FEW, "--pool", "4", "--batch-images", "2", "--noise-images", "2", "--noise-seeds", "1",
-               "--spread-seeds", "0", "--published-samples", "1", "2", "--published-seconds", "60",
-               "--cache", str(tmp_path / "kept"))  # fmt: skip
+    options = (
+        *FEW,
+        "--pool",
+        "4",
+        "--batch-images",
+        "2",
+        "--noise-images",
+        "2",
+        "--noise-seeds",
+        "1",
+        "--spread-seeds",
+        "0",
+        "--published-samples",
+        "1",
+        "2",
+        "--published-seconds",
+        "60",
+        "--cache",
+        str(tmp_path / "kept"),
+    )
     result = run(load, "classifier_cost", tmp_path, monkeypatch, *options)
     module, rows = load("classifier_cost"), {row["what"]: row for row in result["rows"]}
     assert result["published_images"] == 6
     assert result["largest_difference"] <= module.LARGEST_DIFFERENCE
     assert rows[module.PUBLISHED]["evaluations"] == 10 * 1 + 5 * 1
     assert rows[module.OURS]["evaluations"] <= 10 * 4
-    assert rows["no statistical shortcut, same pool"]["evaluations"] == 10 * result["plans"][
-        "no statistical shortcut, same pool"]["steps"]  # fmt: skip
+    assert (
+        rows["no statistical shortcut, same pool"]["evaluations"]
+        == 10 * result["plans"]["no statistical shortcut, same pool"]["steps"]
+    )
     assert len(result["aims"]) == 4  # without seeds nothing says which accuracies are equal
     # What was learned and decided is kept: nothing is left to decide, and no prompts are learned again.
     monkeypatch.setattr(load("measuring").GCPLClassifier, "fit", None)
@@ -302,12 +361,19 @@ def test_classifier_cost_runs(load: Load, tmp_path: Path, monkeypatch: pytest.Mo
 def test_aims_of_the_fast_classifier_by_hand(load: Load) -> None:
     module = load("classifier_cost")
     rows = {
-        module.OURS: {"evaluations": 5.0, "evaluations_to_published": 550.0, "ratio_to_published": 400.0,
-                      "ratio_to_staged": 3.0},
+        module.OURS: {
+            "evaluations": 5.0,
+            "evaluations_to_published": 550.0,
+            "ratio_to_published": 400.0,
+            "ratio_to_staged": 3.0,
+        },
         module.STAGED: {"evaluations": 60.0},
-    }  # fmt: skip
-    right = {module.OURS: np.array([1, 1, 0, 0]), module.STAGED: np.array([1, 1, 1, 0]),
-             module.PUBLISHED: np.array([1, 1])}  # fmt: skip
+    }
+    right = {
+        module.OURS: np.array([1, 1, 0, 0]),
+        module.STAGED: np.array([1, 1, 1, 0]),
+        module.PUBLISHED: np.array([1, 1]),
+    }
     known = np.array([True, False, True, False])
     found = {aim["what"]: aim for aim in module.aims_of(rows, right, known, [0.5, 0.6])}
     values = [(aim["value"], aim["met"]) for aim in found.values()]
@@ -319,8 +385,25 @@ def test_aims_of_the_fast_classifier_by_hand(load: Load) -> None:
 def test_growth_runs(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "growth.md"
     page.write_text("Before.\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nAfter.\n", encoding="utf-8")
-    options = ("--sizes", "4", "6", "--images", "12", "--support-images", "40", "--pool", "2", "--seeds", "2",
-               "--timed-images", "1", "--cache", str(tmp_path / "kept"), "--document", str(page))  # fmt: skip
+    options = (
+        "--sizes",
+        "4",
+        "6",
+        "--images",
+        "12",
+        "--support-images",
+        "40",
+        "--pool",
+        "2",
+        "--seeds",
+        "2",
+        "--timed-images",
+        "1",
+        "--cache",
+        str(tmp_path / "kept"),
+        "--document",
+        str(page),
+    )
     result = run(load, "growth", tmp_path, monkeypatch, *options)
     module = load("growth")
     assert [point["classes"] for point in result["points"]] == [4, 6]
@@ -377,7 +460,7 @@ def test_exponents_by_hand(load: Load) -> None:
 
 
 def test_a_plan_is_judged_by_what_it_promised(load: Load) -> None:
-    from gcpl_lab.methods.racing import learn_plan
+    from gcpl_lab.fast.racing import learn_plan
 
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
@@ -462,8 +545,10 @@ def test_the_page_is_filled_and_filled_again(load: Load, tmp_path: Path) -> None
     page.write_text(module.DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
     models = {}
     for kind, study in module.studies("tiny", "wall").items():
-        seconds = {module.describe(point): [0.1 + 0.01 * math.prod(point.values())]
-                   for point in (*study.points, study.held_out)}  # fmt: skip
+        seconds = {
+            module.describe(point): [0.1 + 0.01 * math.prod(point.values())]
+            for point in (*study.points, study.held_out)
+        }
         models[kind] = module.study_model(study, seconds)
     result = {"models": models, "machine": {"processor": "a processor", "threads": 2}, "preset": "tiny", "repeats": 5}
     module.write_document(result, page)

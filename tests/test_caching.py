@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.caching import OutcomeCache, source_checksum  # bound before the fixture below replaces it
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.experiment import FewShotExperiment, Outcome
-from gcpl_lab.multilabel_experiment import MultiLabelExperiment
+from gcpl_lab.experiments.caching import OutcomeCache, source_checksum  # bound before the fixture below replaces it
+from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
+from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 
 SETTINGS = {"num_steps": 2, "batch_size": 10, "num_evidence": 1, "class_offsets": False}
 
@@ -29,7 +29,7 @@ def make_experiment(test_total: int = 10, **settings: Any) -> FewShotExperiment:
 def unchanged_source() -> Iterator[None]:
     """A file that somebody saves meanwhile would rightly make another entry."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gcpl_lab.caching.source_checksum", lambda: "this source")
+        patch.setattr("gcpl_lab.experiments.caching.source_checksum", lambda: "this source")
         yield
 
 
@@ -96,7 +96,7 @@ def test_whatever_it_depends_on_makes_another_entry(
     with torch.no_grad():
         bias -= 1
     assert cache.run(experiment, "gcpl", 1, 0).row["name"] == "gcpl"
-    monkeypatch.setattr("gcpl_lab.caching.source_checksum", lambda: "another source")
+    monkeypatch.setattr("gcpl_lab.experiments.caching.source_checksum", lambda: "another source")
     with pytest.raises(MustNotRun):
         OutcomeCache(cache.folder).run(experiment, "gcpl", 1, 0)
 

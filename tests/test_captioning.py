@@ -32,8 +32,16 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(words))
     tokenizer = BertTokenizer.from_pretrained(folder)
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = BlipTextConfig(vocab_size=len(words), max_position_embeddings=40, bos_token_id=5, eos_token_id=3,
-                          pad_token_id=0, sep_token_id=3, encoder_hidden_size=16, **size)  # fmt: skip
+    text = BlipTextConfig(
+        vocab_size=len(words),
+        max_position_embeddings=40,
+        bos_token_id=5,
+        eos_token_id=3,
+        pad_token_id=0,
+        sep_token_id=3,
+        encoder_hidden_size=16,
+        **size,
+    )
     vision = BlipVisionConfig(image_size=16, patch_size=8, **size)
     config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     with torch.random.fork_rng():
@@ -61,8 +69,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_every_picture_gets_a_row(captioner: Path, pictures: Path) -> None:
     seen: list[tuple[int, int]] = []
-    path = caption_folder(pictures, captioner, batch_size=2, max_new_tokens=4,
-                          on_progress=lambda *numbers: seen.append(numbers))  # fmt: skip
+    path = caption_folder(
+        pictures, captioner, batch_size=2, max_new_tokens=4, on_progress=lambda *numbers: seen.append(numbers)
+    )
     rows = rows_of(path)
     assert path == pictures / "metadata.csv"
     assert [row["file_name"] for row in rows] == [f"photo {i}.png" for i in range(5)]
@@ -113,8 +122,11 @@ def test_earlier_rows_columns_and_captions_are_kept(pictures: Path, monkeypatch:
     caption_folder(pictures, "any")
     rows = {row["file_name"]: row for row in rows_of(path)}
     assert rows["photo 1.png"] == {
-        "file_name": "photo 1.png", "split": "train", "labels": "bag", "caption": "mine, by hand",
-    }  # fmt: skip
+        "file_name": "photo 1.png",
+        "split": "train",
+        "labels": "bag",
+        "caption": "mine, by hand",
+    }
     assert rows["elsewhere.png"]["caption"] == ""
     assert rows["photo 0.png"]["caption"]
     assert rows["photo 0.png"]["split"] == ""

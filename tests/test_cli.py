@@ -19,17 +19,22 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import gcpl_lab.cli as cli
-from gcpl_lab.cli_options import parse_seeds
+import gcpl_lab.cli.app as cli
+from gcpl_lab.cli.options import parse_seeds
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiment import METHODS
+from gcpl_lab.experiments.few_shot import METHODS
 from gcpl_lab.storage import read_json, read_tensors
 
 ROOT = Path(__file__).parents[1]
 TINY_SETTINGS = {
-    "num_vectors": 2, "num_steps": 3, "batch_size": 4, "num_evidence": 2, "discriminative_steps": 2,
-    "discriminative_batch_size": 2, "num_samples": 2,
-}  # fmt: skip
+    "num_vectors": 2,
+    "num_steps": 3,
+    "batch_size": 4,
+    "num_evidence": 2,
+    "discriminative_steps": 2,
+    "discriminative_batch_size": 2,
+    "num_samples": 2,
+}
 SETS = [part for name, value in TINY_SETTINGS.items() for part in ("--set", f"{name}={value}")]
 
 
@@ -63,11 +68,15 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # A suite that runs in the background inherits an ignored Ctrl-C, which Python would pass on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -112,7 +121,7 @@ def test_every_verb_explains_itself(verb: list[str]) -> None:
 def test_help_is_quick_and_loads_no_heavy_library(tmp_path: Path) -> None:
     """Measured in CPU time, which other programs on this machine do not lengthen."""
     code = (
-        "import sys, time; import gcpl_lab.cli as cli\n"
+        "import sys, time; import gcpl_lab.cli.app as cli\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'open_clip', 'matplotlib', 'sklearn'} & sys.modules.keys()\n"
         "sys.argv = ['gcpl-lab', '--help']\n"
         "try: cli.main()\n"
@@ -137,8 +146,9 @@ def test_doctor_answers_people_and_programs(program: Any) -> None:
     report = json.loads(ended.out)
     assert report.keys() == {"machine", "versions", "samples", "presets"}
     assert report["samples"] == {
-        "fashion/support": "640 pictures, checksums right", "fashion/test": "500 pictures, checksums right",
-    }  # fmt: skip
+        "fashion/support": "640 pictures, checksums right",
+        "fashion/test": "500 pictures, checksums right",
+    }
     assert report["presets"]["tiny"]["state"] == "ready (in a local folder)"
     real = report["presets"]["sd-1.4"]
     assert "hf download" in real["state"] or "ready" in real["state"]
@@ -171,8 +181,10 @@ def test_train_then_classify(program: Any, support: Path, tmp_path: Path, preset
     ended = train(program, support, tmp_path / "prompts", preset, "--objective", objective, "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out) == {
-        "output": str(tmp_path / "prompts"), "classes": ["bag", "boot", "shirt"], "pictures": 6,
-    }  # fmt: skip
+        "output": str(tmp_path / "prompts"),
+        "classes": ["bag", "boot", "shirt"],
+        "pictures": 6,
+    }
     assert sorted(os.listdir(tmp_path / "prompts")) == ["prompts.json", "prompts.safetensors"]
     config = read_json(tmp_path / "prompts" / "prompts.json")["config"]
     assert config["objective"] == objective
@@ -202,7 +214,7 @@ def test_classify_takes_the_pictures_of_sub_folders(
             judged.extend(files)
             raise Stop
 
-    monkeypatch.setattr("gcpl_lab.estimators.GCPLClassifier.load", lambda _folder: Classifier())
+    monkeypatch.setattr("gcpl_lab.gcpl.estimator.GCPLClassifier.load", lambda _folder: Classifier())
     (tmp_path / ".hidden").mkdir()
     with pytest.raises(Stop):
         program("classify", "prompts", support)
@@ -304,9 +316,21 @@ def test_square_brackets_in_names_are_shown_as_they_are(program: Any, tmp_path: 
 
 def test_compare_runs_no_trial_twice(program: Any, few_shot_folder: Path, tmp_path: Path, preset: str) -> None:
     arguments = [
-        "compare", "--folder", tmp_path, "--images", few_shot_folder, "--preset", preset, "--methods",
-        "zero_shot_diffusion, gcpl", "--shots", "1,2", "--seeds", 2, *SETS,
-    ]  # fmt: skip
+        "compare",
+        "--folder",
+        tmp_path,
+        "--images",
+        few_shot_folder,
+        "--preset",
+        preset,
+        "--methods",
+        "zero_shot_diffusion, gcpl",
+        "--shots",
+        "1,2",
+        "--seeds",
+        2,
+        *SETS,
+    ]
     ended = program(*arguments, "--json")
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
@@ -344,7 +368,7 @@ def test_compare_runs_no_trial_twice(program: Any, few_shot_folder: Path, tmp_pa
         (["compare", "--seeds", "0"], "expected 1 seed or more"),
         (["lab", "--notebooks", "nowhere"], "no such folder"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_end_with_2_and_a_reason(
     program: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
@@ -368,7 +392,7 @@ def test_wrong_arguments_end_with_2_and_a_reason(
         (["demo", "--test", "501"], "total is 501"),
         (["build-samples", "--raw", "nowhere"], "dataset-fashion-mnist"),
     ],
-)  # fmt: skip
+)
 def test_what_a_user_can_mend_is_one_message_and_ends_with_1(
     program: Any, support: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
@@ -386,7 +410,7 @@ def test_a_defect_of_ours_is_not_hidden(program: Any, monkeypatch: pytest.Monkey
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gcpl_lab.training.runtime.describe_machine", broken)
+    monkeypatch.setattr("gcpl_lab.training.machine.describe_machine", broken)
     with pytest.raises(ZeroDivisionError):
         program("doctor")
 
@@ -397,9 +421,13 @@ def test_settings_arrive_with_their_kinds() -> None:
         seed=3,
     )
     assert found == {
-        "seed": 3, "num_steps": 7, "timestep_range": (0.5, 1), "num_rivals": None, "initial": "coarse",
+        "seed": 3,
+        "num_steps": 7,
+        "timestep_range": (0.5, 1),
+        "num_rivals": None,
+        "initial": "coarse",
         "templates": ("a {}", "the {}"),
-    }  # fmt: skip
+    }
     with pytest.raises(typer.BadParameter):
         cli._settings(["timestep_range=[1, 0]"])
 
@@ -416,9 +444,22 @@ def test_a_message_is_printed_with_its_brackets(program: Any, monkeypatch: pytes
 
 def test_ctrl_c_ends_a_real_process_with_130(support: Path, tmp_path: Path, preset: str) -> None:
     process = start(
-        "-m", "gcpl_lab", "train", "gcpl", str(support), "-o", str(tmp_path / "out"), "--preset", preset,
-        "--shots", "2", *SETS, "--set", "num_steps=100000", cwd=tmp_path,
-    )  # fmt: skip
+        "-m",
+        "gcpl_lab",
+        "train",
+        "gcpl",
+        str(support),
+        "-o",
+        str(tmp_path / "out"),
+        "--preset",
+        preset,
+        "--shots",
+        "2",
+        *SETS,
+        "--set",
+        "num_steps=100000",
+        cwd=tmp_path,
+    )
     checkpoint = tmp_path / "out" / "checkpoint" / "gcpl.checkpoint.safetensors"
     deadline = time.monotonic() + 240
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -461,10 +502,17 @@ def test_seeds_are_a_number_or_a_list(text: str, seeds: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "expected how many"), ("0", "1 seed or more"), ("1.5", "expected how many"), ("-1", "expected how many"),
-     ("1,,2", "expected how many"), ("a,1", "expected how many"), (",", "expected how many"),
-     ("2,3,2", "names 2 twice")],
-)  # fmt: skip
+    [
+        ("", "expected how many"),
+        ("0", "1 seed or more"),
+        ("1.5", "expected how many"),
+        ("-1", "expected how many"),
+        ("1,,2", "expected how many"),
+        ("a,1", "expected how many"),
+        (",", "expected how many"),
+        ("2,3,2", "names 2 twice"),
+    ],
+)
 def test_seeds_that_are_none_are_named(text: str, message: str) -> None:
     with pytest.raises(typer.BadParameter, match=message):
         parse_seeds(text)
@@ -473,17 +521,30 @@ def test_seeds_that_are_none_are_named(text: str, message: str) -> None:
 def test_tables_of_results_fit_a_terminal_of_80_columns() -> None:
     from rich.console import Console
 
-    from gcpl_lab.experiment import METHODS
+    from gcpl_lab.experiments.few_shot import METHODS
 
-    row = {"accuracy": 0.7833, "accuracy_within_family": 0.7458, "denoiser_evaluations": 40_000, "train_seconds": 127.9,
-           "predict_seconds": 43.0}  # fmt: skip
-    summary = row | {"num_seeds": 5, "mean": 0.612, "standard_deviation": 0.011, "difference": -0.143, "low": -0.173,
-                     "high": -0.114, "p_value": 0.0001}  # fmt: skip
+    row = {
+        "accuracy": 0.7833,
+        "accuracy_within_family": 0.7458,
+        "denoiser_evaluations": 40_000,
+        "train_seconds": 127.9,
+        "predict_seconds": 43.0,
+    }
+    summary = row | {
+        "num_seeds": 5,
+        "mean": 0.612,
+        "standard_deviation": 0.011,
+        "difference": -0.143,
+        "low": -0.173,
+        "high": -0.114,
+        "p_value": 0.0001,
+    }
     tables = [
         cli._method_table([row | {"name": name} for name in METHODS]),
-        *cli._comparison_tables([summary | {"method": name, "shots": shots} for shots in (4, 16) for name in METHODS],
-                                "gcpl"),
-    ]  # fmt: skip
+        *cli._comparison_tables(
+            [summary | {"method": name, "shots": shots} for shots in (4, 16) for name in METHODS], "gcpl"
+        ),
+    ]
     assert len(tables) == 3
     for table in tables:
         out = Console(width=80, record=True, file=io.StringIO())

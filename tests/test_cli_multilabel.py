@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gcpl_lab.cli import app
+from gcpl_lab.cli.app import app
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import read_json
 
@@ -53,34 +53,74 @@ def test_train_and_evaluate(random_pair: Any, own_data: Path, tmp_path: Path) ->
 
 def test_ablate_writes_a_table_and_figures(random_pair: Any, own_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ablation"
-    told = run("ablate", "lmpt", "--folder", folder, "--seeds", 1, "--metadata", own_data / "metadata.csv",
-               "--preset", random_pair.folder, *FAST, "--set", "validation_share=0.3")  # fmt: skip
+    told = run(
+        "ablate",
+        "lmpt",
+        "--folder",
+        folder,
+        "--seeds",
+        1,
+        "--metadata",
+        own_data / "metadata.csv",
+        "--preset",
+        random_pair.folder,
+        *FAST,
+        "--set",
+        "validation_share=0.3",
+    )
     assert "without captions" in told.output
     content = read_json(folder / "results.json")
     assert {entry["share"] for entry in content["caption_noise"]} == {0.0, 0.1, 0.25, 0.5, 1.0}
     assert {row["name"] for row in read_json(folder / "methods" / "results.json")["methods"]} >= {"lmpt", "coop_bce"}
     assert sorted(path.name for path in (folder / "figures").glob("*.png")) == [
-        "ablation.png", "caption_noise.png", "comparison.png",
-    ]  # fmt: skip
+        "ablation.png",
+        "caption_noise.png",
+        "comparison.png",
+    ]
     # Every trial is kept: a rerun computes none of them.
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("trials/*.json")}
-    run("ablate", "lmpt", "--folder", folder, "--seeds", 1, "--metadata", own_data / "metadata.csv",
-        "--preset", random_pair.folder, *FAST, "--set", "validation_share=0.3", "--json")  # fmt: skip
+    run(
+        "ablate",
+        "lmpt",
+        "--folder",
+        folder,
+        "--seeds",
+        1,
+        "--metadata",
+        own_data / "metadata.csv",
+        "--preset",
+        random_pair.folder,
+        *FAST,
+        "--set",
+        "validation_share=0.3",
+        "--json",
+    )
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("trials/*.json")}
 
 
 def test_ablate_can_choose_settings_and_draw_tails(
     random_pair: Any, own_data: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from gcpl_lab import multilabel_experiment
     from gcpl_lab.data import wardrobe
+    from gcpl_lab.experiments import multilabel as multilabel_experiment
 
-    monkeypatch.setattr(multilabel_experiment.run_validation, "__kwdefaults__",
-                        {**multilabel_experiment.run_validation.__kwdefaults__,
-                         "candidates": {"chosen": {}, "other": {"mix": 0.9}}})  # fmt: skip
+    monkeypatch.setattr(
+        multilabel_experiment.run_validation,
+        "__kwdefaults__",
+        {**multilabel_experiment.run_validation.__kwdefaults__, "candidates": {"chosen": {}, "other": {"mix": 0.9}}},
+    )
     options = ("--preset", random_pair.folder, *FAST, "--set", "validation_share=0.3")
-    run("ablate", "lmpt", "--folder", tmp_path / "parts", "--metadata", own_data / "metadata.csv", "--validation", 1,
-        *options)  # fmt: skip
+    run(
+        "ablate",
+        "lmpt",
+        "--folder",
+        tmp_path / "parts",
+        "--metadata",
+        own_data / "metadata.csv",
+        "--validation",
+        1,
+        *options,
+    )
     assert {row["name"] for row in read_json(tmp_path / "parts/results.json")["methods"]} == {"chosen", "other"}
 
     built: list[tuple[Any, ...]] = []

@@ -10,24 +10,35 @@ import torch
 from pptx import Presentation
 from typer.testing import CliRunner
 
-from gcpl_lab.cli import app
+from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.run_views import STATES, load_states, make_animation, make_deck, make_map
+from gcpl_lab.experiments.run_views import STATES, load_states, make_animation, make_deck, make_map
 from gcpl_lab.storage import write_json, write_tensors
 
 SHARES = {
-    "zero_shot_clip": 0.5, "linear_probe": 0.7, "zero_shot_diffusion": 0.6, "gcpl": 0.75, "comple": 0.74,
+    "zero_shot_clip": 0.5,
+    "linear_probe": 0.7,
+    "zero_shot_diffusion": 0.6,
+    "gcpl": 0.75,
+    "comple": 0.74,
     "discriminative": 0.78,
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def run(tmp_path):
     rows = [
-        {"name": name, "seed": 4, "shots": 2, "accuracy": share, "calibration_error": 0.01, "train_seconds": 2.0,
-         "predict_seconds": 1.5}
+        {
+            "name": name,
+            "seed": 4,
+            "shots": 2,
+            "accuracy": share,
+            "calibration_error": 0.01,
+            "train_seconds": 2.0,
+            "predict_seconds": 1.5,
+        }
         for name, share in SHARES.items()
-    ]  # fmt: skip
+    ]
     data = {"name": "fashion/test", "checksum": "c0ffee" * 8, "classes": ["shirt", "coat"], "shots": 2, "test_size": 40}
     write_json(tmp_path / "results.json", {"command": "gcpl-lab demo --seed 4", "data": data, "methods": rows})
     write_json(tmp_path / "prompts" / "comple" / "prompts.json", {"config": {"contrast_weight": 0.1}})
@@ -58,10 +69,15 @@ def test_the_deck_says_what_was_measured(run):
     pages = words_of(files[0])
     titles = [page.split("\n")[0] for page in pages]
     assert titles == [
-        "Does a learned prompt tell look-alike photographs apart?", "The data", "The method",
-        "Before and after: numbers", "Every method on the same photographs", "What it costs", "What does not hold",
+        "Does a learned prompt tell look-alike photographs apart?",
+        "The data",
+        "The method",
+        "Before and after: numbers",
+        "Every method on the same photographs",
+        "What it costs",
+        "What does not hold",
         "Limits",
-    ]  # fmt: skip
+    ]
     assert "78% of the test photographs recognised, up from 60%" in pages[0].replace("\n", " ")
     assert "2 photographs of each of 2 classes" in pages[1]
     assert "+18.0 points" in pages[3]
@@ -107,7 +123,7 @@ def test_results_of_something_else_are_refused(tmp_path):
 
 def test_help_loads_no_view():
     code = (
-        "import sys; from gcpl_lab import cli_views; "
+        "import sys; from gcpl_lab.cli.app import views as cli_views; "
         "sys.exit(', '.join({'pptx', 'bokeh', 'matplotlib', 'torch', 'PIL'} & sys.modules.keys()) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.presets import Preset
-from gcpl_lab.backbones.prompt_tower import PromptTower, encode_token_embeddings
 from gcpl_lab.errors import ModelError
+from gcpl_lab.fast.prompt_tower import PromptTower, encode_token_embeddings
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.presets import Preset
 
 TEXTS = ["coat", "a photo of a dark slim ankle boot, laced", "長靴", "coat " * 60]
 
@@ -49,12 +49,22 @@ def test_the_short_way_to_features_equals_the_long_one(kind: str, monkeypatch: p
     monkeypatch.setenv("GCPL_LAB_KERNELS", "library" if kind == "library" else "own")
     monkeypatch.setattr(PromptTower, "MOST_IN_ONE", 17 if kind == "many rows" else 18)  # 6 + 2 + 4 + 6
     torch.manual_seed(0)
-    tower = open_clip.transformer.TextTransformer(
-        context_length=9, vocab_size=50, width=16, heads=2, layers=3, output_dim=6, no_causal_mask=kind == "not causal",
-        ls_init_value=0.5 if kind == "layer scale" else None,
-        block_type="custom" if kind == "custom block" else "default",
-        act_layer=QuickGELU if kind == "quick gelu" else torch.nn.GELU,
-    ).double().requires_grad_(kind == "learned")  # fmt: skip
+    tower = (
+        open_clip.transformer.TextTransformer(
+            context_length=9,
+            vocab_size=50,
+            width=16,
+            heads=2,
+            layers=3,
+            output_dim=6,
+            no_causal_mask=kind == "not causal",
+            ls_init_value=0.5 if kind == "layer scale" else None,
+            block_type="custom" if kind == "custom block" else "default",
+            act_layer=QuickGELU if kind == "quick gelu" else torch.nn.GELU,
+        )
+        .double()
+        .requires_grad_(kind == "learned")
+    )
     embeddings = torch.randn(4, 7, 16, dtype=torch.float64)
     embeddings[:, 0] = embeddings[0, 0]  # the start token
     ends, weights = torch.tensor([6, 2, 4, 6]), torch.randn(4, 6, dtype=torch.float64)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import gcpl_lab.comparison as comparison
-from gcpl_lab.comparison import AVERAGED, run_comparison
+import gcpl_lab.experiments.compare as comparison
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiment import FewShotExperiment
+from gcpl_lab.experiments.compare import AVERAGED, run_comparison
+from gcpl_lab.experiments.few_shot import FewShotExperiment
 
 SMALL = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_evidence": 2}
 METHODS = ["zero_shot_diffusion", "gcpl"]
@@ -130,8 +130,11 @@ def test_other_pictures_are_other_trials(tmp_path: Path, few_shot_folder: Path) 
 def test_the_summary_pairs_equal_seeds(tmp_path: Path, few_shot_folder: Path) -> None:
     result = compare(tmp_path, few_shot_folder, [])
     assert [(entry["method"], entry["shots"]) for entry in result["summary"]] == [
-        ("zero_shot_diffusion", 1), ("gcpl", 1), ("zero_shot_diffusion", 2), ("gcpl", 2),
-    ]  # fmt: skip
+        ("zero_shot_diffusion", 1),
+        ("gcpl", 1),
+        ("zero_shot_diffusion", 2),
+        ("gcpl", 2),
+    ]
     of = {(row["method"], row["shots"], row["seed"]): row for row in result["methods"]}
     for entry in result["summary"]:
         method, shots = entry["method"], entry["shots"]
@@ -156,9 +159,7 @@ def test_the_summary_says_what_offsets_were_worth(tmp_path: Path, few_shot_folde
         offsets = summary[method]["offsets"]
         assert offsets["difference"] == pytest.approx(sum(gains) / 3)
         assert offsets["low"] <= offsets["difference"] <= offsets["high"]
-        assert summary[method]["readings"].keys() == {
-            "relative", "relative, offsets", "absolute", "absolute, offsets"
-        }  # fmt: skip
+        assert summary[method]["readings"].keys() == {"relative", "relative, offsets", "absolute", "absolute, offsets"}
 
 
 def test_results_say_what_they_were_made_of(tmp_path: Path, few_shot_folder: Path) -> None:

@@ -20,8 +20,12 @@ pytestmark = [
 def test_a_compiled_denoiser_learns_the_same(random_pair: Any, pictures: Any) -> None:
     """Forth and back through compiled code, and no compiled code left afterwards."""
     settings: dict[str, Any] = {
-        "num_vectors": 2, "num_steps": 3, "batch_size": 4, "num_evidence": 2, "evidence_bfloat16": False,
-    }  # fmt: skip
+        "num_vectors": 2,
+        "num_steps": 3,
+        "batch_size": 4,
+        "num_evidence": 2,
+        "evidence_bfloat16": False,
+    }
     plain, compiled = (
         GCPLClassifier(diffusion=random_pair.diffusion, compile_denoiser=chosen, **settings).fit(*pictures)
         for chosen in (False, True)

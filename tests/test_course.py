@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gcpl_lab import course
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.workshop import course
 
 
 class FrozenThing:
@@ -39,9 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def save(notebook: str = "03", frozen: FrozenThing | None = None, value: float = 1.0) -> Path:
     return course.save_state(
-        notebook, frozen or FrozenThing(), models={"gcpl": SavedModel()}, tensors={"norms": torch.full((3,), value)},
+        notebook,
+        frozen or FrozenThing(),
+        models={"gcpl": SavedModel()},
+        tensors={"norms": torch.full((3,), value)},
         facts={"class_names": ["coat", "shirt"], "seed": 0},
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------------------ save and load
@@ -82,7 +85,7 @@ def test_a_failing_save_leaves_the_earlier_state(folder: Path) -> None:
 
 def test_without_the_variable_states_lie_below_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(course.COURSE_VARIABLE)
-    assert course.course_folder() == Path(course.__file__).parents[1] / "runs" / "course"
+    assert course.course_folder() == Path(course.__file__).parents[2] / "runs" / "course"
 
 
 @pytest.mark.parametrize("number", ["3", "003", "x", ""])
@@ -178,7 +181,7 @@ def test_states_of_other_tiny_models_are_refused(
         header["frozen"]["kind"] = "FrozenDiffusion"
         (shipped / part / "state.json").write_text(json.dumps(header))
     monkeypatch.setattr(course, "_verify", lambda _: None)
-    from gcpl_lab.backbones import diffusion
+    from gcpl_lab.models import diffusion
 
     loaded = []
 
@@ -213,7 +216,7 @@ def test_there_is_nothing_to_ship_before_a_notebook_ran(tmp_path: Path) -> None:
 
 
 def test_catch_up_on_the_command_line(shipped: Path) -> None:
-    from gcpl_lab.cli import app
+    from gcpl_lab.cli.app import app
 
     first = CliRunner().invoke(app, ["catch-up", "4", "--json"])
     assert first.exit_code == 0, first.output
@@ -225,7 +228,7 @@ def test_catch_up_on_the_command_line(shipped: Path) -> None:
 
 
 def test_the_instructor_edition_does_not_overwrite_the_students(tmp_path: Path) -> None:
-    from gcpl_lab.cli import app
+    from gcpl_lab.cli.app import app
 
     done = CliRunner().invoke(
         app, ["course", "--edition", "instructor", "--source", str(tmp_path), "--target", str(tmp_path)]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcpl_lab.backbones import cpu_attention
-from gcpl_lab.backbones.cpu_attention import ChunkedSelfAttention, attend_in_chunks, chunked_attention
-from gcpl_lab.training import runtime
+from gcpl_lab.fast import cpu_attention
+from gcpl_lab.fast.cpu_attention import ChunkedSelfAttention, attend_in_chunks, chunked_attention
+from gcpl_lab.training import device as runtime
 
 
 def draw(places: int, others: int, dim: int, size: float) -> list[Tensor]:

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from gcpl_lab import processor
-from gcpl_lab.backbones import cpu_linear
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.cpu_linear import FrozenLinear, PackedProduct, linear, torch_products, use_fast_products
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.errors import LabError
-from gcpl_lab.methods.shared_prefix import SharedDenoiser
-from gcpl_lab.training import runtime
+from gcpl_lab.fast import cpu_linear
+from gcpl_lab.fast.cpu_linear import FrozenLinear, PackedProduct, linear, torch_products, use_fast_products
+from gcpl_lab.fast.shared_prefix import SharedDenoiser
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.training import processor, runtime
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

@@ -11,23 +11,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import gcpl_lab.demo as demo
-import gcpl_lab.experiment as experiments
-import gcpl_lab.reporting as reporting
+import gcpl_lab.experiments.demo as demo
+import gcpl_lab.experiments.few_shot as experiments
+import gcpl_lab.experiments.reports as reporting
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.data.fashion import FASHION_CLASSES
-from gcpl_lab.demo import DemoResult, run_demo
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiment import GENERATIVE_METHODS, QUICK_METHODS
+from gcpl_lab.experiments.demo import DemoResult, run_demo
+from gcpl_lab.experiments.few_shot import GENERATIVE_METHODS, QUICK_METHODS
 
 SMALL = {
-    "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
-    "num_samples": 2, "num_evidence": 2,
-}  # fmt: skip
+    "num_vectors": 2,
+    "num_steps": 2,
+    "batch_size": 4,
+    "discriminative_steps": 2,
+    "discriminative_batch_size": 2,
+    "num_samples": 2,
+    "num_evidence": 2,
+}
 FIGURES = {
-    "before_after", "accuracy", "confusion", "prompt_similarity", "token_journey", "losses", "comple_norm",
-    "timestep_evidence", "error_map", "samples", "reliability", "nearest_words",
-}  # fmt: skip
+    "before_after",
+    "accuracy",
+    "confusion",
+    "prompt_similarity",
+    "token_journey",
+    "losses",
+    "comple_norm",
+    "timestep_evidence",
+    "error_map",
+    "samples",
+    "reliability",
+    "nearest_words",
+}
 SLOW_FIGURES = {"before_after", "samples"}  # UMAP compiles for half a minute; drawing pictures takes many passes
 
 
@@ -42,9 +57,13 @@ class Run:
         os.chdir(place)
         try:
             self.result: DemoResult = run_demo(
-                Path("runs/demo"), shots=2, test_total=20, settings=SMALL, on_event=self.hear,
+                Path("runs/demo"),
+                shots=2,
+                test_total=20,
+                settings=SMALL,
+                on_event=self.hear,
                 **{"multilabel": False, **options},
-            )  # fmt: skip
+            )
         finally:
             os.chdir(before)
         self.folder = place / "runs" / "demo"
@@ -62,8 +81,13 @@ def check_whole(run: Run) -> None:
     assert sorted(os.listdir(run.place)) == ["runs"]
     assert os.listdir(run.place / "runs") == ["demo"]
     assert sorted(os.listdir(run.folder)) == [
-        "cache", "figures", "prompts", "report.html", "results.json", "states.safetensors",
-    ]  # fmt: skip
+        "cache",
+        "figures",
+        "prompts",
+        "report.html",
+        "results.json",
+        "states.safetensors",
+    ]
     assert {file.stem for file in (run.folder / "figures").iterdir()} == run.figures
     for name in run.figures:
         with Image.open(run.folder / "figures" / f"{name}.png") as picture:

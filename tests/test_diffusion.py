@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.presets import Preset
 from gcpl_lab.errors import ModelError
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.models.presets import Preset
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

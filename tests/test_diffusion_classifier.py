@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gcpl_lab.errors import TrainingError
-from gcpl_lab.methods.diffusion_classifier import (
+from gcpl_lab.gcpl.classifier import (
     DiffusionClassifier,
     class_scores,
     fit_reading,

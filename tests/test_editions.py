@@ -7,8 +7,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from gcpl_lab import editions
 from gcpl_lab.errors import DataError, LabError
+from gcpl_lab.workshop import editions
 
 HEADER = """\
 # 07 · A notebook
@@ -203,8 +203,13 @@ def test_seconds_leave_solutions_out() -> None:
 def test_a_notebook_is_checked_run_and_written(tmp_path: Path) -> None:
     (row,) = editions.write_course(write(tmp_path, small()).parent, tmp_path / "out", "instructor")
     written = nbformat.read(row["file"], as_version=4)
-    printed = [output.text for each in written.cells if each.cell_type == "code" for output in each.outputs
-               if output.output_type == "stream"]  # fmt: skip
+    printed = [
+        output.text
+        for each in written.cells
+        if each.cell_type == "code"
+        for output in each.outputs
+        if output.output_type == "stream"
+    ]
     assert printed == ["4\n"], "solutions run too"
     assert row["stated_minutes"] == 1.5
     assert 0 < row["seconds"] < 60
@@ -240,7 +245,7 @@ def test_the_command_writes_editions(tmp_path: Path) -> None:
 
     from typer.testing import CliRunner
 
-    from gcpl_lab.cli import app
+    from gcpl_lab.cli.app import app
 
     write(tmp_path, small())
     options = ["course", "07", "--no-execute", "--source", str(tmp_path), "--target", str(tmp_path / "out")]
@@ -248,9 +253,11 @@ def test_the_command_writes_editions(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.output)["notebooks"]
     assert row == {
-        "notebook": "07_small", "file": str(tmp_path / "out" / "07_small.ipynb"), "seconds": None,
+        "notebook": "07_small",
+        "file": str(tmp_path / "out" / "07_small.ipynb"),
+        "seconds": None,
         "stated_minutes": 1.5,
-    }  # fmt: skip
+    }
     assert len(nbformat.read(row["file"], as_version=4).cells) == 13
     shown = CliRunner().invoke(app, options)
     assert "not run" in shown.output

@@ -15,18 +15,23 @@ import pytest
 import torch
 from PIL import Image
 
-import gcpl_lab.estimators as estimators
+import gcpl_lab.gcpl.estimator as estimators
 from gcpl_lab import GCPLClassifier
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.config import GCPLConfig
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import read_json, read_tensors, write_json
-from gcpl_lab.training import runtime
+from gcpl_lab.training import device as runtime
 
 SMALL: dict[str, Any] = {
-    "num_vectors": 2, "num_steps": 2, "batch_size": 4, "discriminative_steps": 2, "discriminative_batch_size": 2,
-    "num_samples": 2, "num_evidence": 2,
-}  # fmt: skip
+    "num_vectors": 2,
+    "num_steps": 2,
+    "batch_size": 4,
+    "discriminative_steps": 2,
+    "discriminative_batch_size": 2,
+    "num_samples": 2,
+    "num_evidence": 2,
+}
 COARSE = ["top", "shoe", "bag"]
 
 
@@ -271,8 +276,9 @@ def test_encoding_in_every_update_changes_no_result(
     found = []
     for cache in (True, False):
         asked.clear()
-        model = small(diffusion, objective=objective, early_stopping="validation", evidence_bfloat16=False,
-                      cache_encodings=cache).fit(*pictures)  # fmt: skip
+        model = small(
+            diffusion, objective=objective, early_stopping="validation", evidence_bfloat16=False, cache_encodings=cache
+        ).fit(*pictures)
         assert len(asked) == 2 + (0 if cache else len(model.history_))
         assert asked[:2] == [12, 12]
         found.append((model.prompts_.vectors.detach(), torch.tensor([record.loss for record in model.history_])))
@@ -298,8 +304,13 @@ def test_sharing_between_prompts_changes_no_evidence(random_pair: object, pictur
     found, passes = [], []
     block = random_pair.diffusion.denoiser.mid_block.resnets[1]
     for sharing in (True, False):
-        model = small(random_pair.diffusion, evidence_sharing=sharing, evidence_batch_size=batch_size,
-                      evidence_bfloat16=False, num_steps=0).fit(*pictures)  # fmt: skip
+        model = small(
+            random_pair.diffusion,
+            evidence_sharing=sharing,
+            evidence_batch_size=batch_size,
+            evidence_bfloat16=False,
+            num_steps=0,
+        ).fit(*pictures)
         rows: list[int] = []
         hook = block.register_forward_pre_hook(lambda _module, inputs, rows=rows: rows.append(len(inputs[0])))
         spent = random_pair.diffusion.num_denoiser_evaluations
@@ -479,8 +490,9 @@ def test_the_plan_keeps_to_the_error_rate(random_pair: object, pictures: Any) ->
     for error_rate in (0.02, 0.4):
         model = small(random_pair.diffusion, **FAST, error_rate=error_rate)
         hidden = random_pair.diffusion.encode_texts(["coat", "bag", "shoe"])
-        plans.append(estimators.make_classifier(random_pair.diffusion, hidden, model.config, 0)
-                     .plan_from(pool, labels).plan_)  # fmt: skip
+        plans.append(
+            estimators.make_classifier(random_pair.diffusion, hidden, model.config, 0).plan_from(pool, labels).plan_
+        )
     assert [plan.error_rate for plan in plans] == [0.02, 0.4]
     assert plans[1].margin < plans[0].margin
     assert plans[1].measured["race_evaluations"] < plans[0].measured["race_evaluations"]
@@ -688,11 +700,7 @@ def whole(random_pair: object, pictures: Any) -> GCPLClassifier:
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 7])
 def test_a_resumed_fit_equals_an_uninterrupted_one(
-    diffusion: object,
-    pictures: Any,
-    whole: GCPLClassifier,
-    tmp_path: Path,
-    stop: int,
+    diffusion: object, pictures: Any, whole: GCPLClassifier, tmp_path: Path, stop: int
 ) -> None:
     """Stopped in GCPL's updates (1, 3), between the two stages (4), and in the discriminative ones (5, 7)."""
     images, ids = pictures

@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gcpl_lab.experiment as experiments
+import gcpl_lab.experiments.few_shot as experiments
+from gcpl_lab.baselines.pixels import PixelForest
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiment import GENERATIVE_METHODS, METHOD_TITLES, METHODS, FewShotExperiment
-from gcpl_lab.methods.diffusion_classifier import class_scores, fit_reading
-from gcpl_lab.methods.pixel_baselines import PixelForest
+from gcpl_lab.experiments.few_shot import GENERATIVE_METHODS, METHOD_TITLES, METHODS, FewShotExperiment
+from gcpl_lab.gcpl.classifier import class_scores, fit_reading
 
 ZERO_SHOT = ("zero_shot_clip", "zero_shot_clip_ensemble", "zero_shot_diffusion")
 PROMISED = {
-    "name", "seed", "accuracy", "accuracy_within_family", "denoiser_evaluations", "train_seconds", "predict_seconds",
-}  # fmt: skip
+    "name",
+    "seed",
+    "accuracy",
+    "accuracy_within_family",
+    "denoiser_evaluations",
+    "train_seconds",
+    "predict_seconds",
+}
 TIMES = ("train_seconds", "predict_seconds")
 
 Make = Callable[..., FewShotExperiment]
@@ -218,9 +224,14 @@ def test_progress_is_told_of_every_update(make_few_shot: Make) -> None:
     for method in ("tip_adapter_f", "discriminative"):
         experiment.run(method, 2, 0)
     assert told == [
-        ("tip_adapter_f", 1, 3), ("tip_adapter_f", 2, 3), ("tip_adapter_f", 3, 3),
-        ("gcpl", 1, 2), ("gcpl", 2, 2), ("discriminative", 1, 2), ("discriminative", 2, 2),
-    ]  # fmt: skip
+        ("tip_adapter_f", 1, 3),
+        ("tip_adapter_f", 2, 3),
+        ("tip_adapter_f", 3, 3),
+        ("gcpl", 1, 2),
+        ("gcpl", 2, 2),
+        ("discriminative", 1, 2),
+        ("discriminative", 2, 2),
+    ]
 
 
 def test_class_lists_that_differ_are_refused(make_few_shot: Make, few_shot: FewShotExperiment) -> None:

@@ -6,13 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.explaining import (
-    co_occurrence,
-    compare_prompts,
-    explain_mistake,
-    find_mistakes,
-    read_contexts,
-)
+from gcpl_lab.evaluation.explaining import co_occurrence, compare_prompts, explain_mistake, find_mistakes, read_contexts
 
 NAMES = ("shirt", "bag", "coat")
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], np.uint8)
@@ -24,8 +18,11 @@ def test_context_vectors_find_their_words() -> None:
     context = torch.stack([torch.eye(5)[[2, 0]], torch.eye(5)[[1, 1]]]) * 3
     rows = read_contexts(tower, context, NAMES[:2], num_words=2)
     assert [(row["name"], row["position"], row["words"][0]) for row in rows] == [
-        ("shirt", 1, "long"), ("shirt", 2, "dark"), ("bag", 1, "light"), ("bag", 2, "light"),
-    ]  # fmt: skip
+        ("shirt", 1, "long"),
+        ("shirt", 2, "dark"),
+        ("bag", 1, "light"),
+        ("bag", 2, "light"),
+    ]
     assert rows[0]["similarities"][0] == pytest.approx(1.0)
     assert 0 < rows[0]["random_similarity"] < 1
     assert {row["name"] for row in read_contexts(tower, context[:1], NAMES)} == {"all classes"}
@@ -66,10 +63,15 @@ def test_a_mistake_is_explained() -> None:
     probabilities = np.array([[0.9, 0.2, 0.1], [0.6, 0.05, 0.1], [0.5, 0.1, 0.99]])
     train = F.normalize(torch.tensor([[1.0, 0.1], [0.0, 1.0], [0.9, 0.5]]), dim=-1)
     arguments = {
-        "probabilities": probabilities, "targets": TARGETS, "thresholds": np.array([0.3, 0.3, 0.5]),
-        "feature": torch.tensor([1.0, 0.0]), "train_features": train, "train_targets": TARGETS, "class_names": NAMES,
+        "probabilities": probabilities,
+        "targets": TARGETS,
+        "thresholds": np.array([0.3, 0.3, 0.5]),
+        "feature": torch.tensor([1.0, 0.0]),
+        "train_features": train,
+        "train_targets": TARGETS,
+        "class_names": NAMES,
         "num_neighbours": 2,
-    }  # fmt: skip
+    }
     mistake = explain_mistake(1, 1, **arguments)
     assert mistake.missed
     assert "bag is there and was missed" in mistake.sentence()

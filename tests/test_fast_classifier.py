@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
-from gcpl_lab.methods.fast_classifier import FastClassifier, Shortcuts
+from gcpl_lab.fast.fast_classifier import FastClassifier, Shortcuts
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 NUM_CLASSES = 6
 

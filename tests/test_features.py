@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gcpl_lab.evaluation.features import denoiser_features, denoiser_layers, prompt_outputs
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.gcpl.prompts import ClassPrompts
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from gcpl_lab.data.folders import read_image_folder
 from gcpl_lab.data.readers import read_class_folders, read_images
 from gcpl_lab.errors import DataError
-from gcpl_lab.project import read_pictures
+from gcpl_lab.workshop.project import read_pictures
 
 
 @pytest.fixture

@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods.gcpl import (
+from gcpl_lab.gcpl.objectives import (
     GCPL,
     CoMPLe,
     Discriminative,
-    Exemplars,
-    ExemplarSampler,
-    NoisyBatch,
     ValidationLoss,
+    comple_loss,
+    denoising_loss,
+    discriminative_loss,
     hardest_rivals,
+    relative_errors,
 )
-from gcpl_lab.methods.losses import comple_loss, denoising_loss, discriminative_loss, relative_errors
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler, NoisyBatch
 from gcpl_lab.training.loop import TrainingConfig, train
 
 NAMES = ["coat", "ankle boot", "bag"]
@@ -315,8 +316,9 @@ def test_discriminative_needs_two_classes(diffusion: object) -> None:
 
 def test_hardest_rivals_by_hand() -> None:
     # Two images of class 0, one of each other; two timesteps. Class 0's nearest is 2, then 3; class 3 fits nobody.
-    near = np.array([[1.0, 4.0, 2.0, 3.0], [1.0, 4.0, 2.0, 3.0], [2.0, 1.0, 3.0, 4.0], [3.0, 2.0, 1.0, 4.0],
-                     [9.0, 9.0, 8.0, 1.0]])  # fmt: skip
+    near = np.array(
+        [[1.0, 4.0, 2.0, 3.0], [1.0, 4.0, 2.0, 3.0], [2.0, 1.0, 3.0, 4.0], [3.0, 2.0, 1.0, 4.0], [9.0, 9.0, 8.0, 1.0]]
+    )
     errors = np.stack([near, 100 * near], axis=2)  # the second timestep is harder for all classes alike
     labels = np.array([0, 0, 1, 2, 3])
     assert hardest_rivals(errors, labels, 2).tolist() == [[2, 3], [0, 2], [1, 0], [2, 0]]
@@ -357,11 +359,7 @@ def test_the_validation_loss_equals_its_definition(known_diffusion: object) -> N
     assert found == pytest.approx(float(distances.mean() * (products / (1 - products)).mean()), rel=1e-3)
 
 
-OBJECTIVES = {
-    "gcpl": GCPL,
-    "comple": CoMPLe,
-    "discriminative": Discriminative,
-}
+OBJECTIVES = {"gcpl": GCPL, "comple": CoMPLe, "discriminative": Discriminative}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

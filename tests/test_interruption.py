@@ -27,7 +27,7 @@ import torch
 from torch import nn
 torch.set_num_threads(1)
 from gcpl_lab.training.loop import Journal, TrainingConfig, train
-from gcpl_lab.training.runtime import make_accelerator
+from gcpl_lab.training.device import make_accelerator
 make_accelerator(cpu=True)  # imported before anything is forked
 
 class Drift:
@@ -69,9 +69,12 @@ class Nursery:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
         self._early: list[list[str]] = []
 
     def start(self, path: Path, size: int, num_steps: int, most_bytes: int = 0) -> int:

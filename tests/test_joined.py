@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp, softmax
 
-from gcpl_lab.methods.joined import (
-    MAP_PENALTIES,
-    JoinedEvidence,
-    band_sources,
-    fit_bands,
-    fit_joined,
-    log_sum_exp,
-)
+from gcpl_lab.fast.joined import MAP_PENALTIES, JoinedEvidence, band_sources, fit_bands, fit_joined, log_sum_exp
 
 
 def drawn(logits: np.ndarray, seed: int) -> np.ndarray:
@@ -111,7 +104,7 @@ def test_the_gradient_with_maps_is_right(monkeypatch: pytest.MonkeyPatch) -> Non
     """Against differences, at a point that is not the start."""
     from scipy.optimize import approx_fprime
 
-    from gcpl_lab.methods import joined as module
+    from gcpl_lab.fast import joined as module
 
     asked: list[Any] = []
 
@@ -164,7 +157,7 @@ def test_the_unit_of_a_source_does_not_matter() -> None:
 def test_the_gradient_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     from scipy.optimize import approx_fprime
 
-    from gcpl_lab.methods import joined
+    from gcpl_lab.fast import joined
 
     seen = []
     minimise = joined.minimize

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcpl_lab.backbones.prompt_tower import encode_token_embeddings
-from gcpl_lab.methods.calibration import fit_sigmoid
-from gcpl_lab.methods.lmpt import LMPT, Batch, CachedBatches, encode_captions
-from gcpl_lab.methods.losses import binary_cross_entropy, class_specific_embedding_loss
-from gcpl_lab.methods.prompts import ContextPrompts
+from gcpl_lab.evaluation.calibration import fit_sigmoid
+from gcpl_lab.fast.prompt_tower import encode_token_embeddings
+from gcpl_lab.lmpt.losses import binary_cross_entropy, class_specific_embedding_loss
+from gcpl_lab.lmpt.objective import LMPT, Batch, CachedBatches, encode_captions
+from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
 
 NAMES = ("shirt", "ankle boot", "bag")
@@ -101,14 +101,25 @@ def test_the_weighted_average_is_the_published_mean_times_the_classes(clip: Any)
 @pytest.mark.parametrize(
     "setting",
     [
-        {"mix": 0.4}, {"classification": "binary_cross_entropy"}, {"classification": "focal"},
-        {"classification": "class_balanced"}, {"classification": "asymmetric"}, {"reading": "token"},
-        {"margin": 1.5}, {"reweight_gamma": 0.5}, {"class_aware_margin": False}, {"reweight": False},
-        {"contrast_reduction": "weighted"}, {"negative_scale": 2.0}, {"mu": 0.1}, {"rebalance": False},
-        {"negative_tolerant": False}, {"focal": False},
+        {"mix": 0.4},
+        {"classification": "binary_cross_entropy"},
+        {"classification": "focal"},
+        {"classification": "class_balanced"},
+        {"classification": "asymmetric"},
+        {"reading": "token"},
+        {"margin": 1.5},
+        {"reweight_gamma": 0.5},
+        {"class_aware_margin": False},
+        {"reweight": False},
+        {"contrast_reduction": "weighted"},
+        {"negative_scale": 2.0},
+        {"mu": 0.1},
+        {"rebalance": False},
+        {"negative_tolerant": False},
+        {"focal": False},
     ],
     ids=lambda setting: "-".join(f"{key}={value}" for key, value in setting.items()),
-)  # fmt: skip
+)
 def test_every_setting_changes_the_loss(clip: Any, setting: dict[str, Any]) -> None:
     base = {"margin": 1.2}  # wide enough for absent classes to count
     usual = float(objective(clip, **base)(batch(clip))["loss"].detach())
@@ -120,10 +131,12 @@ def test_every_setting_changes_the_loss(clip: Any, setting: dict[str, Any]) -> N
 @pytest.mark.parametrize("setting", [{"token_offset": 0}, {"token_offset": None}, {"position_hinge": "sum"}], ids=str)
 def test_settings_of_the_token_reading_change_its_loss_alone(clip: Any, setting: dict[str, Any]) -> None:
     losses = {
-        reading: [float(objective(clip, reading=reading, **chosen)(batch(clip, reading))["loss"].detach())
-                  for chosen in ({}, setting)]
+        reading: [
+            float(objective(clip, reading=reading, **chosen)(batch(clip, reading))["loss"].detach())
+            for chosen in ({}, setting)
+        ]
         for reading in ("pooled", "token")
-    }  # fmt: skip
+    }
     assert losses["token"][0] != pytest.approx(losses["token"][1], rel=1e-5)
     assert losses["pooled"][0] == losses["pooled"][1]
 
@@ -137,8 +150,10 @@ def test_the_token_reading_by_hand(clip: Any, offset: int, hinge: str) -> None:
     num_positions = embeddings.shape[1] - offset
     rows = []
     for image in kept:
-        apart = [1 - torch.cosine_similarity(data.captions[image, p], embeddings[:, offset + p], dim=-1)
-                 for p in range(num_positions)]  # fmt: skip
+        apart = [
+            1 - torch.cosine_similarity(data.captions[image, p], embeddings[:, offset + p], dim=-1)
+            for p in range(num_positions)
+        ]
         rows.append(torch.stack(apart).sum(0, keepdim=True) if hinge == "sum" else torch.stack(apart))
     targets = data.targets[kept].repeat_interleave(len(rows[0]), dim=0)
     expected = class_specific_embedding_loss(torch.cat(rows), targets, class_counts=COUNTS, margin=1.2)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gcpl_lab.errors import ArtifactError, TrainingError
+from gcpl_lab.fast.adamw import FusedAdamW
 from gcpl_lab.storage import read_tensors, write_tensors
 from gcpl_lab.training import loop
-from gcpl_lab.training.adamw import FusedAdamW
+from gcpl_lab.training.device import make_accelerator
 from gcpl_lab.training.loop import Journal, StepRecord, TrainingConfig, train
-from gcpl_lab.training.runtime import Processes, make_accelerator
+from gcpl_lab.training.processes import Processes
 
 START = torch.tensor([[0.5, -1.0], [2.0, 0.3]])
 
@@ -71,8 +72,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int, va
     for record in rest:
         reference = expected[record.step - 1]
         assert (record.loss, record.values, record.validation) == (
-            reference.loss, reference.values, reference.validation,
-        )  # fmt: skip
+            reference.loss,
+            reference.values,
+            reference.validation,
+        )
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -159,8 +162,10 @@ def test_patience_counts_validations() -> None:
 def test_the_last_step_is_validated() -> None:
     config = TrainingConfig(num_steps=3, learning_rate=0.1, validate_every=50)
     assert [record.validation for record in train(Quadratic(), batch_at, config, validate=lambda: 7.0)] == [
-        None, None, 7.0,
-    ]  # fmt: skip
+        None,
+        None,
+        7.0,
+    ]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -462,7 +467,7 @@ def test_the_gradients_of_all_processes_add_up(monkeypatch: pytest.MonkeyPatch, 
     whole, total, losses = Rows(together), [torch.zeros(2, 2), torch.tensor(0.0)], 0.0
     run = loop._Gradients(whole, whole.trainable_parameters(), make_accelerator(cpu=True), None)
     expected = run(rows_at(0))
-    monkeypatch.setattr(loop, "add_up", lambda values: values)
+    monkeypatch.setattr(loop, "all_reduce", lambda values: values)
     for index in range(count):
         objective = Rows(together)
         monkeypatch.setattr(loop, "processes", lambda index=index: Processes(index, count))
@@ -505,7 +510,7 @@ def test_the_order_of_passes_leaves_no_trace() -> None:
 def test_what_cannot_be_parted_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one of three processes computes the whole batch, and a third of it counts."""
     alone, shared = Quadratic(), Quadratic()
-    monkeypatch.setattr(loop, "add_up", lambda values: 3 * values)
+    monkeypatch.setattr(loop, "all_reduce", lambda values: 3 * values)
     expected = loop._Gradients(alone, alone.trainable_parameters(), make_accelerator(cpu=True), None)(batch_at(0))
     monkeypatch.setattr(loop, "processes", lambda: Processes(1, 3))
     found = loop._Gradients(shared, shared.trainable_parameters(), make_accelerator(cpu=True), None)(batch_at(0))
@@ -514,7 +519,7 @@ def test_what_cannot_be_parted_counts_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_machines_without_a_common_folder_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loop, "from_main", lambda value: value + 4)
+    monkeypatch.setattr(loop, "broadcast_number", lambda value: value + 4)
     with pytest.raises(ArtifactError, match="at step 0, the main one at 4; expected a folder that all machines share"):
         next(train(Quadratic(), batch_at, CONFIG, checkpoint=tmp_path / "run.safetensors"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gcpl_lab.methods.losses import (
+from gcpl_lab.gcpl.objectives import (
     comple_loss,
     denoising_loss,
     discriminative_loss,

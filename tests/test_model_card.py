@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import gcpl_lab.model_card as model_card
+import tools.model_card as model_card
 from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.storage import write_json
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from gcpl_lab.methods.lmpt import Batch
-from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe, coop
-from gcpl_lab.methods.prompts import ContextPrompts
+from gcpl_lab.baselines.multilabel import OneVsRestProbe, coop
+from gcpl_lab.lmpt.objective import Batch
+from gcpl_lab.lmpt.prompts import ContextPrompts
 
 
 def points(num_images: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 
 import gcpl_lab
-from gcpl_lab.backbones.presets import TINY_FOLDER
-from gcpl_lab.config import LMPTConfig
 from gcpl_lab.data.multilabel import read_metadata, replace_captions, split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
 from gcpl_lab.evaluation.multilabel import multilabel_report
-from gcpl_lab.methods.lmpt import LMPT
-from gcpl_lab.multilabel import LMPTClassifier, sigmoid
-from gcpl_lab.training import runtime
+from gcpl_lab.lmpt.estimator import LMPTClassifier, sigmoid
+from gcpl_lab.lmpt.objective import LMPT
+from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.models.presets import TINY_FOLDER
+from gcpl_lab.training import device as runtime
 
 NAMES = ("shirt", "ankle boot", "bag")
 COCO = Path(__file__).parents[2] / "shared" / "data" / "coco_small.zip"
@@ -192,19 +192,54 @@ def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_
 # ------------------------------------------------------------------------------------------- settings
 
 CHANGES: dict[str, Any] = {
-    "num_context": 3, "class_specific": False, "class_position": "front", "initial_words": "the", "mix": 0.9,
-    "ending": ".", "token_offset": 0, "position_hinge": "sum",
-    "classification": "binary_cross_entropy", "reading": "token", "margin": 0.9, "class_aware_margin": False,
-    "reweight_gamma": 0.3, "reweight": False, "contrast_reduction": "weighted", "negative_scale": 3.0, "mu": 0.1,
-    "rebalance": False, "negative_tolerant": False, "focal": False, "scale": "clip", "num_epochs": 2, "batch_size": 9,
-    "optimizer": "sgd", "learning_rate": 0.003, "schedule": "constant", "patience": 1, "validation_share": 0.4,
-    "flip": False, "refit": False, "keep": "last", "precision": "bfloat16", "seed": 1,
-}  # fmt: skip
+    "num_context": 3,
+    "class_specific": False,
+    "class_position": "front",
+    "initial_words": "the",
+    "mix": 0.9,
+    "ending": ".",
+    "token_offset": 0,
+    "position_hinge": "sum",
+    "classification": "binary_cross_entropy",
+    "reading": "token",
+    "margin": 0.9,
+    "class_aware_margin": False,
+    "reweight_gamma": 0.3,
+    "reweight": False,
+    "contrast_reduction": "weighted",
+    "negative_scale": 3.0,
+    "mu": 0.1,
+    "rebalance": False,
+    "negative_tolerant": False,
+    "focal": False,
+    "scale": "clip",
+    "num_epochs": 2,
+    "batch_size": 9,
+    "optimizer": "sgd",
+    "learning_rate": 0.003,
+    "schedule": "constant",
+    "patience": 1,
+    "validation_share": 0.4,
+    "flip": False,
+    "refit": False,
+    "keep": "last",
+    "precision": "bfloat16",
+    "seed": 1,
+}
 BASE: dict[str, Any] = {
-    "classification": "distribution_balanced", "mix": 0.5, "margin": 1.2, "contrast_reduction": "mean",
-    "scale": "learned", "initial_words": "a photo", "negative_scale": 5.0, "mu": 0.3, "learning_rate": 0.02,
-    "reweight_gamma": 1.0, "num_epochs": 5, "keep": "best",
-}  # fmt: skip
+    "classification": "distribution_balanced",
+    "mix": 0.5,
+    "margin": 1.2,
+    "contrast_reduction": "mean",
+    "scale": "learned",
+    "initial_words": "a photo",
+    "negative_scale": 5.0,
+    "mu": 0.3,
+    "learning_rate": 0.02,
+    "reweight_gamma": 1.0,
+    "num_epochs": 5,
+    "keep": "best",
+}
 
 
 @pytest.fixture(scope="module")
@@ -255,16 +290,19 @@ def test_settings_survive_json_and_unknown_ones_are_named() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"mix": -0.1}, "mix is -0.1"), ({"reading": "word"}, "reading is 'word'"),
+        ({"mix": -0.1}, "mix is -0.1"),
+        ({"reading": "word"}, "reading is 'word'"),
         ({"num_epochs": 0}, "num_epochs is 0"),
-        ({"validation_share": 1.0}, "validation_share is 1.0"), ({"margin": 0}, "margin is 0"),
+        ({"validation_share": 1.0}, "validation_share is 1.0"),
+        ({"margin": 0}, "margin is 0"),
         ({"token_offset": -1}, "token_offset is -1; expected 0 or more, or None"),
         ({"token_offset": 1.5}, "token_offset is 1.5; expected a whole number, or None"),
         ({"position_hinge": "none"}, "position_hinge is 'none'; expected one of each, sum"),
         ({"ending": None}, "ending is None; expected text"),
-        ({"optimizer": "adam"}, "optimizer is 'adam'"), ({"patience": -1}, "patience is -1"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"),
+        ({"patience": -1}, "patience is -1"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_is_named(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LMPTClassifier(**setting)
@@ -428,13 +466,15 @@ def test_sixty_scenes_are_enough_to_beat_zero_shot() -> None:
     test = test.subset(np.arange(0, len(test), 2))
     model = LMPTClassifier(num_context=4, num_epochs=30, batch_size=16, seed=0)
     model.fit(chosen.images, chosen.targets, chosen.class_names, chosen.captions)
-    from gcpl_lab.methods.baselines import ZeroShotCLIP
-    from gcpl_lab.multilabel import encode_views
+    from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+    from gcpl_lab.lmpt.estimator import encode_views
 
     features = encode_views(model.clip, test.images, flip=False)[0]
     zero_shot = ZeroShotCLIP(model.clip, test.class_names).scores(features).numpy()
-    reports = [multilabel_report(scores, test.targets, chosen.class_counts(), test.class_names)["map"]
-               for scores in (model.scores_of(features), zero_shot)]  # fmt: skip
+    reports = [
+        multilabel_report(scores, test.targets, chosen.class_counts(), test.class_names)["map"]
+        for scores in (model.scores_of(features), zero_shot)
+    ]
     assert reports[0] > reports[1] + 0.04
 
 
@@ -445,10 +485,11 @@ def test_coco_small_runs_end_to_end(tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     folder = tmp_path / "coco_small"
     sets = [
-        read_metadata(folder / "labels.csv", image_folder=folder / "images", file_column="filename",
-                      rows={"split": split})
+        read_metadata(
+            folder / "labels.csv", image_folder=folder / "images", file_column="filename", rows={"split": split}
+        )
         for split in ("train", "test")
-    ]  # fmt: skip
+    ]
     train, test = sets
     assert len(train.class_names) == 80
     model = LMPTClassifier(num_context=4, num_epochs=2, seed=0)

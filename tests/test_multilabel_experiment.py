@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.backbones.presets import TINY_FOLDER
+from gcpl_lab.baselines import multilabel as multilabel_baselines
+from gcpl_lab.baselines.multilabel import OneVsRestProbe
 from gcpl_lab.data.multilabel import MultiLabelSet, split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods import multilabel_baselines
-from gcpl_lab.methods.multilabel_baselines import OneVsRestProbe
-from gcpl_lab.multilabel import LMPTClassifier
-from gcpl_lab.multilabel_experiment import (
+from gcpl_lab.experiments.multilabel import (
     ABLATION,
     ABLATION_TITLES,
     CANDIDATES,
@@ -29,13 +27,15 @@ from gcpl_lab.multilabel_experiment import (
     run_tails,
     run_validation,
 )
-from gcpl_lab.multilabel_reporting import (
+from gcpl_lab.experiments.multilabel_reports import (
     caveats_of,
     demo_experiment,
     draw_worst_mistake,
     read_prompts,
     run_lmpt_demo,
 )
+from gcpl_lab.lmpt.estimator import LMPTClassifier
+from gcpl_lab.models.presets import TINY_FOLDER
 
 FAST = {"num_context": 4, "num_epochs": 2}
 
@@ -55,8 +55,18 @@ def test_every_method_gives_a_row(
     monkeypatch.setitem(PUBLISHED, "num_epochs", 2)
     outcome = experiment.run(method, seed=1)
     assert outcome.row["name"] == method
-    assert {"seed", "map", "map_head", "map_medium", "map_tail", "f1_macro", "calibration_error", "classes",
-            "train_seconds", "predict_seconds"} <= outcome.row.keys()  # fmt: skip
+    assert {
+        "seed",
+        "map",
+        "map_head",
+        "map_medium",
+        "map_tail",
+        "f1_macro",
+        "calibration_error",
+        "classes",
+        "train_seconds",
+        "predict_seconds",
+    } <= outcome.row.keys()
     assert outcome.logits.shape == outcome.probabilities.shape == experiment.test.targets.shape
     assert ((outcome.probabilities >= 0) & (outcome.probabilities <= 1)).all()
     assert (outcome.model is None) == (method in ("zero_shot_clip", "linear_probe"))
@@ -115,9 +125,22 @@ def test_what_the_probe_says_depends_on_held_out_scenes_and_mirror_images(experi
 
 
 def test_the_published_method_is_the_whole_command(experiment: MultiLabelExperiment) -> None:
-    odd = {"num_context": 3, "initial_words": "of", "num_epochs": 2, "class_position": "front", "reading": "pooled",
-           "class_specific": False, "schedule": "linear", "optimizer": "adamw", "batch_size": 5, "reweight": False,
-           "focal": False, "mix": 0.1, "keep": "best", "patience": 1}  # fmt: skip
+    odd = {
+        "num_context": 3,
+        "initial_words": "of",
+        "num_epochs": 2,
+        "class_position": "front",
+        "reading": "pooled",
+        "class_specific": False,
+        "schedule": "linear",
+        "optimizer": "adamw",
+        "batch_size": 5,
+        "reweight": False,
+        "focal": False,
+        "mix": 0.1,
+        "keep": "best",
+        "patience": 1,
+    }
     other = altered(experiment, **odd)
     configs = {}
     for method in ("lmpt_published", "lmpt_published_loss"):
@@ -129,12 +152,31 @@ def test_the_published_method_is_the_whole_command(experiment: MultiLabelExperim
         configs[method] = made[0].as_dict()
     whole = configs["lmpt_published"]
     expected = {
-        "num_context": 16, "initial_words": "", "ending": ".", "class_specific": True, "class_position": "end",
-        "reading": "token", "token_offset": 2, "position_hinge": "sum", "classification": "distribution_balanced",
-        "mix": 0.5, "contrast_reduction": "mean", "negative_scale": 5.0, "mu": 0.3, "margin": 0.2,
-        "reweight_gamma": 2.0, "scale": "clip", "optimizer": "sgd", "learning_rate": 5e-4, "schedule": "constant",
-        "batch_size": 64, "num_epochs": 50, "keep": "last", "focal": True, "reweight": True,
-    }  # fmt: skip
+        "num_context": 16,
+        "initial_words": "",
+        "ending": ".",
+        "class_specific": True,
+        "class_position": "end",
+        "reading": "token",
+        "token_offset": 2,
+        "position_hinge": "sum",
+        "classification": "distribution_balanced",
+        "mix": 0.5,
+        "contrast_reduction": "mean",
+        "negative_scale": 5.0,
+        "mu": 0.3,
+        "margin": 0.2,
+        "reweight_gamma": 2.0,
+        "scale": "clip",
+        "optimizer": "sgd",
+        "learning_rate": 5e-4,
+        "schedule": "constant",
+        "batch_size": 64,
+        "num_epochs": 50,
+        "keep": "last",
+        "focal": True,
+        "reweight": True,
+    }
     assert {name: whole[name] for name in expected} == expected
     assert configs["lmpt_published_loss"] == other.config.as_dict() | PUBLISHED_LOSS
     assert PUBLISHED_LOSS.items() < PUBLISHED.items()
@@ -180,9 +222,13 @@ def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelEx
 def test_the_same_settings_by_two_names_are_trained_once(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
     asked: list[str] = []
     result = run_ablation(
-        tmp_path, experiment, seeds=(0,), variants=("coop_bce", "lmpt", "no_captions"), noise_shares=(),
+        tmp_path,
+        experiment,
+        seeds=(0,),
+        variants=("coop_bce", "lmpt", "no_captions"),
+        noise_shares=(),
         on_trial=asked.append,
-    )  # fmt: skip
+    )
     assert asked == ["coop_bce, seed 0", "lmpt, seed 0"]  # without captions LMPT is CoOp: its loss is the plain one
     assert [row["name"] for row in result["methods"]] == ["coop_bce", "lmpt", "no_captions"]
     coop, lmpt, silent = (row["map"] for row in result["methods"])
@@ -197,8 +243,9 @@ def test_settings_are_chosen_on_parts_of_the_training_pictures(
     images = [set(map(str, data.images)) for data in (part.train, part.test)]
     assert not images[0] & images[1]
     assert images[0] | images[1] == set(map(str, experiment.train.images))
-    np.testing.assert_array_equal(part.views[0].numpy(), MultiLabelExperiment(
-        part.train, part.test, clip=experiment.clip).views[0].numpy())  # fmt: skip
+    np.testing.assert_array_equal(
+        part.views[0].numpy(), MultiLabelExperiment(part.train, part.test, clip=experiment.clip).views[0].numpy()
+    )
     asked: list[str] = []
     candidates: dict[str, Any] = {"chosen": {}, "slow": {"learning_rate": 1e-9}}
     # Test pictures that cannot be read: whoever touches them fails.
@@ -220,8 +267,9 @@ def test_tails_count_once_each(experiment: MultiLabelExperiment, tmp_path: Path)
     result = run_tails(tmp_path, [experiment, other], methods=("coop_bce", "zero_shot_clip"), seeds=(0, 1))
     assert [entry["num_seeds"] for entry in result["summary"]["map"]] == [2, 2]
     assert len(result["tails"]) == 2
-    rows = run_multilabel_comparison(tmp_path / "tail_1", other, methods=("coop_bce", "zero_shot_clip"),
-                                     seeds=(0, 1))["methods"]  # fmt: skip
+    rows = run_multilabel_comparison(tmp_path / "tail_1", other, methods=("coop_bce", "zero_shot_clip"), seeds=(0, 1))[
+        "methods"
+    ]
     mean = np.mean([row["map"] for row in rows if row["name"] == "coop_bce"])
     assert result["tails"][1]["methods"][0]["map"] == pytest.approx(mean)
     assert (tmp_path / "results.json").is_file()
@@ -231,8 +279,9 @@ def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment) ->
     with pytest.raises(ValueError, match="'magic' is no method"):
         experiment.run("magic", 0)
     test = experiment.test
-    other = MultiLabelSet(test.name, test.images, test.targets, tuple(f"class {i}" for i in range(10)),
-                          test.captions, test.checksum)  # fmt: skip
+    other = MultiLabelSet(
+        test.name, test.images, test.targets, tuple(f"class {i}" for i in range(10)), test.captions, test.checksum
+    )
     with pytest.raises(DataError, match="they must be the same"):
         MultiLabelExperiment(experiment.train, other)
 
@@ -259,8 +308,14 @@ def test_caveats_name_what_ranks_higher() -> None:
 @pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")
 def test_the_demonstration(tmp_path: Path) -> None:
     demo = run_lmpt_demo(tmp_path, demo_experiment(settings={"num_epochs": 5}), seed=0)
-    assert [row["name"] for row in demo.rows] == ["zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db",
-                                                  "lmpt"]  # fmt: skip
+    assert [row["name"] for row in demo.rows] == [
+        "zero_shot_clip",
+        "linear_probe",
+        "coop_bce",
+        "coop_asl",
+        "coop_db",
+        "lmpt",
+    ]
     by_name = {row["name"]: row["map"] for row in demo.rows}
     assert by_name["lmpt"] > by_name["zero_shot_clip"]
     assert len(demo.figures) == 4

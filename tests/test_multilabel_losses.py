@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gcpl_lab.methods.losses import (
+from gcpl_lab.lmpt.losses import (
     asymmetric_loss,
     binary_cross_entropy,
     class_aware_margins,
@@ -71,20 +71,33 @@ def test_distribution_balanced_loss_by_hand() -> None:
 
 def test_distribution_balanced_with_everything_off_is_binary_cross_entropy() -> None:
     value = distribution_balanced_loss(
-        LOGITS, TARGETS, class_counts=COUNTS, num_images=NUM_IMAGES,
-        rebalance=False, negative_tolerant=False, focal=False,
-    )  # fmt: skip
+        LOGITS,
+        TARGETS,
+        class_counts=COUNTS,
+        num_images=NUM_IMAGES,
+        rebalance=False,
+        negative_tolerant=False,
+        focal=False,
+    )
     torch.testing.assert_close(value, binary_cross_entropy(LOGITS, TARGETS))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"alpha": 0.5}, {"beta": 2.0}, {"mu": 0.6}, {"negative_scale": 2.0}, {"bias_scale": 0.5}, {"focal_gamma": 1.0},
-        {"focal_balance": 1.0}, {"rebalance": False}, {"negative_tolerant": False}, {"focal": False},
+        {"alpha": 0.5},
+        {"beta": 2.0},
+        {"mu": 0.6},
+        {"negative_scale": 2.0},
+        {"bias_scale": 0.5},
+        {"focal_gamma": 1.0},
+        {"focal_balance": 1.0},
+        {"rebalance": False},
+        {"negative_tolerant": False},
+        {"focal": False},
         {"num_images": 40},
     ],
-)  # fmt: skip
+)
 def test_every_setting_of_distribution_balanced_changes_it(change: dict[str, float]) -> None:
     settings = {"class_counts": COUNTS, "num_images": NUM_IMAGES}
     base = distribution_balanced_loss(LOGITS, TARGETS, **settings)
@@ -135,8 +148,7 @@ def test_embedding_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"margin": 0.1}, {"reweight_gamma": 2.0}, {"class_aware_margin": False}, {"reweight": False}],
+    "change", [{"margin": 0.1}, {"reweight_gamma": 2.0}, {"class_aware_margin": False}, {"reweight": False}]
 )
 def test_every_setting_of_the_embedding_loss_changes_it(change: dict[str, float]) -> None:
     distances = torch.tensor([[0.3, 0.05, 0.4], [0.2, 0.6, 0.01]])
@@ -221,9 +233,8 @@ def test_the_asymmetric_weight_is_differentiated_or_not(detached: bool) -> None:
 
     logits = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 1.0, -4.0]], requires_grad=True)  # the last one below the clip
     loss = asymmetric_loss(
-        logits, TARGETS, gamma_positive=gamma_positive, gamma_negative=gamma_negative, clip=clip,
-        detach_weight=detached,
-    )  # fmt: skip
+        logits, TARGETS, gamma_positive=gamma_positive, gamma_negative=gamma_negative, clip=clip, detach_weight=detached
+    )
     usual = asymmetric_loss(logits, TARGETS, gamma_positive=gamma_positive, gamma_negative=gamma_negative, clip=clip)
     assert float(loss.detach()) == float(usual.detach())
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -233,8 +244,10 @@ def test_the_asymmetric_weight_is_differentiated_or_not(detached: bool) -> None:
 
 def test_the_asymmetric_weight_is_a_constant_as_in_the_comparison() -> None:
     logits = LOGITS.clone().requires_grad_()
-    slopes = [torch.autograd.grad(asymmetric_loss(logits, TARGETS, **settings), logits)[0]
-              for settings in ({}, {"detach_weight": True}, {"detach_weight": False})]  # fmt: skip
+    slopes = [
+        torch.autograd.grad(asymmetric_loss(logits, TARGETS, **settings), logits)[0]
+        for settings in ({}, {"detach_weight": True}, {"detach_weight": False})
+    ]
     assert torch.equal(slopes[0], slopes[1])
     assert not torch.allclose(slopes[0], slopes[2])
 

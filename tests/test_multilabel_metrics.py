@@ -38,8 +38,9 @@ def test_even_classes_are_weighed_as_if_equally_frequent() -> None:
     # One class alone is as frequent as the average already.
     assert average_precisions(scores[:, 1:], targets[:, 1:], even=True) == pytest.approx(plain[:1])
     # By hand: hits 1 and 3 of 4 weigh 1/4 each, misses 2 and 4 too; the class beside it has no other share.
-    hand = average_precisions(np.array([[4.0, 4], [3, 3], [2, 2], [1, 1]]), np.array([[1, 1], [0, 0], [1, 0], [0, 0]]),
-                              even=True)  # fmt: skip
+    hand = average_precisions(
+        np.array([[4.0, 4], [3, 3], [2, 2], [1, 1]]), np.array([[1, 1], [0, 0], [1, 0], [0, 0]]), even=True
+    )
     # Mean share 3/8: of the first class a hit weighs (3/8)/2, a miss (5/8)/2.
     assert hand == pytest.approx([(1 + 2 * 3 / (2 * 3 + 5)) / 2, 1.0])
     assert average_precisions(np.zeros((2, 2)), np.array([[1, 0], [1, 0]]), even=True) == [pytest.approx(1), None]
@@ -61,8 +62,12 @@ def test_report_parts_the_classes_and_leaves_out_those_without_positives() -> No
     assert report["classes_without_positives"] == ["f"]
     assert [entry["part"] for entry in report["classes"]] == ["head", "head", "medium", "medium", "tail", "tail"]
     assert report["classes"][5] == {
-        "name": "f", "part": "tail", "average_precision": None, "num_train": 3, "num_test": 0,
-    }  # fmt: skip
+        "name": "f",
+        "part": "tail",
+        "average_precision": None,
+        "num_train": 3,
+        "num_test": 0,
+    }
     assert report["classes"][0]["num_test"] == int(TARGETS[:, 0].sum())
 
 

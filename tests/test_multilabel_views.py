@@ -20,17 +20,26 @@ TITLES = {"zero": "Zero-shot CLIP", "lmpt": "LMPT", "never": "not run"}
 
 
 def row(name: str, value: float, tail: float | None) -> dict[str, Any]:
-    classes = [{"name": n, "part": p, "average_precision": value, "num_train": c}
-               for n, p, c in (("shirt", "tail", 9), ("bag", "head", 400))]  # fmt: skip
-    return {"name": name, "map": value, "map_head": value + 0.1, "map_medium": value, "map_tail": tail,
-            "classes": classes}  # fmt: skip
+    classes = [
+        {"name": n, "part": p, "average_precision": value, "num_train": c}
+        for n, p, c in (("shirt", "tail", 9), ("bag", "head", 400))
+    ]
+    return {
+        "name": name,
+        "map": value,
+        "map_head": value + 0.1,
+        "map_medium": value,
+        "map_tail": tail,
+        "classes": classes,
+    }
 
 
 def test_bars_hold_every_part_and_the_mean_of_seeds(tmp_path: Any) -> None:
     with figure_style():
         figure = new_figure(9, 4.5)
-        ax = plot_tail_bars(figure.subplots(), [row("zero", 0.4, None), row("lmpt", 0.6, 0.5), row("lmpt", 0.8, 0.5)],
-                            TITLES)  # fmt: skip
+        ax = plot_tail_bars(
+            figure.subplots(), [row("zero", 0.4, None), row("lmpt", 0.6, 0.5), row("lmpt", 0.8, 0.5)], TITLES
+        )
         heights = sorted(patch.get_height() for patch in ax.patches)
         assert len(heights) == 7
         assert max(heights) == pytest.approx(0.8)
@@ -43,8 +52,11 @@ def test_bars_hold_every_part_and_the_mean_of_seeds(tmp_path: Any) -> None:
 
 
 def test_the_noise_curve_is_sorted_by_share() -> None:
-    curve = [{"share": share, "score": score, "mean": 0.5 - share / 10, "standard_deviation": None}
-             for share in (1.0, 0.0, 0.5) for score in ("map", "map_tail")]  # fmt: skip
+    curve = [
+        {"share": share, "score": score, "mean": 0.5 - share / 10, "standard_deviation": None}
+        for share in (1.0, 0.0, 0.5)
+        for score in ("map", "map_tail")
+    ]
     with figure_style():
         ax = plot_noise_curve(new_figure(7, 4).subplots(), curve, {"map": 0.45})
     line = ax.lines[0]
@@ -66,8 +78,10 @@ def test_classes_stand_in_the_order_of_their_counts() -> None:
 
 
 def test_differences_leave_the_reference_out() -> None:
-    entries = [{"method": name, "difference": value, "low": value - 0.01, "high": value + 0.01}
-               for name, value in (("zero", 0.0), ("lmpt", 0.02))]  # fmt: skip
+    entries = [
+        {"method": name, "difference": value, "low": value - 0.01, "high": value + 0.01}
+        for name, value in (("zero", 0.0), ("lmpt", 0.02))
+    ]
     single = [{**entry, "low": None, "high": None} for entry in entries]
     with figure_style():
         ax = plot_differences(new_figure(9, 3).subplots(), {"map": entries, "map_tail": single}, TITLES, "zero")
@@ -79,8 +93,10 @@ def test_differences_leave_the_reference_out() -> None:
 
 
 def test_a_mistake_card_shows_the_wrong_class_always() -> None:
-    classes = [{"name": f"class {i}", "present": i == 9, "predicted": i == 0, "probability": 0.9 - i / 12,
-                "threshold": 0.5} for i in range(10)]  # fmt: skip
+    classes = [
+        {"name": f"class {i}", "present": i == 9, "predicted": i == 0, "probability": 0.9 - i / 12, "threshold": 0.5}
+        for i in range(10)
+    ]
     mistake = Mistake(3, "class 9", True, 0.15, 0.5, classes, [{"image": 1, "similarity": 0.9, "names": []}], [])
     picture = Image.new("RGB", (64, 64), "grey")
     with figure_style():

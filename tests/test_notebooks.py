@@ -6,8 +6,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from gcpl_lab import course, editions
 from gcpl_lab.data.samples import find_samples
+from gcpl_lab.workshop import course, editions
 
 ROOT = Path(__file__).parents[1]
 SOURCES = editions.list_sources(ROOT / "notebooks")

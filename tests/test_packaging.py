@@ -43,10 +43,15 @@ def test_every_dependency_has_a_lower_bound_and_a_fitting_pin(requirement: Requi
 def test_every_import_of_the_package_is_declared() -> None:
     """A package that only comes along with another one may stay away with that one's next version."""
     modules = {
-        "adjusttext": "adjustText", "huggingface-hub": "huggingface_hub", "ipython": "IPython",
-        "open-clip-torch": "open_clip", "pillow": "PIL", "python-pptx": "pptx", "scikit-learn": "sklearn",
+        "adjusttext": "adjustText",
+        "huggingface-hub": "huggingface_hub",
+        "ipython": "IPython",
+        "open-clip-torch": "open_clip",
+        "pillow": "PIL",
+        "python-pptx": "pptx",
+        "scikit-learn": "sklearn",
         "umap-learn": "umap",
-    }  # fmt: skip
+    }
     names = [canonicalize_name(requirement.name) for requirement in RUNTIME]
     declared = {modules.get(name, name) for name in names} | {"gcpl_lab", *sys.stdlib_module_names}
     undeclared = {}
@@ -115,10 +120,12 @@ def run_continuous_integration(folder: Path, **targets: tuple[str, int]) -> subp
 
 def test_continuous_integration_counts_the_tests_of_all_runs(tmp_path: Path) -> None:
     done = run_continuous_integration(
-        tmp_path, test=("===== 3 passed, 1 skipped in 1.25s =====", 0), test_notebooks=("11 passed in 600.02s", 0),
+        tmp_path,
+        test=("===== 3 passed, 1 skipped in 1.25s =====", 0),
+        test_notebooks=("11 passed in 600.02s", 0),
         test_browser=("==== 2 skipped, 40 deselected in 0.90s (0:00:01) ====", 0),
         test_processes=("1 passed in 1.00s", 0),
-    )  # fmt: skip
+    )
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "15 passed, 3 skipped, 40 deselected in 603s"
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gcpl_lab.methods.pixel_baselines import PixelForest, SmallNetwork, read_pixels, shifted_batches
+from gcpl_lab.baselines.pixels import PixelForest, SmallNetwork, read_pixels, shifted_batches
 from gcpl_lab.training.loop import TrainingConfig, train
 
 
@@ -16,8 +16,11 @@ def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
     pixels, labels = 0.3 * torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 2
     for index, label in enumerate(labels):
         place = int(torch.randint(10, 22, (1,), generator=generator))
-        part = (slice(None), slice(4, 28), slice(place, place + 3)) if label == 0 else (
-            slice(None), slice(place, place + 3), slice(4, 28))  # fmt: skip
+        part = (
+            (slice(None), slice(4, 28), slice(place, place + 3))
+            if label == 0
+            else (slice(None), slice(place, place + 3), slice(4, 28))
+        )
         pixels[index][part] += 2
     return pixels, labels
 

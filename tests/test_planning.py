@@ -9,13 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gcpl_lab import cli, planning
-from gcpl_lab.backbones.presets import PRESETS, StepMemory
-from gcpl_lab.backbones.shapes import LiveBytes
-from gcpl_lab.cli_project import duration
-from gcpl_lab.config import GCPLConfig
+from gcpl_lab.cli.app import app as cli
+from gcpl_lab.cli.project import duration
 from gcpl_lab.errors import DataError, ModelError
-from gcpl_lab.planning import (
+from gcpl_lab.experiments import plan as planning
+from gcpl_lab.experiments.live_bytes import LiveBytes
+from gcpl_lab.experiments.plan import (
     Profile,
     load_profile,
     make_plan,
@@ -23,12 +22,19 @@ from gcpl_lab.planning import (
     published_config,
     recorded_profiles,
 )
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.models.presets import PRESETS, StepMemory
 
 PROFILE = Profile(
-    "tiny", "a machine", "cpu", "made up", encoding_seconds=1.0,
-    training_seconds={"float32": 0.5, "bfloat16": 0.25}, classifying_seconds={"float32": 0.2, "bfloat16": 0.1},
+    "tiny",
+    "a machine",
+    "cpu",
+    "made up",
+    encoding_seconds=1.0,
+    training_seconds={"float32": 0.5, "bfloat16": 0.25},
+    classifying_seconds={"float32": 0.2, "bfloat16": 0.1},
     memory=StepMemory(weights=1000, vae=100, training=60, checkpointed=20, classifying=10),
-)  # fmt: skip
+)
 
 
 def plan(**settings: Any) -> Any:
@@ -72,8 +78,15 @@ def test_without_a_cache_every_update_encodes() -> None:
 
 def test_an_update_takes_time_of_its_own() -> None:
     profile = replace(PROFILE, update_seconds={"float32": 0.3})
-    config = GCPLConfig(num_steps=100, batch_size=20, objective="discriminative", discriminative_steps=10,
-                        discriminative_batch_size=2, num_samples=3, num_rivals=1)  # fmt: skip
+    config = GCPLConfig(
+        num_steps=100,
+        batch_size=20,
+        objective="discriminative",
+        discriminative_steps=10,
+        discriminative_batch_size=2,
+        num_samples=3,
+        num_rivals=1,
+    )
     made = make_plan("tiny", num_classes=2, num_shots=4, num_test=5, config=config, profile=profile)
     # 100 updates of 20 evaluations and 10 of 2 · 3 · 2; with two classes every rival is known; 16 pictures encoded
     assert made.training.seconds == pytest.approx(100 * (0.3 + 20 * 0.5) + 10 * (0.3 + 12 * 0.5) + 16)
@@ -102,13 +115,23 @@ def test_the_fast_classifier_costs_folds_and_a_pool() -> None:
 
 def test_counts_are_those_of_a_real_run(diffusion: Any, pictures: tuple[list[Any], Any]) -> None:
     """The planner's evaluations are what the estimator counts, for every objective."""
-    from gcpl_lab.estimators import GCPLClassifier
+    from gcpl_lab.gcpl.estimator import GCPLClassifier
 
     images, labels = pictures
     for objective, classification in (("gcpl", "exact"), ("discriminative", "exact"), ("gcpl", "fast")):
-        config = GCPLConfig(objective=objective, num_steps=2, batch_size=3, discriminative_steps=1, num_rivals=1,
-                            discriminative_batch_size=2, num_samples=2, num_evidence=2, num_folds=2, evidence_pool=3,
-                            classification=classification)  # fmt: skip
+        config = GCPLConfig(
+            objective=objective,
+            num_steps=2,
+            batch_size=3,
+            discriminative_steps=1,
+            num_rivals=1,
+            discriminative_batch_size=2,
+            num_samples=2,
+            num_evidence=2,
+            num_folds=2,
+            evidence_pool=3,
+            classification=classification,
+        )
         model = GCPLClassifier(diffusion=diffusion, **config.as_dict())
         before = diffusion.num_denoiser_evaluations
         model.fit(images, labels, ["coat", "bag", "shirt"])
@@ -123,7 +146,7 @@ def test_counts_are_those_of_a_real_run(diffusion: Any, pictures: tuple[list[Any
 
 
 def test_staged_counts_are_those_of_the_classifier(known_diffusion: Any) -> None:
-    from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier
+    from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
     made = plan(num_classes=9, num_test=3)
     saving = {saving.name: saving for saving in made.savings}["staged"]
@@ -137,8 +160,14 @@ def test_staged_counts_are_those_of_the_classifier(known_diffusion: Any) -> None
 def test_savings_say_what_each_would_change() -> None:
     made = plan()
     savings = {saving.name: saving for saving in made.savings}
-    assert list(savings) == ["staged", "fewer_samples", "fewer_updates", "bfloat16", "checkpointing",
-                             "published_classifier"]  # fmt: skip
+    assert list(savings) == [
+        "staged",
+        "fewer_samples",
+        "fewer_updates",
+        "bfloat16",
+        "checkpointing",
+        "published_classifier",
+    ]
     # half the pairs: half of calibration and of classification (encoding stays)
     assert savings["fewer_samples"].saved_seconds == pytest.approx((3200 + 4000) / 2 * 0.2)
     assert savings["fewer_updates"].saved_seconds == pytest.approx(1000 * 0.5)
@@ -276,8 +305,9 @@ def test_without_weights_the_program_says_that_seconds_are_recorded() -> None:
 
 def test_the_program_times_a_folder_of_models(random_pair: Any, tmp_path: Path) -> None:
     saved = tmp_path / "profile.json"
-    result = run("--preset", str(random_pair.folder), "--classes", "3", "--batch-size", "1", "--save", str(saved),
-                 "--json")  # fmt: skip
+    result = run(
+        "--preset", str(random_pair.folder), "--classes", "3", "--batch-size", "1", "--save", str(saved), "--json"
+    )
     assert result.exit_code == 0, result.output
     assert Profile.from_dict(json.loads(saved.read_text())).training_seconds["float32"] > 0
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gcpl_lab.backbones import presets
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.presets import (
+from gcpl_lab.errors import ModelError
+from gcpl_lab.models import presets
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.models.presets import (
     CLIP_FILE,
     DIFFUSION_FILES,
     MODELS_VARIABLE,
@@ -24,7 +25,6 @@ from gcpl_lab.backbones.presets import (
     preset_facts,
     resolve,
 )
-from gcpl_lab.errors import ModelError
 
 ROOT = Path(__file__).parents[1]
 DIFFUSION = ["tiny", "sd-1.4", "sd-1.5", "sd-2.1-base"]
@@ -110,7 +110,7 @@ def test_sizes_follow_from_the_parameters(name: str) -> None:
     import open_clip
     import torch
 
-    from gcpl_lab.backbones import shapes
+    from tools import shapes
 
     preset = PRESETS[name]
     with torch.device("meta"):
@@ -131,7 +131,7 @@ def test_sizes_follow_from_the_parameters(name: str) -> None:
 def test_memory_is_what_the_shapes_need(name: str) -> None:
     import open_clip
 
-    from gcpl_lab.backbones import shapes
+    from tools import shapes
 
     preset = PRESETS[name]
     if name in DIFFUSION:
@@ -255,9 +255,12 @@ def test_the_command_is_one_that_hf_understands() -> None:
     command = fetch_command(PRESETS["vit-b-16"], "clip")
     assert command == "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
     helped = subprocess.run(
-        [Path(sys.executable).parent / "hf", "download", "--help"], capture_output=True, text=True, check=True,
+        [Path(sys.executable).parent / "hf", "download", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
-    )  # fmt: skip
+    )
     assert "REPO_ID [FILENAMES]..." in helped.stdout
 
 
@@ -273,7 +276,7 @@ def run_without_weights(code: str, cache: Path, *arguments: str) -> list[str]:
 
 def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom gcpl_lab.backbones.presets import PRESETS, resolve\nfrom gcpl_lab.errors import ModelError\n"
+        "import sys\nfrom gcpl_lab.models.presets import PRESETS, resolve\nfrom gcpl_lab.errors import ModelError\n"
         "try: resolve(PRESETS['sd-1.4'], 'diffusion')\n"
         "except ModelError as error: print(str(error)[:16])\n"
         "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
@@ -286,7 +289,7 @@ def test_the_program_tells_of_absent_weights_before_anything_heavy_is_loaded(
     command: list[str], tmp_path: Path
 ) -> None:
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom gcpl_lab import cli\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom gcpl_lab.cli.app import app as cli\n"
         "done = CliRunner().invoke(cli.app, [*sys.argv[1:], '--preset', 'sd-1.4'])\n"
         "print(done.exit_code, str(done.exception or done.output)[:16])\n"
         "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
@@ -308,11 +311,14 @@ def test_clip_weights_of_the_cache_are_loaded_without_the_hub(
     """One file of weights for a built-in architecture, with the picture statistics of open_clip's table."""
     import open_clip
 
-    from gcpl_lab.backbones import shapes
+    from tools import shapes
 
-    small = {"embed_dim": 8, "quick_gelu": True,
-             "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
-             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}  # fmt: skip
+    small = {
+        "embed_dim": 8,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    }
     preset = PRESETS["vit-b-32"]
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, preset.clip_source, small)
     saved = shapes.save_clip(small, cache.parent / "clip")

@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gcpl_lab.backbones import pretrain
-from gcpl_lab.backbones.pretrain import PretrainData, StageConfig, train_stage
 from gcpl_lab.data.captions import (
     ATTRIBUTE_WORDS,
     COARSE_NAMES,
@@ -31,6 +29,8 @@ from gcpl_lab.data.captions import (
 from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, RawFashion, family_of, read_raw_fashion
 from gcpl_lab.data.scenes import CANVAS_SIZE, compose_scene
 from gcpl_lab.errors import ArtifactError, DataError
+from tools import pretrain
+from tools.pretrain import PretrainData, StageConfig, train_stage
 
 
 def made_up_raw(count: int = 120) -> RawFashion:
@@ -325,8 +325,14 @@ def test_the_latent_scale_makes_latents_unit(data: PretrainData) -> None:
 
 def test_the_export_is_whole_and_names_no_machine(random_pair: Any) -> None:
     files = {path.relative_to(random_pair.folder).as_posix(): path for path in random_pair.folder.rglob("*.*")}
-    for part in ("vae/config.json", "unet/config.json", "text_encoder/config.json", "tokenizer/tokenizer.json",
-                 "scheduler/scheduler_config.json", "model_index.json"):  # fmt: skip
+    for part in (
+        "vae/config.json",
+        "unet/config.json",
+        "text_encoder/config.json",
+        "tokenizer/tokenizer.json",
+        "scheduler/scheduler_config.json",
+        "model_index.json",
+    ):
         assert f"diffusion/{part}" in files
     assert {"clip/open_clip_config.json", "clip/open_clip_model.safetensors"} <= files.keys()
     assert not [name for name in files if name.endswith((".bin", ".pt", ".ckpt", ".pkl"))]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gcpl_lab.methods.probes import Probes, learn_probes, order_probes
+from gcpl_lab.fast.probes import Probes, learn_probes, order_probes
 
 U, W = np.array([1.0, -1.0, 1.0, -1.0]), np.array([1.0, 1.0, -1.0, -1.0])
 
@@ -67,10 +67,14 @@ def test_probes_go_to_json_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("change", "num_sources", "message"),
-    [({"classes": [5, 2, 8]}, 1, r"\[5, 2, 8\]; expected some of 0 to 7"), ({"classes": []}, 1, "expected some of"),
-     ({"classes": [5, 2]}, 1, r"shapes .*\(3, 8\).*; expected .*\(2, 8\)"), ({}, 2, r"expected .*\(2,\)"),
-     ({"intercepts": [float("inf")] * 8}, 1, "not finite")],
-)  # fmt: skip
+    [
+        ({"classes": [5, 2, 8]}, 1, r"\[5, 2, 8\]; expected some of 0 to 7"),
+        ({"classes": []}, 1, "expected some of"),
+        ({"classes": [5, 2]}, 1, r"shapes .*\(3, 8\).*; expected .*\(2, 8\)"),
+        ({}, 2, r"expected .*\(2,\)"),
+        ({"intercepts": [float("inf")] * 8}, 1, "not finite"),
+    ],
+)
 def test_damaged_probes_are_refused(change: dict[str, list[float]], num_sources: int, message: str) -> None:
     errors, evidence = drawn(40, 0)
     values = learn_probes(errors, evidence, evidence.argmax(axis=1), np.array([5, 2, 1]))[0].as_dict()

@@ -25,7 +25,7 @@ import torch
 from gcpl_lab import GCPLClassifier, LMPTClassifier
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.training.runtime import processes
+from gcpl_lab.training.device import processes
 
 pair, noise, out = sys.argv[1], np.load(sys.argv[2]), Path(sys.argv[3])
 answers, here = {}, processes()
@@ -85,9 +85,20 @@ def launch(*arguments: str, num_processes: int = 2, timeout: float = 1200) -> su
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-        "--dynamo_backend", "no", "--num_processes", str(num_processes), "--main_process_port", str(port),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_processes",
+        str(num_processes),
+        "--main_process_port",
+        str(port),
+    ]
     launcher += ["--multi_gpu"] if num_processes > 1 else ["--cpu"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -169,9 +180,20 @@ def test_evaluations_are_shared_to_within_one_picture(answers: dict[int, list[An
 def test_the_command_line_speaks_once(random_pair: Any, few_shot_folder: Path, tmp_path: Path) -> None:
     settings = [f"--set={text}" for text in ("num_steps=2", "batch_size=4", "num_vectors=2", "num_evidence=2")]
     trained = launch(
-        "-m", "gcpl_lab", "train", "gcpl", str(few_shot_folder / "support"), "-o", str(tmp_path / "run"),
-        "--preset", str(random_pair.folder), "--shots", "4", "--json", *settings,
-    )  # fmt: skip
+        "-m",
+        "gcpl_lab",
+        "train",
+        "gcpl",
+        str(few_shot_folder / "support"),
+        "-o",
+        str(tmp_path / "run"),
+        "--preset",
+        str(random_pair.folder),
+        "--shots",
+        "4",
+        "--json",
+        *settings,
+    )
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert json.loads(trained.stdout)["pictures"] == 12
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["prompts.json", "prompts.safetensors"]

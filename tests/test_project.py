@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gcpl_lab import cli
-from gcpl_lab.config import GCPLConfig
+from gcpl_lab.cli.app import app as cli
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError, ModelError
-from gcpl_lab.project import (
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.workshop.project import (
     create_project,
     draw_sets,
     open_project,
@@ -121,7 +121,7 @@ def test_a_published_set_is_read_by_its_name(photographs: Path, monkeypatch: pyt
         asked.append((name, root, split))
         return split
 
-    monkeypatch.setattr("gcpl_lab.project.load_published", load)
+    monkeypatch.setattr("gcpl_lab.workshop.project.load_published", load)
     assert read_support_and_test(photographs, "dtd") == ("train", "test")
     assert asked == [("dtd", photographs, "train"), ("dtd", photographs, "test")]
     assert [len(part) for part in read_support_and_test(photographs)] == [10, 6]
@@ -136,9 +136,11 @@ def test_a_project_holds_settings_report_and_notebook(photographs: Path, tmp_pat
     seen: list[tuple[int, int]] = []
     made = create_project(tmp_path / "mine", photographs, shots=4, seed=3, on_progress=lambda *done: seen.append(done))
     assert seen[-1] == (16, 16)
-    assert sorted(path.name for path in made.files) == sorted(os.listdir(tmp_path / "mine")) == [
-        "data_report.json", "data_report.md", "notebook.ipynb", "project.json",
-    ]  # fmt: skip
+    assert (
+        sorted(path.name for path in made.files)
+        == sorted(os.listdir(tmp_path / "mine"))
+        == ["data_report.json", "data_report.md", "notebook.ipynb", "project.json"]
+    )
     assert json.loads((tmp_path / "mine" / "data_report.json").read_text()) == made.report
     page = (tmp_path / "mine" / "data_report.md").read_text()
     assert "| red coat | 5 | 3 |" in page
@@ -205,8 +207,13 @@ def test_the_notebook_runs(photographs: Path, tmp_path: Path, random_pair: Any) 
     path.write_text(json.dumps(values))
     notebook = nbformat.read(tmp_path / "mine" / "notebook.ipynb", as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path / "mine")}}).execute()
-    printed = "".join(out.text for cell in notebook.cells if cell.cell_type == "code"
-                      for out in cell.outputs if out.output_type == "stream" and out.name == "stdout")  # fmt: skip
+    printed = "".join(
+        out.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for out in cell.outputs
+        if out.output_type == "stream" and out.name == "stdout"
+    )
     assert "6 exemplars, 6 test pictures, 2 classes: blue coat, red coat" in printed
     assert "accuracy " in printed
     assert (tmp_path / "mine" / "prompts" / "prompts.json").is_file()

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods.prompts import PLACEHOLDER_ID, ClassPrompts, ContextPrompts
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.lmpt.prompts import ContextPrompts
+from gcpl_lab.models.text import PLACEHOLDER_ID
 
 TEMPLATES = ("a photo of a {}", "{}", "a {} on a black background", "{}, dark and slim")
 NAMES = ["coat", "t-shirt", "ankle boot", "長靴", "Größe", "zweireihiger Wollmantel"]
@@ -16,7 +18,7 @@ def openai_clip() -> object:
     """A small open_clip CLIP with open_clip's default tokenizer, which pads with 0, and random weights."""
     import open_clip
 
-    from gcpl_lab.backbones.clip import FrozenCLIP
+    from gcpl_lab.models.clip import FrozenCLIP
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -158,9 +160,14 @@ def test_context_of_words_is_encoded_as_the_text_is(
     """Names of different lengths, three layouts: with words as context every prompt equals its plain text."""
     names, words = ["coat", "ankle boot", "長靴"], ["dark", "photo", "of", "a", "black"]
     prompts = ContextPrompts(
-        tower, names, num_context=5, class_specific=class_specific, class_position=position,
-        initial_words=" ".join(words), ending=ending,
-    )  # fmt: skip
+        tower,
+        names,
+        num_context=5,
+        class_specific=class_specific,
+        class_position=position,
+        initial_words=" ".join(words),
+        ending=ending,
+    )
     assert [name for name, _ in prompts.named_parameters()] == ["context"]
     assert len(prompts.context) == (3 if class_specific else 1)
     assert prompts.context.dtype == torch.float32

@@ -165,7 +165,7 @@ def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_textile_from_eight_photographs_a_class_end_to_end(textile: Path, random_pair: Any) -> None:
-    from gcpl_lab.estimators import GCPLClassifier
+    from gcpl_lab.gcpl.estimator import GCPLClassifier
 
     pool, test = load_published("textile"), load_published("textile", split="test")
     assert pool.class_names == ("global", "local", "nominal")

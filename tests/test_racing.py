@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gcpl_lab.methods.diffusion_classifier import probabilities
-from gcpl_lab.methods.joined import JoinedEvidence
-from gcpl_lab.methods.probes import Probes
-from gcpl_lab.methods.racing import (
+from gcpl_lab.fast.joined import JoinedEvidence
+from gcpl_lab.fast.probes import Probes
+from gcpl_lab.fast.racing import (
     Plan,
     PromptTree,
     _cheapest,
@@ -23,6 +22,7 @@ from gcpl_lab.methods.racing import (
     representatives,
     shortlisted,
 )
+from gcpl_lab.gcpl.classifier import probabilities
 
 NUM_CLASSES = 6
 TELLING = (3, 7, 9, 12)
@@ -63,11 +63,23 @@ def simple_plan(**changes: object) -> Plan:
     """Two steps, logits = 2 · (minus mean error), then whatever is asked for."""
     fit = JoinedEvidence(np.array([2.0]), np.zeros(3), 1.0, 0.0)
     settings: dict[str, object] = {
-        "samples": np.array([0, 1]), "scales": np.ones(2), "fits": (fit, fit), "prior_fit": None, "stopping": "none",
-        "error_rate": 0.1, "margin": np.inf, "bound": 1.0, "shortlist_margin": np.inf, "tree": None, "tree_steps": 1,
-        "tree_margin": np.inf, "probes": None, "probe_margin": np.inf, "temperature": 1.0,
+        "samples": np.array([0, 1]),
+        "scales": np.ones(2),
+        "fits": (fit, fit),
+        "prior_fit": None,
+        "stopping": "none",
+        "error_rate": 0.1,
+        "margin": np.inf,
+        "bound": 1.0,
+        "shortlist_margin": np.inf,
+        "tree": None,
+        "tree_steps": 1,
+        "tree_margin": np.inf,
+        "probes": None,
+        "probe_margin": np.inf,
+        "temperature": 1.0,
         "measured": {},
-    }  # fmt: skip
+    }
     return Plan(**(settings | changes))  # type: ignore[arg-type]
 
 
@@ -191,8 +203,13 @@ def test_a_simulated_race_ends_as_the_race_does(with_prior: bool) -> None:
     active = shortlisted(logits, plan.shortlist_margin)
     seen, known = errors[:, :, plan.samples], [] if prior is None else [prior]
     table = np.stack([logits, *(plan.logits(seen, known, step) for step in range(1, len(plan.samples) + 1))])
-    final, spent = _simulate(table, active, np.zeros_like(active), np.where(
-        active, 0.0, logits - logits.max(axis=1, keepdims=True)), plan.margin)  # fmt: skip
+    final, spent = _simulate(
+        table,
+        active,
+        np.zeros_like(active),
+        np.where(active, 0.0, logits - logits.max(axis=1, keepdims=True)),
+        plan.margin,
+    )
     outcome = run(plan, errors, prior)
     assert plan.temperature != 1
     np.testing.assert_allclose(outcome.logits, plan.temperature * final, rtol=1e-4, atol=1e-4)
@@ -374,8 +391,9 @@ def test_wrong_answers_cost_no_evaluations() -> None:
     errors, labels = draw(240, 0)
     blind = errors.copy()
     blind[::2] = np.random.default_rng(3).normal(errors.mean(axis=(0, 1)), 1, blind[::2].shape)
-    seeing, half = (learn_plan(some, labels, choose=False, max_steps=16, standard_errors=0.0)
-                    for some in (errors, blind))  # fmt: skip
+    seeing, half = (
+        learn_plan(some, labels, choose=False, max_steps=16, standard_errors=0.0) for some in (errors, blind)
+    )
     assert half.measured["held_out_accuracy"] < seeing.measured["held_out_accuracy"]
     lost = half.measured["held_out_accuracy"] - half.measured["race_accuracy"]
     assert lost <= half.error_rate + 1e-9
@@ -392,8 +410,9 @@ def test_the_lower_bound_by_hand() -> None:
     found = lower_bound(np.array([[[0.9, 1.1, 0.9, 1.1]]]), 2.0, 0.1)
     np.testing.assert_allclose(found, [[expected]])
     assert lower_bound(np.ones((1, 2, 1)), 2.0, 0.1).tolist() == [[-np.inf, -np.inf]]
-    np.testing.assert_allclose(lower_bound(np.array([[[np.nan, 9.0]]]), 2.0, 0.1),
-                               lower_bound(np.array([[[0.0, 2.0]]]), 2.0, 0.1))  # fmt: skip
+    np.testing.assert_allclose(
+        lower_bound(np.array([[[np.nan, 9.0]]]), 2.0, 0.1), lower_bound(np.array([[[0.0, 2.0]]]), 2.0, 0.1)
+    )
 
 
 def test_the_lower_bound_is_seldom_above_the_mean_at_any_step() -> None:
@@ -408,8 +427,9 @@ def test_the_lower_bound_is_seldom_above_the_mean_at_any_step() -> None:
 def test_a_race_by_empirical_bernstein_drops_whom_the_bound_rules_out() -> None:
     steps = 60
     fit = JoinedEvidence(np.array([2.0]), np.zeros(3), 1.0, 0.0)
-    plan = simple_plan(stopping="empirical_bernstein", samples=np.arange(steps), scales=np.ones(steps),
-                       fits=(fit,) * steps, bound=1.0)  # fmt: skip
+    plan = simple_plan(
+        stopping="empirical_bernstein", samples=np.arange(steps), scales=np.ones(steps), fits=(fit,) * steps, bound=1.0
+    )
     errors = np.tile(np.array([[[1.0], [1.01], [2.0]]], np.float32), (1, 1, steps))
     outcome = run(plan, errors)
     seen = (~np.isnan(outcome.errors)).sum(axis=2)[0].tolist()

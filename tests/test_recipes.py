@@ -10,21 +10,25 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gcpl_lab import cli
-from gcpl_lab.backbones.presets import PRESETS, has_part
+from gcpl_lab.cli.app import app as cli
 from gcpl_lab.errors import ArtifactError, DataError, ModelError
-from gcpl_lab.estimators import GCPLClassifier
-from gcpl_lab.multilabel_experiment import PUBLISHED
-from gcpl_lab.recipes import load_recipe, run_recipe
+from gcpl_lab.experiments.multilabel import PUBLISHED
+from gcpl_lab.experiments.recipes import load_recipe, run_recipe
+from gcpl_lab.gcpl.estimator import GCPLClassifier
+from gcpl_lab.models.presets import PRESETS, has_part
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "recipes").glob("*.json"))
 # Table 1 of the GCPL paper and table 2 of the LMPT paper, as in the design: GCPL, CoMPLe, zero-shot CLIP; mAP.
 GCPL_FIGURES = {
-    "stanford_cars": (88.47, 87.69, 65.56), "flowers102": (93.45, 90.73, 70.73), "crc5k": (74.76, 76.36, 21.49),
-    "isic2018": (48.84, 49.27, 14.43), "lc25000": (93.44, 94.83, 25.40), "cornseeds": (43.42, 45.79, 18.47),
+    "stanford_cars": (88.47, 87.69, 65.56),
+    "flowers102": (93.45, 90.73, 70.73),
+    "crc5k": (74.76, 76.36, 21.49),
+    "isic2018": (48.84, 49.27, 14.43),
+    "lc25000": (93.44, 94.83, 25.40),
+    "cornseeds": (43.42, 45.79, 18.47),
     "fractals": (90.76, 88.83, 9.25),
-}  # fmt: skip
+}
 LMPT_FIGURES = {"voc_lt_rn50": 85.44, "voc_lt_vit_b_16": 87.88, "coco_lt_rn50": 58.97, "coco_lt_vit_b_16": 66.19}
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -107,9 +111,10 @@ def test_a_gcpl_recipe_runs_on_folders(tmp_path: Path, random_pair: Any, monkeyp
     words: list[Any] = []
     real = GCPLClassifier.fit
     monkeypatch.setattr(
-        GCPLClassifier, "fit", lambda self, *data, **options: words.append(options["coarse_words"])
-        or real(self, *data, **options),
-    )  # fmt: skip
+        GCPLClassifier,
+        "fit",
+        lambda self, *data, **options: words.append(options["coarse_words"]) or real(self, *data, **options),
+    )
     answer = run_recipe(recipe, tmp_path / "data", tmp_path / "out", settings=small, shots=2, on_stage=stages.append)
     assert answer == json.loads((tmp_path / "out" / "results.json").read_text())
     assert answer["changed"] == {**small, "shots": 2}

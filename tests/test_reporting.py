@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.experiment import METHODS, FewShotExperiment, Outcome
-from gcpl_lab.methods.baselines import ENSEMBLE_TEMPLATES
-from gcpl_lab.reporting import (
+from gcpl_lab.baselines.clip_features import ENSEMBLE_TEMPLATES
+from gcpl_lab.experiments.few_shot import METHODS, FewShotExperiment, Outcome
+from gcpl_lab.experiments.reports import (
     answer_of,
     caveats_of,
     collect_results,
@@ -23,9 +23,13 @@ from gcpl_lab.reporting import (
 )
 
 GOOD = {
-    "zero_shot_diffusion": 0.60, "gcpl": 0.75, "comple": 0.76, "discriminative": 0.78, "zero_shot_clip": 0.50,
+    "zero_shot_diffusion": 0.60,
+    "gcpl": 0.75,
+    "comple": 0.76,
+    "discriminative": 0.78,
+    "zero_shot_clip": 0.50,
     "linear_probe": 0.70,
-}  # fmt: skip
+}
 
 
 def made_up(shares: dict[str, float], **calibration: float) -> list[Outcome]:
@@ -35,9 +39,12 @@ def made_up(shares: dict[str, float], **calibration: float) -> list[Outcome]:
     for name, share in shares.items():
         slow = name in ("gcpl", "comple", "discriminative", "zero_shot_diffusion")
         row = {
-            "name": name, "accuracy": share, "calibration_error": calibration.get(name, 0.01),
-            "train_seconds": 2.0 if slow else 0.25, "predict_seconds": 1.0 if slow else 0.25,
-        }  # fmt: skip
+            "name": name,
+            "accuracy": share,
+            "calibration_error": calibration.get(name, 0.01),
+            "train_seconds": 2.0 if slow else 0.25,
+            "predict_seconds": 1.0 if slow else 0.25,
+        }
         outcomes.append(Outcome(name, 16, 0, empty, empty, row))
     return outcomes
 
@@ -172,7 +179,7 @@ def test_measuring_changes_no_prompt(measured: Any) -> None:
 
 def test_every_figure_but_the_map_is_drawn_from_random_models(few_shot: FewShotExperiment, tmp_path: Path) -> None:
     """The map needs UMAP, which its own tests cover; the rest must not depend on well-trained models."""
-    from gcpl_lab.reporting import _drawings
+    from gcpl_lab.experiments.reports import _drawings
 
     outcomes = {name: few_shot.run(name, 2, 0) for name in METHODS if name.split("_")[0] in ("zero", "gcpl", "comple")}
     outcomes["discriminative"] = few_shot.run("discriminative", 2, 0)

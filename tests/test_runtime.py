@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gcpl_lab.errors import TrainingError
-from gcpl_lab.training import runtime
+from gcpl_lab.training import device as runtime
 
 
 def test_the_device_is_one_that_works() -> None:
@@ -88,9 +88,9 @@ def test_one_process_connects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.processes() == runtime.Processes(0, 1)
     assert runtime.is_main_process()
     rows = torch.ones(2)
-    assert runtime.gather_rows(rows, 2) is rows
-    assert runtime.add_up(rows) is rows
-    assert runtime.from_main(0.5) == 0.5
+    assert runtime.all_gather_rows(rows, 2) is rows
+    assert runtime.all_reduce(rows) is rows
+    assert runtime.broadcast_number(0.5) == 0.5
     runtime.wait_for_everyone()
 
 
@@ -133,9 +133,9 @@ def test_what_processes_exchange_goes_through_their_own_device(monkeypatch: pyte
     monkeypatch.setattr(accelerate.utils, "gather", exchange(torch.tensor([[0.0], [9], [1], [2], [3], [4]])))
     monkeypatch.setattr(accelerate.utils, "reduce", exchange(torch.tensor([6.0])))
     monkeypatch.setattr(accelerate.utils, "broadcast", exchange(torch.tensor([0.5])))
-    assert runtime.gather_rows(torch.tensor([[1.0], [2.0]]), 5).tolist() == [[0], [1], [2], [3], [4]]
-    assert runtime.add_up(torch.tensor([2.0])).tolist() == [6.0]
-    assert runtime.from_main(0.25) == 0.5
+    assert runtime.all_gather_rows(torch.tensor([[1.0], [2.0]]), 5).tolist() == [[0], [1], [2], [3], [4]]
+    assert runtime.all_reduce(torch.tensor([2.0])).tolist() == [6.0]
+    assert runtime.broadcast_number(0.25) == 0.5
     assert seen == [("meta", (2, 1)), ("meta", (1,)), ("meta", (1,))]
 
 
@@ -273,13 +273,15 @@ def test_memory_that_never_suffices_is_an_error_that_says_what_to_do() -> None:
 
 def test_sums_are_wide_where_the_device_can() -> None:
     assert [runtime.widest_float(name) for name in ("cpu", "cuda", "mps")] == [
-        torch.float64, torch.float64, torch.float32,
-    ]  # fmt: skip
+        torch.float64,
+        torch.float64,
+        torch.float32,
+    ]
 
 
 def test_gathered_rows_are_laid_out_alike_with_any_number_of_processes() -> None:
     rows = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
-    found = runtime.gather_rows(rows.contiguous(memory_format=torch.channels_last), 2)
+    found = runtime.all_gather_rows(rows.contiguous(memory_format=torch.channels_last), 2)
     assert found.is_contiguous()
     assert torch.equal(found, rows)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.methods.shared_prefix import SharedDenoiser, why_not_shared
+from gcpl_lab.fast.shared_prefix import SharedDenoiser, why_not_shared
+from gcpl_lab.models.diffusion import FrozenDiffusion
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -19,10 +19,15 @@ def build_unet(**settings: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     plan = {
-        "sample_size": 8, "layers_per_block": 2, "block_out_channels": (32, 64), "attention_head_dim": 4,
+        "sample_size": 8,
+        "layers_per_block": 2,
+        "block_out_channels": (32, 64),
+        "attention_head_dim": 4,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 16, "norm_num_groups": 8,
-    }  # fmt: skip
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 16,
+        "norm_num_groups": 8,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return UNet2DConditionModel(**(plan | settings)).eval().requires_grad_(False)
@@ -31,14 +36,20 @@ def build_unet(**settings: Any) -> Any:
 def build(prediction_type: str = "epsilon", **settings: Any) -> FrozenDiffusion:
     from types import SimpleNamespace
 
-    from gcpl_lab.backbones.pretrain import build_scheduler
+    from tools.pretrain import build_scheduler
 
     scheduler = build_scheduler()
     scheduler.register_to_config(prediction_type=prediction_type)
     vae = torch.nn.Module()
     vae.config = SimpleNamespace(scaling_factor=1.0, block_out_channels=(1, 2, 3))
-    return FrozenDiffusion(vae=vae, denoiser=build_unet(**settings), text_encoder=torch.nn.Module(), tokenizer=None,
-                           scheduler=scheduler, name="built")  # fmt: skip
+    return FrozenDiffusion(
+        vae=vae,
+        denoiser=build_unet(**settings),
+        text_encoder=torch.nn.Module(),
+        tokenizer=None,
+        scheduler=scheduler,
+        name="built",
+    )
 
 
 PAIRS = (torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3, 3]), torch.tensor([0, 1, 2, 2, 0, 1, 0, 1, 2, 0]))
@@ -127,8 +138,9 @@ def test_bfloat16_keys_are_kept_apart_from_float32(diffusion: FrozenDiffusion) -
     with torch.autocast("cpu", torch.bfloat16):
         rough = shared.predict_noise(noisy, steps, *PAIRS)
     exact = shared.predict_noise(noisy, steps, *PAIRS)
-    torch.testing.assert_close(exact, answers(diffusion, hidden, share_prefix=False, cache_keys=False),
-                               rtol=0, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        exact, answers(diffusion, hidden, share_prefix=False, cache_keys=False), rtol=0, atol=1e-5
+    )
     assert 0 < float((rough - exact).abs().max()) < 0.2
 
 

@@ -74,8 +74,13 @@ def test_slides_are_wide_and_nothing_leaves_or_overlaps(saved):
 def test_text_is_large_notes_and_provenance_are_there(saved):
     deck, _ = saved
     for page, said in zip(deck.slides, ("Say hello.", "Numbers.", "Look up."), strict=True):
-        runs = [run for shape in page.shapes if shape.has_text_frame for part in shape.text_frame.paragraphs
-                for run in part.runs]  # fmt: skip
+        runs = [
+            run
+            for shape in page.shapes
+            if shape.has_text_frame
+            for part in shape.text_frame.paragraphs
+            for run in part.runs
+        ]
         assert runs
         assert all(run.font.size.pt >= SMALLEST for run in runs)
         assert any("seed 3" in run.text and "ab12cd34" in run.text and "9.9" in run.text for run in runs)
@@ -99,8 +104,10 @@ def test_the_chart_is_native_and_holds_numbers_and_intervals(saved):
     assert list(chart.plots[0].categories) == BARS.names
     assert list(chart.series[0].values) == BARS.values
     assert chart.font.size.pt >= SMALLEST
-    read = {side: [float(value.text) for value in chart._chartSpace.xpath(f".//c:errBars/c:{side}//c:v")]
-            for side in ("plus", "minus")}  # fmt: skip
+    read = {
+        side: [float(value.text) for value in chart._chartSpace.xpath(f".//c:errBars/c:{side}//c:v")]
+        for side in ("plus", "minus")
+    }
     assert read["plus"] == pytest.approx([0.1, 0.04])
     assert read["minus"] == pytest.approx([0.05, 0.1])
 
@@ -222,7 +229,10 @@ def test_themes_have_enough_contrast(theme):
 
     colors = THEMES[theme]
     inside = "FFFFFF" if theme == "light" else "16191D"
-    for text, ground in ((colors["text"], colors["ground"]), (colors["quiet"], colors["ground"]),
-                         (inside, colors["accent"])):  # fmt: skip
+    for text, ground in (
+        (colors["text"], colors["ground"]),
+        (colors["quiet"], colors["ground"]),
+        (inside, colors["accent"]),
+    ):
         low, high = sorted((luminance(text), luminance(ground)))
         assert (high + 0.05) / (low + 0.05) >= 4.5

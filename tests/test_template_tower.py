@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.template_tower import TemplateTower, is_plain
-from gcpl_lab.methods.gcpl import GCPL, NoisyBatch
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.fast.template_tower import TemplateTower, is_plain
+from gcpl_lab.gcpl.objectives import GCPL
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.gcpl.sampling import NoisyBatch
+from gcpl_lab.models.diffusion import FrozenDiffusion
 
 TEMPLATES = ("a photo of a {}", "{}", "a {} on a black background")
 
@@ -20,9 +21,17 @@ def text_model(activation: str = "quick_gelu") -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = CLIPTextConfig(
-            vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-            max_position_embeddings=9, hidden_act=activation, bos_token_id=48, eos_token_id=49, pad_token_id=49,
-        )  # fmt: skip
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            max_position_embeddings=9,
+            hidden_act=activation,
+            bos_token_id=48,
+            eos_token_id=49,
+            pad_token_id=49,
+        )
         return CLIPTextModel(config).requires_grad_(False).eval()
 
 

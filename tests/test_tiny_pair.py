@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.presets import TINY_FOLDER
+from gcpl_lab.baselines.clip_features import ZeroShotCLIP
 from gcpl_lab.data.captions import caption_vocabulary
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.methods.baselines import ZeroShotCLIP
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.models.presets import TINY_FOLDER
 
 TEXTS = ["", "a photo of a shirt", "a photo of a pair of trousers, dark", "ankle boot", "a zzyzx of a bag " * 5]
 
@@ -156,9 +156,11 @@ def test_the_denoiser_listens_to_its_prompt(diffusion: FrozenDiffusion) -> None:
             noisy = diffusion.add_noise(latents, noise, steps)
             own, wrong = (
                 (diffusion.predict_noise(noisy, steps, hidden[torch.as_tensor(np.asarray(ids))]) - noise)
-                .square().flatten(1).mean(1)
+                .square()
+                .flatten(1)
+                .mean(1)
                 for ids in (test.labels, other)
-            )  # fmt: skip
+            )
             gaps += (wrong - own) / own
     # By chance 30 ± 4 of 60 gaps are above zero; 48 is more than four deviations away.
     assert int((gaps > 0).sum()) >= 48

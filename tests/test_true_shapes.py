@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.backbones.clip import FrozenCLIP
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.backbones.presets import MODELS_VARIABLE, find_preset, locate
-from gcpl_lab.backbones.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
-from gcpl_lab.estimators import GCPLClassifier
-from gcpl_lab.methods.diffusion_classifier import DiffusionClassifier, class_scores
-from gcpl_lab.multilabel import LMPTClassifier
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
+from gcpl_lab.gcpl.estimator import GCPLClassifier
+from gcpl_lab.lmpt.estimator import LMPTClassifier
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.models.presets import MODELS_VARIABLE, find_preset, locate
+from tools.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_copy_has_the_blocks_of_the_real_one(models: Path) -> None:
     """Every module of the full denoiser is in the small one, and the other way round."""
     from diffusers import UNet2DConditionModel
 
-    from gcpl_lab.backbones.shapes import build_denoiser
+    from tools.shapes import build_denoiser
 
     with torch.device("meta"):
         full = build_denoiser(DIFFUSION_SHAPES["sd-1.4"])
@@ -80,9 +80,16 @@ def test_the_tokenizer_is_clips_own() -> None:
 def test_five_steps_and_a_classification(precision: str, two_classes: tuple[list[np.ndarray], np.ndarray]) -> None:
     images, labels = two_classes
     model = GCPLClassifier(
-        "sd-1.4", "gcpl", num_vectors=1, num_steps=5, batch_size=4, precision=precision, num_evidence=2,
-        evidence_batch_size=16, learning_rate=0.01,
-    )  # fmt: skip
+        "sd-1.4",
+        "gcpl",
+        num_vectors=1,
+        num_steps=5,
+        batch_size=4,
+        precision=precision,
+        num_evidence=2,
+        evidence_batch_size=16,
+        learning_rate=0.01,
+    )
     frozen = model.diffusion.checksum()
     assert model.diffusion.dtype == getattr(torch, precision)
     model.fit(images, labels, ["coat", "shirt"])
@@ -145,8 +152,16 @@ def test_five_steps_and_a_classification_in_full_size(
     if not (full_models / "sd-1.4").is_dir():
         save_diffusion(DIFFUSION_SHAPES["sd-1.4"], full_models / "sd-1.4" / "diffusion")
     images, labels = two_classes[0][5:7], two_classes[1][5:7]  # one of each class
-    model = GCPLClassifier("sd-1.4", num_vectors=1, num_steps=5, batch_size=1, precision=precision, num_evidence=1,
-                           evidence_batch_size=2, class_offsets=False)  # fmt: skip
+    model = GCPLClassifier(
+        "sd-1.4",
+        num_vectors=1,
+        num_steps=5,
+        batch_size=1,
+        precision=precision,
+        num_evidence=1,
+        evidence_batch_size=2,
+        class_offsets=False,
+    )
     assert sum(parameter.numel() for parameter in model.diffusion.denoiser.parameters()) == 859_520_964
     assert model.diffusion.image_size == 512
     model.fit(images, labels, ["coat", "shirt"])

@@ -15,13 +15,7 @@ from gcpl_lab.evaluation.trust import (
     summarise_review,
 )
 from gcpl_lab.views import style
-from gcpl_lab.views.trust import (
-    draw_shift_grid,
-    plot_confidence,
-    plot_consistency,
-    plot_recognition,
-    plot_shift_curves,
-)
+from gcpl_lab.views.trust import draw_shift_grid, plot_confidence, plot_consistency, plot_recognition, plot_shift_curves
 
 
 def test_a_share_has_wilsons_interval():

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
-from gcpl_lab.methods.diffusion_classifier import Evidence, class_scores
+from gcpl_lab.gcpl.classifier import Evidence, class_scores
 from gcpl_lab.training.loop import StepRecord
 from gcpl_lab.views.stepwise import plot_race, race_leads, race_order, threshold_table
 from gcpl_lab.views.widgets import (

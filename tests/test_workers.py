@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.demo import run_demo
 from gcpl_lab.errors import TrainingError
+from gcpl_lab.experiments.demo import run_demo
 from gcpl_lab.training import workers
-from gcpl_lab.training.runtime import Processes
+from gcpl_lab.training.processes import Processes
 from gcpl_lab.training.workers import run_side_by_side, threads_each, useful_workers
 
 Report = Callable[..., None]
@@ -56,7 +56,7 @@ def test_two_workers_share_the_threads_and_work_at_the_same_time(
     tasks = [(wait_for_the_other, first, second), (wait_for_the_other, second, first), (tell_place, "here")]
     run_side_by_side(tasks, num_workers=2, on_event=lambda *event: events.append(event))
     assert sorted(event[1] for event in events if event[0] == "met") == ["first", "second"]
-    (_, pid, threads), = (event for event in events if event[0] == "here")  # fmt: skip
+    ((_, pid, threads),) = (event for event in events if event[0] == "here")
     assert pid != os.getpid()
     assert threads == 3
 
@@ -87,8 +87,14 @@ def test_more_than_one_is_of_use_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two demonstrations
 def test_the_demonstration_is_the_same_side_by_side(tmp_path: Path) -> None:
-    settings = {"num_vectors": 2, "num_steps": 4, "batch_size": 8, "discriminative_steps": 2, "num_evidence": 2,
-                "evidence_bfloat16": False}  # fmt: skip
+    settings = {
+        "num_vectors": 2,
+        "num_steps": 4,
+        "batch_size": 8,
+        "discriminative_steps": 2,
+        "num_evidence": 2,
+        "evidence_bfloat16": False,
+    }
     arguments: dict[str, Any] = {"shots": 4, "test_total": 40, "settings": settings, "multilabel": False}
     events: list[Any] = []
     alone = run_demo(tmp_path / "alone", **arguments)

@@ -87,8 +87,9 @@ def _read_rows(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     header, rows = table[0], {}
     for number, cells in enumerate(table[1:], start=2):
         if cells and len(cells) != len(header):
-            raise DataError(f"{path}, row {number}: has {len(cells)} columns; expected {len(header)} "
-                            f"({', '.join(header)})")  # fmt: skip
+            raise DataError(
+                f"{path}, row {number}: has {len(cells)} columns; expected {len(header)} ({', '.join(header)})"
+            )
         if cells:
             row = dict(zip(header, cells, strict=True))
             rows[row["file_name"]] = row

@@ -80,9 +80,15 @@ ATTRIBUTE_WORDS: dict[str, dict[str, tuple[str, str, str]]] = {
 """The three words (lowest, middle, highest third within the family) of every measured attribute."""
 
 TEMPLATES = (
-    "a photo of a {}", "a picture of a {}", "a product photo of a {}", "{}", "a {}", "one {}", "this is a {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "a product photo of a {}",
+    "{}",
+    "a {}",
+    "one {}",
+    "this is a {}",
     "a {} on a black background",
-)  # fmt: skip
+)
 
 
 def measure_attributes(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,10 +139,11 @@ def measure_attributes(images: np.ndarray) -> dict[str, np.ndarray]:
         "hem": row_area[:, 22:26].mean(1) / row_area[:, 10:16].mean(1).clip(1),
         "balance": rows_light(0, middle) - rows_light(middle, 28),
         "heel": (last[:, 4:10].max(1) - last[:, 11:16].mean(1))
-        + 0.1 * mask[:, 15:, 17:].mean((1, 2)) + (last[:, 18:24].max(1) - last[:, 11:16].mean(1)),
+        + 0.1 * mask[:, 15:, 17:].mean((1, 2))
+        + (last[:, 18:24].max(1) - last[:, 11:16].mean(1)),
         "shaft": np.maximum(mask[:, :11, 14:].sum((1, 2)), mask[:, :11, :14].sum((1, 2))),
         "sole": np.take_along_axis(row_area, np.clip(bottom[:, None] - np.arange(4), 0, 27), 1).mean(1),
-    }  # fmt: skip
+    }
     return {name: np.asarray(values, np.float32) for name, values in measured.items()}
 
 

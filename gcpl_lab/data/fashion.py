@@ -19,8 +19,17 @@ import numpy as np
 from gcpl_lab.errors import DataError
 
 FASHION_CLASSES = (
-    "t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+    "t-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 """Fine class names in the order of the published label ids 0 to 9."""
 
 FASHION_FAMILIES = {

@@ -60,12 +60,16 @@ class MultiLabelSet:
         object.__setattr__(self, "targets", check_targets(self.targets, self.name))
         expected = (len(self.images), len(self.class_names))
         if self.targets.shape != expected:
-            raise DataError(f"{self.name}: targets have shape {self.targets.shape}; expected {expected}, "
-                            "one row a picture and one column a class")  # fmt: skip
+            raise DataError(
+                f"{self.name}: targets have shape {self.targets.shape}; expected {expected}, "
+                "one row a picture and one column a class"
+            )
         for what, values in (("captions", self.captions), ("origins", self.origins)):
             if len(values) != len(self.images) and (values or what == "captions"):
-                raise DataError(f"{self.name}: {len(values)} {what} for {len(self.images)} pictures; "
-                                "expected one a picture (None where there is none)")  # fmt: skip
+                raise DataError(
+                    f"{self.name}: {len(values)} {what} for {len(self.images)} pictures; "
+                    "expected one a picture (None where there is none)"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -218,8 +222,10 @@ def write_longtail_list(
             raise DataError(f"{image}: does not lie below {folder}; choose a folder that holds every picture")
         names.append(image.resolve().relative_to(folder).as_posix())
         if len(names[-1].split()) != 1:
-            raise DataError(f"{image}: its path below {folder} holds a blank, which parts path and label ids "
-                            "in this format; rename it, or write a metadata file")  # fmt: skip
+            raise DataError(
+                f"{image}: its path below {folder} holds a blank, which parts path and label ids "
+                "in this format; rename it, or write a metadata file"
+            )
     ids = [" ".join(str(label) for label in np.flatnonzero(row)) for row in data.targets]
     write_text(list_file, "".join(f"{path} {row}".strip() + "\n" for path, row in zip(names, ids, strict=True)))
     write_text(labels_file, "".join(f"{label} {index}\n" for index, label in enumerate(data.class_names)))
@@ -251,8 +257,10 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
     if all(len(part) == 2 and part[1].isdecimal() for part in parts):
         by_id = {int(index): label for label, index in parts}
         if sorted(by_id) != list(range(len(parts))):
-            raise DataError(f"{path}: the ids are {', '.join(part[1] for part in parts)}; "
-                            f"expected each of 0 to {len(parts) - 1} once")  # fmt: skip
+            raise DataError(
+                f"{path}: the ids are {', '.join(part[1] for part in parts)}; "
+                f"expected each of 0 to {len(parts) - 1} once"
+            )
         names = [by_id[index] for index in range(len(parts))]
     else:
         names = [line for _, line in lines]
@@ -265,8 +273,10 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
 
 def _label_id(value: str, num_classes: int, origin: str) -> int:
     if not value.isdecimal() or int(value) >= num_classes:
-        raise DataError(f"{origin}: label id is {value!r}; expected a whole number from 0 to {num_classes - 1} "
-                        "(a path must hold no blanks)")  # fmt: skip
+        raise DataError(
+            f"{origin}: label id is {value!r}; expected a whole number from 0 to {num_classes - 1} "
+            "(a path must hold no blanks)"
+        )
     return int(value)
 
 
@@ -276,8 +286,10 @@ def _read_captions(path: Path, names: Sequence[str]) -> list[str | None]:
     while lines and not lines[-1][1] and len(lines) > len(names):
         lines.pop()  # empty lines at the end of the file
     if len(lines) != len(names):
-        raise DataError(f"{path}: has {len(lines)} lines and the list has {len(names)} pictures; "
-                        "expected one line a picture (an empty one where there is no caption)")  # fmt: skip
+        raise DataError(
+            f"{path}: has {len(lines)} lines and the list has {len(names)} pictures; "
+            "expected one line a picture (an empty one where there is no caption)"
+        )
     known = set(names)
     first_words = [(line.split(maxsplit=1) or [""])[0] for _, line in lines]
     if not any(word in known for word in first_words):
@@ -337,8 +349,10 @@ def read_metadata(
     for number, row in table:
         absent = [column for column in needed if column not in row]
         if absent:
-            raise DataError(f"{file}, line {number}: has no {absent[0]!r}; the columns are {', '.join(row)}: "
-                            "name the right one in the arguments")  # fmt: skip
+            raise DataError(
+                f"{file}, line {number}: has no {absent[0]!r}; the columns are {', '.join(row)}: "
+                "name the right one in the arguments"
+            )
     labels = [_label_list(row[labels_column], f"{file}, line {number}") for number, row in table]
     names = tuple(class_names) if class_names is not None else _occurring_names(labels, file)
     wanted = (rows or {}).items()
@@ -379,8 +393,10 @@ def read_table(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if header is None:
                 header = cells
             elif cells and len(cells) != len(header):
-                raise DataError(f"{file}, line {reader.line_num}: has {len(cells)} columns; expected {len(header)} "
-                                f"({', '.join(header)}): put texts with commas in quotation marks")  # fmt: skip
+                raise DataError(
+                    f"{file}, line {reader.line_num}: has {len(cells)} columns; expected {len(header)} "
+                    f"({', '.join(header)}): put texts with commas in quotation marks"
+                )
             elif cells:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -441,11 +457,14 @@ def _assemble(
         raise DataError(f"{name}: lists no picture; expected one a line")
     _refuse_duplicates(names, origins)
     images = tuple(folder / path for path in names)
-    missing = [f"{path} ({origin})" for path, image, origin in zip(names, images, origins, strict=True)
-               if not image.is_file()]  # fmt: skip
+    missing = [
+        f"{path} ({origin})" for path, image, origin in zip(names, images, origins, strict=True) if not image.is_file()
+    ]
     if missing:
-        raise DataError(f"{folder}: {len(missing)} of {len(images)} listed pictures are missing; "
-                        "check the folder that paths are relative to:" + list_lines(missing))  # fmt: skip
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(images)} listed pictures are missing; "
+            "check the folder that paths are relative to:" + list_lines(missing)
+        )
     targets = np.zeros((len(names), len(class_names)), np.uint8)
     for row, ids in enumerate(labels):
         targets[row, list(ids)] = 1
@@ -453,8 +472,10 @@ def _assemble(
     message = f"{name}: {len(empty)} classes have no picture: {', '.join(empty)}"
     if empty and require_all_classes:
         raise DataError(message + "; add pictures, or take the classes out of the labels")
-    entries = ((f"{path}\0{sorted(set(ids))}\0{caption}", file_checksum(image))
-               for path, ids, caption, image in zip(names, labels, captions, images, strict=True))  # fmt: skip
+    entries = (
+        (f"{path}\0{sorted(set(ids))}\0{caption}", file_checksum(image))
+        for path, ids, caption, image in zip(names, labels, captions, images, strict=True)
+    )
     checksum = folder_checksum([*entries, ("classes", "\0".join(class_names))])
     return MultiLabelSet(
         name, images, targets, class_names, tuple(captions), checksum, tuple(origins), (message,) if empty else ()

@@ -46,20 +46,45 @@ class PublishedSet:
 
 
 PUBLISHED = {
-    "flowers102": PublishedSet("Flowers102", {"train": "train", "test": "test"}, 102, "not stated",
-                               "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"),
-    "oxford_iiit_pet": PublishedSet("OxfordIIITPet", {"train": "trainval", "test": "test"}, 37, "CC BY-SA 4.0",
-                                    "https://www.robots.ox.ac.uk/~vgg/data/pets/"),
-    "fgvc_aircraft": PublishedSet("FGVCAircraft", {"train": "trainval", "test": "test"}, 100,
-                                  "for non-commercial research",
-                                  "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"),
-    "food101": PublishedSet("Food101", {"train": "train", "test": "test"}, 101, "not stated",
-                            "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"),
-    "dtd": PublishedSet("DTD", {"train": "train", "test": "test"}, 47, "for research",
-                        "https://www.robots.ox.ac.uk/~vgg/data/dtd/", (("partition", 1),)),
+    "flowers102": PublishedSet(
+        "Flowers102",
+        {"train": "train", "test": "test"},
+        102,
+        "not stated",
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+    ),
+    "oxford_iiit_pet": PublishedSet(
+        "OxfordIIITPet",
+        {"train": "trainval", "test": "test"},
+        37,
+        "CC BY-SA 4.0",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+    ),
+    "fgvc_aircraft": PublishedSet(
+        "FGVCAircraft",
+        {"train": "trainval", "test": "test"},
+        100,
+        "for non-commercial research",
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    ),
+    "food101": PublishedSet(
+        "Food101",
+        {"train": "train", "test": "test"},
+        101,
+        "not stated",
+        "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+    ),
+    "dtd": PublishedSet(
+        "DTD",
+        {"train": "train", "test": "test"},
+        47,
+        "for research",
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        (("partition", 1),),
+    ),
     "eurosat": PublishedSet("EuroSAT", None, 10, "MIT", "https://github.com/phelber/EuroSAT"),
     "textile": PublishedSet("", None, 3, "MIT", "https://arxiv.org/abs/2501.12596"),
-}  # fmt: skip
+}
 """EuroSAT and the textile pictures have no official split: half of each class, drawn once, is the test set."""
 
 _SPLIT_SEED = 0
@@ -135,15 +160,19 @@ def _image_set(name: str, images: Sequence[Path], labels: Sequence[int], classes
     """Sorted by class, as class folders are, with names as they go into a prompt."""
     missing = [path for path in images if not path.is_file()]
     if missing:
-        raise DataError(f"{name}: {len(missing)} of {len(images)} listed pictures are not there, such as {missing[0]}; "
-                        "delete the folder and fetch the set again")  # fmt: skip
+        raise DataError(
+            f"{name}: {len(missing)} of {len(images)} listed pictures are not there, such as {missing[0]}; "
+            "delete the folder and fetch the set again"
+        )
     order = np.argsort(np.asarray(labels), kind="stable")
     chosen = [images[index] for index in order]
     return ImageSet(
-        name=name, images=tuple(chosen), labels=np.asarray(labels, np.int64)[order],
+        name=name,
+        images=tuple(chosen),
+        labels=np.asarray(labels, np.int64)[order],
         class_names=tuple(" ".join(label.replace("_", " ").split()) for label in classes),
         checksum=folder_checksum((f"{path.parent.name}/{path.name}", file_checksum(path)) for path in chosen),
-    )  # fmt: skip
+    )
 
 
 def _half(whole: ImageSet, split: Split) -> ImageSet:

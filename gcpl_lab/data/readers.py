@@ -138,10 +138,12 @@ class ImageSet:
             if (left := tuple(name for name in members if name in class_names))
         }
         return replace(
-            part, labels=np.array([ids.index(label) for label in part.labels], np.int64),
-            class_names=tuple(class_names), families=families,
+            part,
+            labels=np.array([ids.index(label) for label in part.labels], np.int64),
+            class_names=tuple(class_names),
+            families=families,
             checksum=folder_checksum([(part.checksum, ",".join(class_names))]),
-        )  # fmt: skip
+        )
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -223,9 +223,13 @@ def _readme(seed: int, support_per_class: int, test_per_class: int) -> str:
     count = len(FASHION_CLASSES)
     rows.append(f"| | together | | | {support_per_class * count} | {test_per_class * count} |")
     return _README.format(
-        rows="\n".join(rows), seed=seed, support_per_class=support_per_class, test_per_class=test_per_class,
-        first=SUPPORT_PART.start, last=SUPPORT_PART.stop - 1,
-    )  # fmt: skip
+        rows="\n".join(rows),
+        seed=seed,
+        support_per_class=support_per_class,
+        test_per_class=test_per_class,
+        first=SUPPORT_PART.start,
+        last=SUPPORT_PART.stop - 1,
+    )
 
 
 _README = """\

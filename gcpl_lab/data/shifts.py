@@ -118,12 +118,14 @@ class Shift(NamedTuple):
 SHIFTS: dict[str, Shift] = {
     "blur": Shift(lambda picture, value, _: blur(picture, value), (0.02, 0.04, 0.06, 0.08, 0.12), "blur {}"),
     "noise": Shift(add_noise, (0.04, 0.08, 0.15, 0.25, 0.40), "noise {}"),
-    "contrast": Shift(lambda picture, value, _: change_contrast(picture, value), (0.75, 0.55, 0.40, 0.25, 0.12),
-                      "contrast left {}"),
+    "contrast": Shift(
+        lambda picture, value, _: change_contrast(picture, value), (0.75, 0.55, 0.40, 0.25, 0.12), "contrast left {}"
+    ),
     "rotation": Shift(lambda picture, value, _: rotate(picture, value), (5, 15, 30, 60, 90), "rotated {}°", False),
-    "inversion": Shift(lambda picture, value, _: invert(picture, value), (0.75, 0.50, 0.25, 0.06, 0.0),
-                       "inverted from {}"),
-}  # fmt: skip
+    "inversion": Shift(
+        lambda picture, value, _: invert(picture, value), (0.75, 0.50, 0.25, 0.06, 0.0), "inverted from {}"
+    ),
+}
 """Every kind by its name; the module's table says what the strengths mean."""
 
 SEVERITIES = (0, 1, 2, 3, 4, 5)

@@ -33,9 +33,7 @@ from gcpl_lab.data.scenes import compose_scene
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.storage import file_checksum, read_json, write_json, write_text
 
-TAIL_ORDER = (
-    "t-shirt", "sneaker", "trousers", "pullover", "bag", "dress", "ankle boot", "shirt", "coat", "sandal",
-)  # fmt: skip
+TAIL_ORDER = ("t-shirt", "sneaker", "trousers", "pullover", "bag", "dress", "ankle boot", "shirt", "coat", "sandal")
 """Classes from the most to the least frequent: every family of look-alikes reaches from the head to the tail."""
 
 NUM_TRAIN, NUM_TEST = 520, 520
@@ -50,9 +48,20 @@ WRONG_SHARE = 0.11
 _FORMAT = 1
 
 _CAPTIONS = (
-    "{}", "{}", "a photo of {}", "a photo of {}", "a picture of {}", "a picture with {}", "here are {}", "this is {}",
-    "a product photo of {}", "{} on a black background", "I see {}", "there is {}", "{} in one photo",
-)  # fmt: skip
+    "{}",
+    "{}",
+    "a photo of {}",
+    "a photo of {}",
+    "a picture of {}",
+    "a picture with {}",
+    "here are {}",
+    "this is {}",
+    "a product photo of {}",
+    "{} on a black background",
+    "I see {}",
+    "there is {}",
+    "{} in one photo",
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,9 @@ def _verify(folder: Path) -> None:
         elif file_checksum(folder / name) != checksum:
             problems.append(f"damaged: {name}")
     if problems:
-        raise DataError(f"{folder}: {len(problems)} files differ from checksums.json; restore the folder:"
-                        + list_lines(problems))  # fmt: skip
+        raise DataError(
+            f"{folder}: {len(problems)} files differ from checksums.json; restore the folder:" + list_lines(problems)
+        )
 
 
 # ------------------------------------------------------------------------------------------- building
@@ -339,10 +349,17 @@ def _readme(train: Sequence[_Scene], test: Sequence[_Scene], captions: Sequence[
     ]
     named, wrong = caption_quality(targets, captions, FASHION_CLASSES)
     return _README.format(
-        rows="\n".join(rows), num_train=len(train), num_test=len(test), named=round(100 * named),
-        wrong=round(100 * wrong), seed=seed, first=SUPPORT_PART.start, last=SUPPORT_PART.stop - 1,
-        train_items=sum(len(scene.labels) for scene in train), test_items=sum(len(scene.labels) for scene in test),
-    )  # fmt: skip
+        rows="\n".join(rows),
+        num_train=len(train),
+        num_test=len(test),
+        named=round(100 * named),
+        wrong=round(100 * wrong),
+        seed=seed,
+        first=SUPPORT_PART.start,
+        last=SUPPORT_PART.stop - 1,
+        train_items=sum(len(scene.labels) for scene in train),
+        test_items=sum(len(scene.labels) for scene in test),
+    )
 
 
 _README = """\

@@ -124,9 +124,4 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
         return {"difference": mean, "low": mean, "high": mean, "p_value": None if mean else 1.0}
     test = stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(0.95)
-    return {
-        "difference": mean,
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p_value": float(test.pvalue),
-    }
+    return {"difference": mean, "low": float(interval.low), "high": float(interval.high), "p_value": float(test.pvalue)}

@@ -44,10 +44,15 @@ def read_contexts(
     found = nearest_words(tower, context.flatten(0, 1), num_words, seed=seed)
     length = context.shape[1]
     return [
-        {"name": str(names[place // length]), "position": place % length + 1, "words": list(entry.words),
-         "similarities": list(entry.similarities), "random_similarity": entry.random_similarity}
+        {
+            "name": str(names[place // length]),
+            "position": place % length + 1,
+            "words": list(entry.words),
+            "similarities": list(entry.similarities),
+            "random_similarity": entry.random_similarity,
+        }
         for place, entry in enumerate(found)
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,25 @@ def compare_prompts(before: Tensor, after: Tensor, class_names: Sequence[str]) -
         DataError: Shapes or numbers differ.
     """
     if before.shape != after.shape or len(before) != len(class_names):
-        raise DataError(f"prompts have shapes {tuple(before.shape)} and {tuple(after.shape)} for {len(class_names)} "
-                        "class names; expected equal ones, one row a class")  # fmt: skip
+        raise DataError(
+            f"prompts have shapes {tuple(before.shape)} and {tuple(after.shape)} for {len(class_names)} "
+            "class names; expected equal ones, one row a class"
+        )
     before, after = before.detach().float().cpu(), after.detach().float().cpu()
     start, end = (F.normalize(features - features.mean(0), dim=-1) for features in (before, after))
     near_before, near_after = (start @ start.T).numpy(), (end @ start.T).numpy()
     moves: list[dict[str, Any]] = [
-        {"name": str(class_names[i]), "toward": str(class_names[j]), "before": float(near_before[i, j]),
-         "after": float(near_after[i, j]), "change": float(near_after[i, j] - near_before[i, j])}
-        for i in range(len(start)) for j in range(len(start)) if i != j
-    ]  # fmt: skip
+        {
+            "name": str(class_names[i]),
+            "toward": str(class_names[j]),
+            "before": float(near_before[i, j]),
+            "after": float(near_after[i, j]),
+            "change": float(near_after[i, j] - near_before[i, j]),
+        }
+        for i in range(len(start))
+        for j in range(len(start))
+        if i != j
+    ]
     moves.sort(key=lambda move: -move["change"])
     travelled = (1 - F.cosine_similarity(before, after, dim=-1)).numpy()
     similar = [prompt_similarity(features.unsqueeze(1)).numpy() for features in (before, after)]
@@ -156,8 +170,10 @@ def find_mistakes(probabilities: np.ndarray, targets: np.ndarray, thresholds: np
     """
     probabilities, targets = np.asarray(probabilities, np.float64), check_targets(targets)
     if probabilities.shape != targets.shape or np.shape(thresholds) != targets.shape[1:]:
-        raise DataError(f"probabilities have shape {probabilities.shape}, targets {targets.shape} and thresholds "
-                        f"{np.shape(thresholds)}; expected (image, class) twice and (class,)")  # fmt: skip
+        raise DataError(
+            f"probabilities have shape {probabilities.shape}, targets {targets.shape} and thresholds "
+            f"{np.shape(thresholds)}; expected (image, class) twice and (class,)"
+        )
     wrong = np.argwhere((probabilities >= thresholds) != targets.astype(bool))
     distance = np.abs(_log_odds(probabilities) - _log_odds(np.asarray(thresholds)))
     order = np.argsort(-distance[tuple(wrong.T)], kind="stable")
@@ -204,24 +220,42 @@ def explain_mistake(
         raise DataError(f"image {image}, class {label} is outside; expected indices below {targets.shape}")
     present, predicted = targets[image].astype(bool), np.asarray(probabilities[image]) >= thresholds
     if present[label] == predicted[label]:
-        raise DataError(f"image {image}, class {class_names[label]!r}: the decision is right; find_mistakes lists "
-                        "the wrong ones")  # fmt: skip
+        raise DataError(
+            f"image {image}, class {class_names[label]!r}: the decision is right; find_mistakes lists the wrong ones"
+        )
     order = [int(i) for i in np.argsort(-np.asarray(probabilities[image]), kind="stable")]
     classes = [
-        {"name": str(class_names[i]), "present": bool(present[i]), "predicted": bool(predicted[i]),
-         "probability": float(probabilities[image][i]), "threshold": float(thresholds[i])}
+        {
+            "name": str(class_names[i]),
+            "present": bool(present[i]),
+            "predicted": bool(predicted[i]),
+            "probability": float(probabilities[image][i]),
+            "threshold": float(thresholds[i]),
+        }
         for i in order
-    ]  # fmt: skip
+    ]
     cosines = (train_features @ feature).cpu()
     near = torch.topk(cosines, min(num_neighbours, len(cosines)))
     neighbours = [
-        {"image": int(i), "similarity": float(value),
-         "names": [str(class_names[int(c)]) for c in np.flatnonzero(train_targets[int(i)])]}
+        {
+            "image": int(i),
+            "similarity": float(value),
+            "names": [str(class_names[int(c)]) for c in np.flatnonzero(train_targets[int(i)])],
+        }
         for i, value in zip(near.indices, near.values, strict=True)
-    ]  # fmt: skip
+    ]
     together = co_occurrence(train_targets)[label]
     others = [int(i) for i in np.argsort(-together, kind="stable") if i != label and together[i] > 0]
-    companions = [{"name": str(class_names[i]), "share": float(together[i]), "present": bool(present[i])}
-                  for i in others]  # fmt: skip
-    return Mistake(image, str(class_names[label]), bool(present[label]), float(probabilities[image][label]),
-                   float(thresholds[label]), classes, neighbours, companions)  # fmt: skip
+    companions = [
+        {"name": str(class_names[i]), "share": float(together[i]), "present": bool(present[i])} for i in others
+    ]
+    return Mistake(
+        image,
+        str(class_names[label]),
+        bool(present[label]),
+        float(probabilities[image][label]),
+        float(thresholds[label]),
+        classes,
+        neighbours,
+        companions,
+    )

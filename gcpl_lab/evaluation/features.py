@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
-from gcpl_lab.methods.prompts import ClassPrompts
+from gcpl_lab.gcpl.prompts import ClassPrompts
+from gcpl_lab.models.diffusion import FrozenDiffusion
 
 
 def denoiser_layers(diffusion: FrozenDiffusion) -> list[str]:

@@ -92,10 +92,15 @@ def multilabel_report(
     part_of = {int(label): part for part, labels in parts.items() for label in labels}
     positives = np.asarray(targets).sum(axis=0)
     classes = [
-        {"name": str(class_names[label]), "part": part_of[label], "average_precision": precision,
-         "num_train": int(train_counts[label]), "num_test": int(positives[label])}
+        {
+            "name": str(class_names[label]),
+            "part": part_of[label],
+            "average_precision": precision,
+            "num_train": int(train_counts[label]),
+            "num_test": int(positives[label]),
+        }
         for label, precision in enumerate(precisions)
-    ]  # fmt: skip
+    ]
     report: dict[str, Any] = {"map": _mean(precisions)}
     for part, labels in parts.items():
         report[f"map_{part}"] = _mean([precisions[label] for label in labels])
@@ -175,8 +180,10 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray, num_bins: 
     outside = np.argwhere((probabilities < 0) | (probabilities > 1))
     if len(outside):
         row, column = outside[0]
-        raise DataError(f"the probability of image {row}, class {column} is {probabilities[row, column]}; "
-                        "expected 0 to 1: put a sigmoid on logits")  # fmt: skip
+        raise DataError(
+            f"the probability of image {row}, class {column} is {probabilities[row, column]}; "
+            "expected 0 to 1: put a sigmoid on logits"
+        )
     if num_bins < 1:
         raise DataError(f"num_bins is {num_bins}; expected 1 or more")
     bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1).ravel()

@@ -161,8 +161,10 @@ def measure_recognition(scores: np.ndarray, labels: np.ndarray) -> Recognition:
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != (len(scores),) or not len(scores):
-        raise DataError(f"scores have shape {scores.shape} and labels {labels.shape}; expected (picture, class) and "
-                        "(picture,), with at least one picture")  # fmt: skip
+        raise DataError(
+            f"scores have shape {scores.shape} and labels {labels.shape}; expected (picture, class) and "
+            "(picture,), with at least one picture"
+        )
     if np.isnan(scores).any():
         raise DataError(f"the scores of picture {int(np.isnan(scores).any(axis=1).argmax())} hold a NaN")
     num_classes = scores.shape[1]
@@ -230,8 +232,10 @@ def measure_consistency(
     real, real_labels = _check_points("real", real, real_labels)
     generated, generated_labels = _check_points("generated", generated, generated_labels)
     if real.shape[1] != generated.shape[1]:
-        raise DataError(f"real features have {real.shape[1]} dims and generated ones {generated.shape[1]}; "
-                        "expected features of one space")  # fmt: skip
+        raise DataError(
+            f"real features have {real.shape[1]} dims and generated ones {generated.shape[1]}; "
+            "expected features of one space"
+        )
     among_real, to_real = cdist(real, real), cdist(generated, real)
     left_out = among_real + np.where(np.eye(len(real), dtype=bool), np.inf, 0.0)
     found = []
@@ -242,24 +246,28 @@ def measure_consistency(
                 f"class {label} has {int(mine.sum())} real photographs; expected two or more to compare with"
             )
         inside = among_real[np.ix_(mine, mine)]
-        found.append(Consistency(
-            label=int(label),
-            to_real=float(to_real[np.ix_(theirs, mine)].min(axis=1).mean()),
-            real_to_real=float(left_out[np.ix_(mine, mine)].min(axis=1).mean()),
-            own_neighbour=float((real_labels[to_real[theirs].argmin(axis=1)] == label).mean()),
-            real_own_neighbour=float((real_labels[left_out[mine].argmin(axis=1)] == label).mean()),
-            spread=_mean_distance(cdist(generated[theirs], generated[theirs])) / max(_mean_distance(inside), 1e-12),
-            num_generated=int(theirs.sum()),
-            num_real=int(mine.sum()),
-        ))  # fmt: skip
+        found.append(
+            Consistency(
+                label=int(label),
+                to_real=float(to_real[np.ix_(theirs, mine)].min(axis=1).mean()),
+                real_to_real=float(left_out[np.ix_(mine, mine)].min(axis=1).mean()),
+                own_neighbour=float((real_labels[to_real[theirs].argmin(axis=1)] == label).mean()),
+                real_own_neighbour=float((real_labels[left_out[mine].argmin(axis=1)] == label).mean()),
+                spread=_mean_distance(cdist(generated[theirs], generated[theirs])) / max(_mean_distance(inside), 1e-12),
+                num_generated=int(theirs.sum()),
+                num_real=int(mine.sum()),
+            )
+        )
     return found
 
 
 def _check_points(what: str, points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels)
     if points.ndim != 2 or labels.shape != (len(points),) or not len(points):
-        raise DataError(f"{what} features have shape {points.shape} and labels {labels.shape}; expected "
-                        "(picture, feature) and (picture,), with at least one picture")  # fmt: skip
+        raise DataError(
+            f"{what} features have shape {points.shape} and labels {labels.shape}; expected "
+            "(picture, feature) and (picture,), with at least one picture"
+        )
     if not np.isfinite(points).all():
         row = int((~np.isfinite(points)).any(axis=1).argmax())
         raise DataError(f"{what} picture {row} has a feature that is not finite; leave it out")
@@ -340,6 +348,7 @@ def summarise_review(reasons: Sequence[str], accepted: Sequence[bool | None]) ->
         answers = [answer for given, answer in zip(reasons, accepted, strict=True) if given == reason]
         decided = [bool(answer) for answer in answers if answer is not None]
         share = share_with_interval(sum(decided), len(decided)) if decided else None
-        rows.append({"reason": reason, "shown": len(answers), "decided": len(decided), "accepted": sum(decided),
-                     "share": share})  # fmt: skip
+        rows.append(
+            {"reason": reason, "shown": len(answers), "decided": len(decided), "accepted": sum(decided), "share": share}
+        )
     return rows

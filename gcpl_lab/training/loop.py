@@ -27,21 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from gcpl_lab.errors import ArtifactError, TrainingError
-from gcpl_lab.processor import own_kernels
+from gcpl_lab.fast.adamw import FusedAdamW
 from gcpl_lab.storage import read_tensors, remove_leftovers, write_tensors
-from gcpl_lab.training.adamw import FusedAdamW
-from gcpl_lab.training.runtime import (
-    MemoryFit,
-    Processes,
-    add_up,
-    apply_update,
-    backward,
-    from_main,
-    make_accelerator,
-    may_overflow,
-    processes,
-    widest_float,
-)
+from gcpl_lab.training.device import apply_update, backward, make_accelerator, may_overflow, widest_float
+from gcpl_lab.training.memory import MemoryFit
+from gcpl_lab.training.processes import Processes, all_reduce, broadcast_number, processes
+from gcpl_lab.training.processor import own_kernels
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -224,7 +215,7 @@ def train(
         progress.step = done = step + 1
         measured = None
         if validate and (done % config.validate_every == 0 or done == last):
-            measured = from_main(validate())
+            measured = broadcast_number(validate())
             progress.note(measured, parameters)
         seconds = time.perf_counter() - began
         record = StepRecord(done, numbers.pop("loss"), numbers, rate, measured, seconds)
@@ -280,10 +271,10 @@ class _Gradients:
             gradients, totals = fit(lambda size: self._passes(_parts(batch, unit, most, size, self.here)))
         if self.here.count > 1:
             gradients = [
-                add_up(torch.zeros_like(parameter, dtype=widest_float(parameter.device)) if found is None else found)
+                all_reduce(torch.zeros_like(parameter).to(widest_float(parameter.device)) if found is None else found)
                 for parameter, found in zip(self.parameters, gradients, strict=True)
             ]
-            summed = add_up(torch.stack([total.cpu().double() for total in totals.values()]))
+            summed = all_reduce(torch.stack([total.cpu().double() for total in totals.values()]))
             totals = dict(zip(totals, summed, strict=True))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
@@ -425,7 +416,7 @@ class _Progress:
             remove_leftovers(path)
         if path.is_file():
             self.restore(path, parameters, optimizer, fingerprint, accelerator)
-        if (main := int(from_main(self.step))) != self.step:
+        if (main := int(broadcast_number(self.step))) != self.step:
             raise ArtifactError(
                 f"{path}: this process finds the run at step {self.step}, the main one at {main}; expected a folder "
                 "that all machines share"

@@ -14,7 +14,8 @@ from threading import Thread
 from typing import Any
 
 from gcpl_lab.errors import TrainingError
-from gcpl_lab.training.runtime import default_device, processes
+from gcpl_lab.training.device import default_device
+from gcpl_lab.training.processes import processes
 
 Report = Callable[..., None]
 Task = tuple[Any, ...]

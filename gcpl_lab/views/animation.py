@@ -134,10 +134,18 @@ def _frames(
     frames = []
     with style.figure_style():
         handles = [
-            Line2D([], [], linestyle="", marker=marker, color=color, markeredgecolor=style.INK, markersize=11,
-                   label=style.label_text(name))
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=marker,
+                color=color,
+                markeredgecolor=style.INK,
+                markersize=11,
+                label=style.label_text(name),
+            )
             for name, (color, marker) in looks.items()
-        ]  # fmt: skip
+        ]
         for now, caption in enumerate(captions):
             figure = style.new_figure(10.5, 7.6)
             figure.set_layout_engine("none")
@@ -184,9 +192,16 @@ def write_gif(path: str | Path, frames: Sequence[Frame], seconds: float = 0.35, 
 
     def write(target: Path) -> None:
         pages[0].save(
-            target, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=False,
-            disposal=1, comment="; ".join((frames[0].caption, frames[-1].caption)).encode("ascii", "replace"),
-        )  # fmt: skip
+            target,
+            format="GIF",
+            save_all=True,
+            append_images=pages[1:],
+            duration=durations,
+            loop=0,
+            optimize=False,
+            disposal=1,
+            comment="; ".join((frames[0].caption, frames[-1].caption)).encode("ascii", "replace"),
+        )
 
     return write_atomically(path, write)
 

@@ -65,12 +65,7 @@ def draw_matrix(
 
 
 def _write_cells(
-    ax: Axes,
-    image: Any,
-    matrix: np.ndarray,
-    texts: Sequence[Sequence[str]],
-    order: list[int],
-    size: float | None,
+    ax: Axes, image: Any, matrix: np.ndarray, texts: Sequence[Sequence[str]], order: list[int], size: float | None
 ) -> None:
     if size is None:
         height = ax.get_position().height * ax.get_figure(root=True).get_figheight()  # type: ignore[union-attr]

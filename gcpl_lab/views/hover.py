@@ -28,9 +28,18 @@ THUMBNAIL = 96
 """Pixels of the longer side, as stored in the file."""
 
 BOKEH_MARKERS = {
-    "o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "inverted_triangle", "P": "plus",
-    "X": "square_x", "p": "star", "h": "hex", "<": "diamond_cross", ">": "circle_cross",
-}  # fmt: skip
+    "o": "circle",
+    "s": "square",
+    "^": "triangle",
+    "D": "diamond",
+    "v": "inverted_triangle",
+    "P": "plus",
+    "X": "square_x",
+    "p": "star",
+    "h": "hex",
+    "<": "diamond_cross",
+    ">": "circle_cross",
+}
 """The nearest of bokeh's markers for each of ``style.MARKERS``, all different."""
 
 Answers = Mapping[str, Any] | Sequence[Any] | np.ndarray
@@ -107,10 +116,15 @@ def _column(values: Answers | None, state: str, count: int, what: str) -> list[A
 
 
 def _source(
-    projection: Projection, labels: np.ndarray, class_names: Sequence[str], images: Sequence[Any] | None,
-    predictions: Answers | None, probabilities: Answers | None, captions: Sequence[str] | None,
+    projection: Projection,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    images: Sequence[Any] | None,
+    predictions: Answers | None,
+    probabilities: Answers | None,
+    captions: Sequence[str] | None,
     families: Mapping[str, Sequence[str]] | None,
-) -> tuple[Any, list[str]]:  # fmt: skip
+) -> tuple[Any, list[str]]:
     """All columns in one source, so that what is tapped on one map is marked on the others."""
     from bokeh.models import ColumnDataSource
 
@@ -185,35 +199,62 @@ def _tooltip(turn: int, fields: Sequence[str]) -> str:
 
 
 def _plot(
-    source: Any, state: str, turn: int, fields: Sequence[str], x: tuple[float, float], y: tuple[float, float],
-    class_names: Sequence[str], *, legend: bool,
-) -> Any:  # fmt: skip
+    source: Any,
+    state: str,
+    turn: int,
+    fields: Sequence[str],
+    x: tuple[float, float],
+    y: tuple[float, float],
+    class_names: Sequence[str],
+    *,
+    legend: bool,
+) -> Any:
     from bokeh.models import HoverTool, Legend, LegendItem
     from bokeh.plotting import figure
 
     plot = figure(
-        width=760 if legend else 560, height=600, title=state, x_range=x, y_range=y,
-        tools="pan,wheel_zoom,box_zoom,reset,tap", active_scroll="wheel_zoom", match_aspect=True,
-    )  # fmt: skip
+        width=760 if legend else 560,
+        height=600,
+        title=state,
+        x_range=x,
+        y_range=y,
+        tools="pan,wheel_zoom,box_zoom,reset,tap",
+        active_scroll="wheel_zoom",
+        match_aspect=True,
+    )
     # The logo is a link to a page on the network.
     plot.toolbar.logo = None
     plot.title.text_font_size = "18px"
     plot.axis.visible, plot.grid.visible = False, False
     if "prediction" in fields:
         plot.scatter(
-            f"x{turn}", f"y{turn}", source=source, size=19, marker="circle", fill_alpha=0, line_color=style.INK,
-            line_width=1.5, line_alpha=f"ring{turn}",
-        )  # fmt: skip
+            f"x{turn}",
+            f"y{turn}",
+            source=source,
+            size=19,
+            marker="circle",
+            fill_alpha=0,
+            line_color=style.INK,
+            line_width=1.5,
+            line_alpha=f"ring{turn}",
+        )
     marks = plot.scatter(
-        f"x{turn}", f"y{turn}", source=source, size=11, marker="marker", fill_color="color", line_color=style.INK,
-        line_width=0.5, fill_alpha=0.85, nonselection_alpha=0.15,
-    )  # fmt: skip
+        f"x{turn}",
+        f"y{turn}",
+        source=source,
+        size=11,
+        marker="marker",
+        fill_color="color",
+        line_color=style.INK,
+        line_width=0.5,
+        fill_alpha=0.85,
+        nonselection_alpha=0.15,
+    )
     plot.add_tools(HoverTool(renderers=[marks], tooltips=_tooltip(turn, fields)))
     if legend:
         names = source.data["label"]
         items = [
-            LegendItem(label=name, renderers=[marks], index=names.index(name))
-            for name in class_names if name in names
-        ]  # fmt: skip
+            LegendItem(label=name, renderers=[marks], index=names.index(name)) for name in class_names if name in names
+        ]
         plot.add_layout(Legend(items=items, label_text_font_size="15px"), "right")
     return plot

@@ -153,9 +153,15 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         frame = {"boxstyle": "round,pad=0.18", "facecolor": "white", "edgecolor": color, "linewidth": 1.8}
         leader = {"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
         ax.annotate(
-            style.label_text(name), (1.0, start), (1.04, place), "axes fraction", va="center", bbox=frame,
-            arrowprops=leader, annotation_clip=False,
-        )  # fmt: skip
+            style.label_text(name),
+            (1.0, start),
+            (1.04, place),
+            "axes fraction",
+            va="center",
+            bbox=frame,
+            arrowprops=leader,
+            annotation_clip=False,
+        )
 
 
 def spread_apart(wanted: Sequence[float], gap: float) -> list[float]:

@@ -85,8 +85,11 @@ def plot_differences(
     Raises:
         DataError: No variant has a title.
     """
-    names = [name for name in titles if name != reference
-             and any(entry["method"] == name for entries in summaries.values() for entry in entries)]  # fmt: skip
+    names = [
+        name
+        for name in titles
+        if name != reference and any(entry["method"] == name for entries in summaries.values() for entry in entries)
+    ]
     if not names:
         raise DataError(f"no variant with a title was measured; expected some of {', '.join(titles)}")
     for turn, (score, entries) in enumerate(summaries.items()):
@@ -100,8 +103,15 @@ def plot_differences(
             value = 100 * entry["difference"]
             if entry["low"] is not None:
                 ax.plot([100 * entry["low"], 100 * entry["high"]], [row + shift] * 2, color=color, linewidth=2)
-            ax.plot(value, row + shift, color=color, marker=marker, markersize=8, linestyle="",
-                    label=PARTS.get(score, score) if row == 0 else None)  # fmt: skip
+            ax.plot(
+                value,
+                row + shift,
+                color=color,
+                marker=marker,
+                markersize=8,
+                linestyle="",
+                label=PARTS.get(score, score) if row == 0 else None,
+            )
     ax.axvline(0, color=style.INK, linestyle=":", linewidth=1.6)
     ax.set_yticks(range(len(names)), [style.label_text(titles[name], 48) for name in names])
     ax.tick_params(axis="y", length=0)
@@ -116,7 +126,7 @@ def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Ma
 
     Args:
         ax: Drawn on; about 7 × 4.5 inches read well.
-        curve: ``caption_noise`` of :func:`gcpl_lab.multilabel_experiment.run_ablation`: entries with ``share,
+        curve: ``caption_noise`` of :func:`gcpl_lab.experiments.multilabel.run_ablation`: entries with ``share,
             score, mean, standard_deviation``.
         reference: Score name to the mean of a method without captions, drawn as a dotted line.
 
@@ -167,13 +177,23 @@ def plot_class_precision(
     for turn, (method, entries) in enumerate(classes.items()):
         known = [(row, entries[place]["average_precision"]) for row, place in enumerate(order)]
         places = [row for row, value in known if value is not None]
-        ax.scatter([value for _, value in known if value is not None], places, s=70, zorder=3,
-                   color=style.PALETTE[turn], marker=style.MARKERS[turn], edgecolors=style.INK, linewidths=0.5,
-                   label=titles.get(method, method))  # fmt: skip
+        ax.scatter(
+            [value for _, value in known if value is not None],
+            places,
+            s=70,
+            zorder=3,
+            color=style.PALETTE[turn],
+            marker=style.MARKERS[turn],
+            edgecolors=style.INK,
+            linewidths=0.5,
+            label=titles.get(method, method),
+        )
     for row in range(len(order)):
         ax.axhline(row, color=style.FAINT, linewidth=0.8, zorder=0)
-    names = [f"{style.label_text(first[place]['name'])} ({first[place]['num_train']}, {first[place]['part']})"
-             for place in order]  # fmt: skip
+    names = [
+        f"{style.label_text(first[place]['name'])} ({first[place]['num_train']}, {first[place]['part']})"
+        for place in order
+    ]
     ax.set_yticks(range(len(order)), names)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
@@ -234,11 +254,19 @@ def _bars(ax: Axes, mistake: Mistake, num_rows: int) -> None:
         entries = [*entries[:-1], *(entry for entry in mistake.classes if entry["name"] == mistake.name)]
     for place, entry in enumerate(entries):
         color = "#0072B2" if entry["present"] else "#BFBFBF"
-        ax.barh(place, entry["probability"], height=0.66, color=color, hatch="//" if entry["present"] else "",
-                edgecolor="white")  # fmt: skip
+        ax.barh(
+            place,
+            entry["probability"],
+            height=0.66,
+            color=color,
+            hatch="//" if entry["present"] else "",
+            edgecolor="white",
+        )
         ax.plot([entry["threshold"]] * 2, [place - 0.42, place + 0.42], color=style.INK, linewidth=2.2)
-    ax.set_yticks(range(len(entries)), [("wrong: " if entry["name"] == mistake.name else "")
-                                        + style.label_text(entry["name"]) for entry in entries])  # fmt: skip
+    ax.set_yticks(
+        range(len(entries)),
+        [("wrong: " if entry["name"] == mistake.name else "") + style.label_text(entry["name"]) for entry in entries],
+    )
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_xlim(0, 1)
@@ -253,8 +281,9 @@ def _companions(ax: Axes, mistake: Mistake, num_rows: int) -> None:
         return
     for place, entry in enumerate(entries):
         color = "#0072B2" if entry["present"] else "#BFBFBF"
-        ax.barh(place, entry["share"], height=0.66, color=color, hatch="//" if entry["present"] else "",
-                edgecolor="white")  # fmt: skip
+        ax.barh(
+            place, entry["share"], height=0.66, color=color, hatch="//" if entry["present"] else "", edgecolor="white"
+        )
     ax.set_yticks(range(len(entries)), [style.label_text(entry["name"]) for entry in entries])
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()

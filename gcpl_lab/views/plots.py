@@ -238,11 +238,7 @@ def plot_before_after(
 
 
 def plot_token_journey(
-    ax: Axes,
-    paths: np.ndarray,
-    steps: Sequence[int],
-    class_names: Sequence[str],
-    families: Families | None = None,
+    ax: Axes, paths: np.ndarray, steps: Sequence[int], class_names: Sequence[str], families: Families | None = None
 ) -> Axes:
     """The way of each class token through training: hollow where it began, filled and named where it ended.
 
@@ -406,7 +402,12 @@ def plot_accuracy(ax: Axes, rows: Sequence[Mapping[str, Any]], chance: float | N
     below = ax.transAxes + ScaledTranslation(0, -3.4 * font_size() / 72, ax.get_figure(root=True).dpi_scale_trans)  # type: ignore[union-attr]
     patches = [Patch(**looks[kind]) for kind in kinds]
     ax.legend(
-        handles=patches, loc="upper left", bbox_to_anchor=(0, 0),
-        bbox_transform=below, ncols=2, frameon=False, borderaxespad=0,
-    )  # fmt: skip
+        handles=patches,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=below,
+        ncols=2,
+        frameon=False,
+        borderaxespad=0,
+    )
     return ax

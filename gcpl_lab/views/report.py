@@ -133,8 +133,9 @@ def _check_results(results: Mapping[str, Any]) -> None:
             raise ArtifactError(f"results has no {key!r} (it has {', '.join(results) or 'nothing'}); write it first")
         for part in parts:
             if part not in results[key]:
-                raise ArtifactError(f"results[{key!r}] has no {part!r}; expected name, checksum, classes, shots, "
-                                    "test_size")  # fmt: skip
+                raise ArtifactError(
+                    f"results[{key!r}] has no {part!r}; expected name, checksum, classes, shots, test_size"
+                )
     for place, method in enumerate(results["methods"]):
         if "name" not in method:
             raise ArtifactError(f"results['methods'][{place}] has no 'name'; every method needs one")

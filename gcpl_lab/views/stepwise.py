@@ -307,8 +307,18 @@ def plot_thresholds(
             ax.plot([min(known), max(known)], [row, row], color=style.FAINT, linewidth=3, zorder=1)
     for name, values in table.items():
         color, marker = looks[name]
-        ax.scatter(np.asarray(values)[order], range(len(order)), s=75, c=color, marker=marker, zorder=3,
-                   edgecolors=style.INK, linewidths=0.5, label=name, clip_on=False)  # fmt: skip
+        ax.scatter(
+            np.asarray(values)[order],
+            range(len(order)),
+            s=75,
+            c=color,
+            marker=marker,
+            zorder=3,
+            edgecolors=style.INK,
+            linewidths=0.5,
+            label=name,
+            clip_on=False,
+        )
     start = 0
     for name, ids in shown.items():
         if start:

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALETTE = (
-    "#E69F00", "#0072B2", "#009E73", "#56B4E9", "#783018",
-    "#000000", "#6018D8", "#D55E00", "#F0E442", "#CC79A7",
-)  # fmt: skip
+PALETTE = ("#E69F00", "#0072B2", "#009E73", "#56B4E9", "#783018", "#000000", "#6018D8", "#D55E00", "#F0E442", "#CC79A7")
 """Okabe and Ito's eight colours, with a brown and a violet.
 
 The order is chosen so that any six in a row, hence the members of one family, differ by a CIE76 ΔE of at
@@ -31,8 +28,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 """One more than there are colours, so that pairs of both repeat only after 110 classes."""
 
 PART_LOOKS = {
-    "all": (PALETTE[5], "o"), "head": (PALETTE[6], "s"), "medium": (PALETTE[3], "^"), "tail": (PALETTE[7], "D"),
-}  # fmt: skip
+    "all": (PALETTE[5], "o"),
+    "head": (PALETTE[6], "s"),
+    "medium": (PALETTE[3], "^"),
+    "tail": (PALETTE[7], "D"),
+}
 """Colour and marker of all classes of a long tail and of its parts, the same in every figure; ΔE of at least 40."""
 
 INK = "#1A1A1A"

@@ -49,8 +49,15 @@ def plot_shift_curves(
         values, low, high = np.array([point.accuracy for point in mine]).T
         color, marker = style.PALETTE[turn % len(style.PALETTE)], style.MARKERS[turn % len(style.MARKERS)]
         ax.fill_between(severities, low, high, color=color, alpha=0.13, linewidth=0)
-        ax.plot(severities, values, color=color, marker=marker, markersize=7, label=style.label_text(method),
-                linestyle=LINE_STYLES[turn % len(LINE_STYLES)])  # fmt: skip
+        ax.plot(
+            severities,
+            values,
+            color=color,
+            marker=marker,
+            markersize=7,
+            label=style.label_text(method),
+            linestyle=LINE_STYLES[turn % len(LINE_STYLES)],
+        )
         ends.append((float(values[-1]), method, color))
     if chance is not None:
         ax.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.5)
@@ -175,8 +182,17 @@ def _marks(ax: Axes, estimates: Sequence[Estimate], turn: int, shift: float, nam
     known = [(row + shift, entry) for row, entry in enumerate(estimates) if np.isfinite(entry.value)]
     for place, entry in known:
         ax.plot([entry.low, entry.high], [place, place], color=color, linewidth=1.6)
-    ax.scatter([entry.value for _, entry in known], [place for place, _ in known], s=60, color=color, marker=marker,
-               edgecolors=style.INK, linewidths=0.5, zorder=3, label=style.label_text(name, 32))  # fmt: skip
+    ax.scatter(
+        [entry.value for _, entry in known],
+        [place for place, _ in known],
+        s=60,
+        color=color,
+        marker=marker,
+        edgecolors=style.INK,
+        linewidths=0.5,
+        zorder=3,
+        label=style.label_text(name, 32),
+    )
 
 
 def plot_consistency(ax: Axes, found: Mapping[str, Sequence[Consistency]], class_names: Sequence[str]) -> Axes:
@@ -195,15 +211,29 @@ def plot_consistency(ax: Axes, found: Mapping[str, Sequence[Consistency]], class
     first = next(iter(found.values()))
     labels = [entry.label for entry in first]
     for row, entry in enumerate(first):
-        ax.plot([entry.real_to_real] * 2, [row - 0.36, row + 0.36], color=style.INK, linewidth=3, zorder=2,
-                label="between real ones" if row == 0 else None)  # fmt: skip
+        ax.plot(
+            [entry.real_to_real] * 2,
+            [row - 0.36, row + 0.36],
+            color=style.INK,
+            linewidth=3,
+            zorder=2,
+            label="between real ones" if row == 0 else None,
+        )
     # The first colour is that of real photographs in plot_recognition, which often stands beside this figure.
     for turn, (name, entries) in enumerate(found.items()):
         by_label = {entry.label: entry for entry in entries}
         places = [row for row, label in enumerate(labels) if label in by_label]
-        ax.scatter([by_label[labels[row]].to_real for row in places], places, s=80, zorder=3, edgecolors=style.INK,
-                   linewidths=0.5, color=style.PALETTE[(turn + 1) % len(style.PALETTE)],
-                   marker=style.MARKERS[(turn + 1) % len(style.MARKERS)], label=style.label_text(name, 32))  # fmt: skip
+        ax.scatter(
+            [by_label[labels[row]].to_real for row in places],
+            places,
+            s=80,
+            zorder=3,
+            edgecolors=style.INK,
+            linewidths=0.5,
+            color=style.PALETTE[(turn + 1) % len(style.PALETTE)],
+            marker=style.MARKERS[(turn + 1) % len(style.MARKERS)],
+            label=style.label_text(name, 32),
+        )
     for row in range(len(labels)):
         ax.axhline(row, color=style.FAINT, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(labels)), [style.label_text(class_names[label]) for label in labels])

@@ -154,9 +154,14 @@ def test_views_in_jupyterlab(
     assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
 
     for cell, name in (
-        (MONITOR, "monitor"), (JOURNEY, "journey"), (NOISE, "noise"), (RACE, "race"), (PAIR, "pair"),
-        (THRESHOLDS, "thresholds"), (REVIEW, "reviewer"),
-    ):  # fmt: skip
+        (MONITOR, "monitor"),
+        (JOURNEY, "journey"),
+        (NOISE, "noise"),
+        (RACE, "race"),
+        (PAIR, "pair"),
+        (THRESHOLDS, "thresholds"),
+        (REVIEW, "reviewer"),
+    ):
         output_of(page, cell).first.screenshot(path=artifacts / f"{name}.png")
     check_the_slide_builder(page, artifacts, tmp_path / "work" / "deck.pptx")
 

@@ -56,10 +56,15 @@ def test_hover_map_shows_a_point_under_the_mouse(
     labels = np.repeat([0, 1], 10)
     points = rng.normal(size=(20, 5)) + 4 * labels[:, None]
     path = write_hover_map(
-        tmp_path / "map.html", project(points, "pca"), labels, ["bag", "shirt"],
-        images=[np.full((28, 28), 12 * i, np.uint8) for i in range(20)], predictions=labels,
-        probabilities=np.full(20, 0.75), captions=[f"caption number {i}" for i in range(20)],
-    )  # fmt: skip
+        tmp_path / "map.html",
+        project(points, "pca"),
+        labels,
+        ["bag", "shirt"],
+        images=[np.full((28, 28), 12 * i, np.uint8) for i in range(20)],
+        predictions=labels,
+        probabilities=np.full(20, 0.75),
+        captions=[f"caption number {i}" for i in range(20)],
+    )
     page = open_page("about:blank")
     assert addresses_asked_for(page, path.as_uri()) == []
     page.locator("canvas").first.wait_for()

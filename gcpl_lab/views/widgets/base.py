@@ -131,9 +131,16 @@ class View(ipywidgets.VBox):
 def slider(description: str, value: int, least: int, most: int, tooltip: str, step: int = 1) -> Any:
     """A whole-number slider that reports when it is let go; arrow keys move it by one step."""
     return ipywidgets.IntSlider(
-        value=value, min=least, max=most, step=step, description=description, tooltip=tooltip,
-        continuous_update=False, style=LABEL_WIDTH, layout=WIDE,
-    )  # fmt: skip
+        value=value,
+        min=least,
+        max=most,
+        step=step,
+        description=description,
+        tooltip=tooltip,
+        continuous_update=False,
+        style=LABEL_WIDTH,
+        layout=WIDE,
+    )
 
 
 def selector(description: str, options: Any, value: Any, tooltip: str, values: list[Any] | None = None) -> Any:

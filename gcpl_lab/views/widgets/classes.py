@@ -11,7 +11,7 @@ import numpy as np
 from gcpl_lab.data.multilabel import check_targets, head_medium_tail
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods.diffusion_classifier import Evidence, class_scores
+from gcpl_lab.gcpl.classifier import Evidence, class_scores
 from gcpl_lab.views import style
 from gcpl_lab.views.plots import Families
 from gcpl_lab.views.stepwise import draw_pair, plot_thresholds, threshold_table
@@ -90,15 +90,18 @@ class PairExplorer(View):
         gaps = [self._gaps(own, other) for own, other in ways]
 
         def draw() -> Any:
-            words = [f"{self._names[own]} taken for {self._names[other]}:\n{len(ids)} of {(self._labels == own).sum()}"
-                     for (own, other), ids in zip(ways, wrong, strict=True)]  # fmt: skip
+            words = [
+                f"{self._names[own]} taken for {self._names[other]}:\n{len(ids)} of {(self._labels == own).sum()}"
+                for (own, other), ids in zip(ways, wrong, strict=True)
+            ]
             shown = [[np.asarray(read_image(self._images[i])) for i in ids[:MOST_PICTURES]] for ids in wrong]
             with style.figure_style():
                 return draw_pair(
-                    dict(zip(words, shown, strict=True)), self._timesteps,
+                    dict(zip(words, shown, strict=True)),
+                    self._timesteps,
                     {f"true {self._names[own]}": gap for (own, _), gap in zip(ways, gaps, strict=True)},
                     [self._looks[self._names[own]][0] for own, _ in ways],
-                )  # fmt: skip
+                )
 
         def say() -> str:
             parts = []
@@ -158,10 +161,17 @@ class ThresholdExplorer(View):
         ways = ["one for all classes"] + (["fitted for each class"] if self._fitted is not None else [])
         self.source = selector("thresholds", ways, ways[-1], "one threshold for all classes, or the fitted ones")
         self.threshold = ipywidgets.FloatSlider(
-            value=0.5, min=0.0, max=1.0, step=0.01, description="threshold", continuous_update=False,
+            value=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            description="threshold",
+            continuous_update=False,
             tooltip="a class is predicted from this probability on; arrow keys change it by 0.01",
-            readout_format=".2f", style=LABEL_WIDTH, layout=WIDE,
-        )  # fmt: skip
+            readout_format=".2f",
+            style=LABEL_WIDTH,
+            layout=WIDE,
+        )
         parts = ["all", "head", "medium", "tail"]
         self.part = selector("classes", parts, "all", "all classes, or one part of the tail")
         super().__init__([self.source, self.threshold, self.part], "Thresholds and the tail")

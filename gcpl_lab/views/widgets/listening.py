@@ -107,6 +107,9 @@ def _handle(kernel: Any, message: list[Any]) -> None:
 
 def _say(kernel: Any, state: str, request: dict[str, Any]) -> None:
     kernel.session.send(
-        kernel.iopub_socket, "status", {"execution_state": state}, parent=request,
+        kernel.iopub_socket,
+        "status",
+        {"execution_state": state},
+        parent=request,
         ident=f"kernel.{kernel.ident}.status".encode(),
-    )  # fmt: skip
+    )

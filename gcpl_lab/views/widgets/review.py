@@ -119,10 +119,15 @@ class SampleReviewer(View):
         self.back = button("Back", "arrow-left", "", "the picture before, undecided", lambda: self._go(-1))
         self.forward = button("Next", "arrow-right", "", "the picture after, undecided", lambda: self._go(1))
         self.reason = ipywidgets.Combobox(
-            options=tuple(reasons), description="reason", placeholder="write, or choose", ensure_option=False,
+            options=tuple(reasons),
+            description="reason",
+            placeholder="write, or choose",
+            ensure_option=False,
             continuous_update=False,
-            tooltip="why; written down with the decision", style=LABEL_WIDTH, layout=WIDE,
-        )  # fmt: skip
+            tooltip="why; written down with the decision",
+            style=LABEL_WIDTH,
+            layout=WIDE,
+        )
         self.bar = ipywidgets.IntProgress(max=len(self._ids), description="decided", layout={"width": "24em"})
         buttons = ipywidgets.HBox([self.accept, self.reject, self.back, self.forward])
         super().__init__([self.reason, buttons, self.bar], "Review of samples")
@@ -141,9 +146,12 @@ class SampleReviewer(View):
     def _decide(self, decision: str) -> None:
         name = self.present_id
         row = {
-            "id": name, "label": self._labels[self._place], "decision": decision, "reason": self.reason.value.strip(),
+            "id": name,
+            "label": self._labels[self._place],
+            "decision": decision,
+            "reason": self.reason.value.strip(),
             "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }  # fmt: skip
+        }
         # On disk first: what cannot be written does not count as decided.
         rows = {**read_review(self._path), name: row}
         self._write(rows)

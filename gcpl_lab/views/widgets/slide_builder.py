@@ -35,10 +35,7 @@ class SlideBuilder(View):
     """
 
     def __init__(
-        self,
-        pictures: str | Path | Mapping[str, str | Path],
-        path: str | Path,
-        provenance: Provenance,
+        self, pictures: str | Path | Mapping[str, str | Path], path: str | Path, provenance: Provenance
     ) -> None:
         """Look up the pictures.
 
@@ -69,9 +66,13 @@ class SlideBuilder(View):
 
     def _field(self, name: str, tooltip: str) -> Any:
         return ipywidgets.Text(
-            description=name, tooltip=tooltip, placeholder=tooltip, continuous_update=False, style=LABEL_WIDTH,
+            description=name,
+            tooltip=tooltip,
+            placeholder=tooltip,
+            continuous_update=False,
+            style=LABEL_WIDTH,
             layout=FIELD,
-        )  # fmt: skip
+        )
 
     def _button(self, words: str, icon: str, tooltip: str, act: Any) -> Any:
         made = ipywidgets.Button(description=words, icon=icon, tooltip=tooltip)
@@ -80,9 +81,12 @@ class SlideBuilder(View):
 
     def _add(self) -> None:
         slide = to_slide(
-            self._pictures[self.figure.value], self.title.value, self.message.value, self.notes.value,
+            self._pictures[self.figure.value],
+            self.title.value,
+            self.message.value,
+            self.notes.value,
             alt=self.alt.value.strip() or None,
-        )  # fmt: skip
+        )
         self._deck(slide)  # what does not fit is an error here
         self.slides.append(slide)
         for field in (self.title, self.message, self.notes, self.alt):

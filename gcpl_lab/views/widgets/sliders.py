@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab.backbones.diffusion import FrozenDiffusion
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import DataError
-from gcpl_lab.methods.diffusion_classifier import Evidence
+from gcpl_lab.gcpl.classifier import Evidence
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.views import style
 from gcpl_lab.views.plots import Families
 from gcpl_lab.views.projection import project
@@ -60,9 +60,14 @@ class JourneySlider(View):
         self._moved = np.linalg.norm((vectors - vectors[0]).reshape(*vectors.shape[:2], -1), axis=2)
         self._note = f"{projection.note}; seed {seed}; trustworthiness {projection.trustworthiness['all']:.2f}"
         self.step = ipywidgets.SelectionSlider(
-            options=self._steps, value=self._steps[-1], description="training step", continuous_update=False,
-            tooltip="arrow keys go from one recorded step to the next", style=LABEL_WIDTH, layout=WIDE,
-        )  # fmt: skip
+            options=self._steps,
+            value=self._steps[-1],
+            description="training step",
+            continuous_update=False,
+            tooltip="arrow keys go from one recorded step to the next",
+            style=LABEL_WIDTH,
+            layout=WIDE,
+        )
         super().__init__([self.step], "The tokens' journey")
         self.step.observe(self.guarded(self._update), "value")
         self._update()
@@ -132,12 +137,16 @@ class NoiseSlider(View):
         texts = [*prompts, ""][:2]
         self.prompts = tuple(
             ipywidgets.Text(
-                value=text, description=f"prompt {name}", continuous_update=False, placeholder="none",
+                value=text,
+                description=f"prompt {name}",
+                continuous_update=False,
+                placeholder="none",
                 tooltip=f"text that the denoiser is told as prompt {name}; Enter applies it",
-                style=LABEL_WIDTH, layout=WIDE,
+                style=LABEL_WIDTH,
+                layout=WIDE,
             )
             for name, text in zip("AB", texts, strict=True)
-        )  # fmt: skip
+        )
         super().__init__([self.timestep, *self.prompts], "Noise, and its removal in one step")
         for control in (self.timestep, *self.prompts):
             control.observe(self.guarded(self._update), "value")

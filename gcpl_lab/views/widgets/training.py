@@ -64,9 +64,11 @@ class TrainingMonitor(View):
         self._stop, self._done = threading.Event(), threading.Event()
         self._display_id: str | None = None
         self.stop_button = ipywidgets.Button(
-            description="Stop", icon="stop", button_style="danger",
+            description="Stop",
+            icon="stop",
+            button_style="danger",
             tooltip="End the run after the present update; the model keeps what it has learned",
-        )  # fmt: skip
+        )
         self.stop_button.on_click(lambda _: self.stop())
         self.bar = ipywidgets.IntProgress(
             max=num_steps or 1, description="updates", tooltip="updates done", layout={"width": "24em"}

@@ -1,0 +1,189 @@
+"""The frozen CLIP: image features, and text features from token embeddings that may be learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gcpl_lab.errors import ModelError
+from gcpl_lab.fast.cpu_linear import use_fast_products
+from gcpl_lab.fast.prompt_tower import PromptTower
+from gcpl_lab.models.presets import Preset, find_preset, resolve
+from gcpl_lab.storage import tensor_checksum
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """open_clip logs its every step to the root logger; a notebook needs none of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class FrozenCLIP:
+    """An open_clip model whose weights stay as they are.
+
+    Attributes:
+        model: The open_clip model.
+        tokenizer: Its tokenizer (open_clip's own or a Hugging Face one).
+        transform: Picture → (3, size, size), with the statistics the model was trained with.
+        name: Where it came from.
+    """
+
+    def __init__(self, *, model: Any, tokenizer: Any, transform: Any, name: str) -> None:
+        self.model = model.requires_grad_(False).eval()
+        use_fast_products(model)
+        self.tokenizer, self.transform, self.name = tokenizer, transform, name
+        self.text_tower = model if hasattr(model, "positional_embedding") else model.text
+        if not hasattr(self.text_tower, "token_embedding") or not hasattr(self.text_tower, "ln_final"):
+            raise ModelError(
+                f"{name}: its text tower is a {type(self.text_tower).__name__}; learned prompts need the plain CLIP "
+                "kind (open_clip's CLIP or CustomTextCLIP with TextTransformer)"
+            )
+        self._probe_special_tokens()
+
+    @classmethod
+    def load(
+        cls, preset: str | Preset = "tiny", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> FrozenCLIP:
+        """Load a preset's CLIP with open_clip's own loader, from safetensors only.
+
+        Args:
+            preset: Name in ``PRESETS``, or a folder that holds ``clip/`` or is an open_clip model itself.
+            device: Where the weights go.
+            dtype: Of both towers; the factor on cosines stays float32.
+
+        Raises:
+            ModelError: The weights are not in the folder or cache and cannot be fetched; found out before
+                open_clip loads.
+        """
+        found = find_preset(preset) if isinstance(preset, str) else preset
+        path = resolve(found, "clip")
+
+        import open_clip
+
+        if path.is_dir():
+            source, options = f"local-dir:{path}", {}
+        else:
+            # A file of weights says nothing about pictures: what they were trained with stands in open_clip's table.
+            trained = open_clip.get_pretrained_cfg(found.clip_source, found.clip_weights)
+            source = found.clip_source
+            options = {
+                "pretrained": str(path),
+                **{f"image_{name}": trained[name] for name in ("mean", "std", "interpolation", "resize_mode")},
+            }
+        try:
+            with _quiet_open_clip():
+                model, _, transform = open_clip.create_model_and_transforms(source, device=device, **options)
+                tokenizer = open_clip.get_tokenizer(source)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ModelError(
+                f"preset {found.name!r}: CLIP {source!r} in {path} cannot be loaded ({error}); "
+                "it is damaged or of another architecture: fetch or save it anew"
+            ) from error
+        scale = model.logit_scale.detach().clone()
+        model.to(dtype).logit_scale.data = scale
+        return cls(model=model, tokenizer=tokenizer, transform=transform, name=found.name)
+
+    def _probe_special_tokens(self) -> None:
+        """Find start, end and padding from the tokenizer's own output: it works with every tokenizer."""
+        ids = self.tokenizer(["a"])[0].tolist()
+        self.context_length = int(self.text_tower.context_length)
+        self.start_id, self.pad_id = int(ids[0]), int(ids[-1])
+        self.end_id = int(max(ids[:3]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.text_tower.positional_embedding.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the towers' weights."""
+        dtype: torch.dtype = self.text_tower.positional_embedding.dtype
+        return dtype
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor on cosines."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The frozen token embeddings, (vocabulary, dim)."""
+        table: Tensor = self.text_tower.token_embedding.weight
+        return table
+
+    def checksum(self) -> str:
+        """SHA-256 over every frozen weight; equal before and after any training."""
+        return tensor_checksum(self.model.state_dict().items())
+
+    def word_ids(self, text: str) -> list[int]:
+        """Token ids of ``text`` alone, without start, end or padding; never truncated."""
+        if hasattr(self.tokenizer, "encode"):
+            return [int(index) for index in self.tokenizer.encode(text)]
+        return [int(index) for index in self.tokenizer.tokenizer(text, add_special_tokens=False).input_ids]
+
+    def word_of(self, token_id: int) -> str:
+        """What a token id stands for, its end-of-word mark kept as ``</w>``."""
+        if hasattr(self.tokenizer, "decoder"):
+            return str(self.tokenizer.decoder[token_id])
+        return str(self.tokenizer.tokenizer.convert_ids_to_tokens(token_id))
+
+    def prompt_tower(self, ids: Tensor) -> PromptTower:
+        """The text tower for prompts with these ids, int64 (batch, token), whatever their embeddings become."""
+        ends = (ids.to(self.device) == self.end_id).int().argmax(dim=1)
+        return PromptTower(self.text_tower, self.embedding_table.detach()[self.start_id], ends)
+
+    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None, tower: PromptTower | None = None) -> Tensor:
+        """Unit text features of prompts, (batch, feature).
+
+        Only as many positions run as each prompt needs; the towers are causal, so the rest changes nothing.
+
+        Args:
+            ids: int64 (batch, token) with start, end and padding.
+            embeddings: (batch, token, dim), the start token's in front; or None for the table's.
+            tower: The :meth:`prompt_tower` of these ids, where they are encoded again and again.
+        """
+        tower = tower or self.prompt_tower(ids)
+        num_tokens = tower.num_tokens
+        if embeddings is None:
+            embeddings = self.text_tower.token_embedding(ids[:, :num_tokens].to(self.device))
+        return tower(embeddings[:, :num_tokens].to(self.device))
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit text features (batch, feature) of plain texts."""
+        return self.encode_prompts(self.tokenizer(list(texts)))
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 64, flip: bool = False) -> Tensor:
+        """Unit image features, float32 (count, feature), on the CPU.
+
+        Args:
+            images: RGB pictures of any size.
+            batch_size: Pictures a pass.
+            flip: Encode the mirror images.
+        """
+        self.model.visual.to(self.device)  # training sends it away when it has cached
+        features = []
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack([self.transform(image.convert("RGB")) for image in images[start : start + batch_size]])
+            pixels = pixels.flip(-1) if flip else pixels
+            features.append(self._encode_pixels(pixels).cpu())
+        return torch.cat(features) if features else torch.empty(0, int(self.model.visual.output_dim))
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_image(pixels.to(self.device, self.dtype))
+        return F.normalize(features.float(), dim=-1)
