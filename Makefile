@@ -3,7 +3,7 @@
 # make test-notebooks  runs every notebook with its solutions; fails on an error, on an .ipynb that differs from its
 #             source, and on a notebook that takes more than twice its stated minutes
 # make test-browser    drives JupyterLab, the report and the hover map in Chromium, where that is installed
-# make test-processes  two processes equal one; a run that was killed goes on as if it had not been; compiled equals not
+# make test-processes  two processes equal one; a run that was killed goes on as if it had not been
 # make lab    opens JupyterLab on the notebooks
 # make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
 # make bench  every benchmark, about a quarter of an hour on quiet cores; see benchmarks/README.md
@@ -35,7 +35,7 @@ test-browser: $(STAMP)
 	$(BIN)/pytest -m slow tests/browser
 
 test-processes: $(STAMP)
-	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py tests/test_compiled.py
+	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -2,11 +2,11 @@
 
     python benchmarks/fast_calibration.py    # prints a table, writes benchmarks/results/fast_calibration.json
 
-A plan says how often it will be right and how seldom it decides otherwise for dropping a class early. It learns that
-from labelled photographs, and prompts flatter those that they were trained on. Three plans for the same prompts:
-calibrated on the exemplars themselves, on held-out exemplars of cross-fitting folds (what ``classification="fast"``
-does by itself), and on further photographs (what it does where ``fit`` is given some). All are judged on the test
-photographs.
+A plan says how often it will be right. It learns that from labelled images, and prompts flatter those that they were
+trained on. Three plans for the same prompts: calibrated on the exemplars themselves, on held-out exemplars of
+cross-fitting folds (what ``classification="fast"`` does by itself), and on further images (what it does where ``fit``
+is given some). All of them see CLIP's scores, as there, and all are judged on the test images. What CLIP and the VAE
+take is not counted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from measuring import (
     alternate,
     benchmark_options,
     check_aim,
+    follow,
     learned_prompts,
     make_result,
     make_row,
@@ -28,33 +28,33 @@ from measuring import (
     prompt_options,
     publish,
 )
+from scipy.special import log_softmax
 
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy, expected_calibration_error, log_loss
-from gcpl_lab.fast.racing import Plan, race
-from gcpl_lab.gcpl.classifier import probabilities
-from gcpl_lab.gcpl.estimator import make_classifier
+from gcpl_lab.fast.race import Plan
+from gcpl_lab.gcpl import fast_decision
+from gcpl_lab.gcpl.calibration import probabilities
 from gcpl_lab.models.diffusion import FrozenDiffusion
 
+FOLDS, ITSELF, FURTHER = "held-out exemplars of folds", "the exemplars themselves", "further images"
+MOST_PROMISED = 0.03
 
-def judge(plan: Plan, errors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a plan promises, and how it fares on photographs whose errors (image, class, pool) are known."""
 
-    def ask(triples: np.ndarray) -> np.ndarray:
-        return errors[triples[:, 0], triples[:, 1], plan.samples[triples[:, 2]]]
-
-    went = race(ask, plan, *errors.shape[:2])
-    complete = plan.logits(errors[:, :, plan.samples], [], len(plan.samples))
-    chances = probabilities(went.logits, 1.0)
+def judge(plan: Plan, errors: np.ndarray, labels: np.ndarray, prior: np.ndarray | None = None) -> dict[str, Any]:
+    """What a plan promises, and how it fares on images whose errors (image, class, pool) are known."""
+    logits, spent = follow(plan, errors, prior)
+    chances = probabilities(logits, 1.0)
+    complete = plan.logits(errors[:, :, plan.samples], prior, len(plan.samples))
     return {
-        "evaluations": went.num_pairs / len(labels),
+        "evaluations": float(spent.mean()),
         "accuracy": accuracy(chances, labels),
         "log_loss": log_loss(chances, labels),
         "calibration_error": expected_calibration_error(chances, labels),
         "promised_accuracy": plan.measured["race_accuracy"],
         "promised_log_loss": plan.measured["held_out_log_loss"],
-        "decided_otherwise": float((went.logits.argmax(axis=1) != complete.argmax(axis=1)).mean()),
+        "decided_otherwise": float((logits.argmax(axis=1) != complete.argmax(axis=1)).mean()),
         "steps": len(plan.samples),
     }
 
@@ -69,34 +69,38 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = learned_prompts(
         options, diffusion, exemplars, classification="fast", evidence_pool=options.pool, num_folds=options.folds
     )
-    with torch.no_grad():
-        hidden = diffusion.encode_prompts(*model.prompts_())
-    plans = {"held-out exemplars of folds": model.fast_.plan_}
-    for what, known in (("the exemplars themselves", exemplars), ("further photographs", held)):
-        fast = make_classifier(diffusion, hidden, model.config, options.seed)
-        plans[what] = fast.calibrate(model.encode(known.images), known.labels).plan_
-    latents, few = model.encode(judged.images), slice(min(options.timed_images, len(judged)))
-    errors, rows, aims = model.fast_.exact(latents, options.pool).errors, [], []
-    racers = {what: make_classifier(diffusion, hidden, model.config, options.seed) for what in plans}
-    for what, plan in plans.items():
-        racers[what].plan_ = plan
+
+    clip = fast_decision.load_clip(options.preset)
+
+    def clip_scores(images: Any) -> np.ndarray | None:
+        template = model.config.templates[0]
+        return None if clip is None else fast_decision.clip_scores(clip, template, images, model.class_names_)
+
+    races = {FOLDS: model.fast_}
+    for what, known in ((ITSELF, exemplars), (FURTHER, held)):
+        race = fast_decision.make_race(model)
+        races[what] = race.calibrate(model.encode(known.images), known.labels, clip_scores(known.images))
+    latents, scores = model.encode(judged.images), clip_scores(judged.images)
+    prior = None if scores is None else log_softmax(scores.astype(np.float64), axis=1)
+    errors, few = model.errors(latents, options.pool), slice(min(options.timed_images, len(judged)))
     seconds = alternate(
-        {what: partial(racer.classify, latents[few]) for what, racer in racers.items()},
+        {
+            what: partial(race.classify, latents[few], None if scores is None else scores[few])
+            for what, race in races.items()
+        },
         options.repeats,
         clock=options.clock,
     )
-    for what, plan in plans.items():
-        found = judge(plan, errors, judged.labels)
+    rows, aims = [], []
+    for what, race in races.items():
+        assert race.plan_ is not None
+        found = judge(race.plan_, errors, judged.labels, prior)
         row = make_row(f"calibrated on {what}", [value / few.stop for value in seconds[what]], **found)
         rows.append(row)
-        if what != "the exemplars themselves":
-            aims.append(
-                check_aim(
-                    f"accuracy that a plan promises too much, {row['what']}",
-                    row["promised_accuracy"] - row["accuracy"],
-                    most=0.03,
-                )
-            )
+        if what != ITSELF:
+            too_much = row["promised_accuracy"] - row["accuracy"]
+            what = f"accuracy that a plan promises too much, {row['what']}"
+            aims.append(check_aim(what, too_much, most=MOST_PROMISED))
     return make_result(
         "fast_calibration",
         rows,
@@ -115,13 +119,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = benchmark_options(__doc__, "fast_calibration")
-    prompt_options(parser, support_images=160, support_help="further photographs")
-    parser.add_argument("--timed-images", type=int, default=20, help="photographs that are timed")
+    prompt_options(parser, support_images=160, support_help="further images")
+    parser.add_argument("--timed-images", type=int, default=20, help="images that are timed")
     parser.add_argument("--pool", type=int, default=16, help="(t, ε) to choose from")
     parser.add_argument("--folds", type=int, default=4, help="trainings for the held-out exemplars")
     options = parser.parse_args()
     result = measure(options)
-    publish(result, f"Fast classifiers on {result['images']} test photographs", options.output)
+    publish(result, f"Fast classifiers on {result['images']} test images", options.output)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
     python benchmarks/gcpl_step.py                          # bfloat16 and float32, writes results/gcpl_step.json
     python benchmarks/gcpl_step.py --shape sd-1.x-small     # a structural copy, in seconds
-    python benchmarks/gcpl_step.py --operations             # what single operations gain from bfloat16, a minute
 
-The weights are random: time and memory do not depend on them. All three handle the same number of pictures of one
+The weights are random: time and memory do not depend on them. All three handle the same number of images of one
 class. Published is the procedure of ``gcpl_train.py``, where it is shown to end where ours does: pixels through the
 VAE, an optimiser over the whole vocabulary. Ours is an update of the training loop: cached moments are sampled, the
-prompt is encoded, the denoiser runs forth and back, AdamW moves the vectors. The floor is the denoiser alone on
-tensors that are there already, with the gradient going to the prompt's hidden states. Published and floor run as the
-libraries have it; the last row is the floor with what ours has for this processor (attention in chunks in bfloat16,
-products of its own in float32). One precision is in memory at a time, so bfloat16 is compared with float32 by their
-medians.
+prompt is encoded, the denoiser runs forward and backward, AdamW moves the vectors. The floor is the denoiser alone on
+tensors that are there already, with the gradient going to the prompt's hidden states. One precision is in memory at a
+time, so bfloat16 is compared with float32 by their medians.
 
 Peak memory is the process's resident memory sampled while one of our updates runs (with every library and the VAE's
 weights, which stay), or CUDA's own count on a GPU.
@@ -22,7 +19,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +27,24 @@ from typing import Any
 
 import psutil
 import torch
-import torch.nn.functional as F
 from gcpl_train import Material, draws_of, updates_as_published, updates_of
 from measuring import alternate, benchmark_options, check_aim, make_result, make_rows, paired_ratio, publish
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
-from gcpl_lab.fast.cpu_attention import chunked_attention
-from gcpl_lab.fast.cpu_linear import linear, torch_products
+from gcpl_lab import fast
 from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.training.device import default_device, make_accelerator, prepare_for_device, training_form
+from gcpl_lab.training.device import (
+    checkpointed_activations,
+    default_device,
+    make_accelerator,
+    prepare_for_device,
+    wait_for_device,
+)
 from tools.shapes import DIFFUSION_SHAPES, DiffusionShape, build_denoiser, build_text_encoder, build_vae, save_tokenizer
 
 PUBLISHED, OURS, CHECKPOINTED = "published procedure", "ours", "ours, gradient checkpointing"
-FLOOR, OUR_FLOOR = "bare denoiser (floor)", "bare denoiser, our kernels"
+FLOOR = "bare denoiser (floor)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LEAST_SPEED_UP, LEAST_SPEED_UP_BFLOAT16, MOST_ABOVE_FLOOR = 1.4, 3.5, 1.15
 
@@ -83,20 +81,6 @@ def measured_peak(device: torch.device) -> Iterator[Peak]:
         watcher.join()
 
 
-@contextmanager
-def as_the_library_has_it(denoiser: Any) -> Iterator[None]:
-    """Without what the package has of its own for this processor."""
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    ours = denoiser.attn_processors
-    denoiser.set_attn_processor(AttnProcessor2_0())
-    try:
-        with torch_products():
-            yield
-    finally:
-        denoiser.set_attn_processor(ours)
-
-
 def build(shape: DiffusionShape, dtype: torch.dtype, device: str, tokenizer: Any) -> FrozenDiffusion:
     """A frozen model of random weights, made in its final type so that float32 is never held beside it."""
     from diffusers import DDPMScheduler
@@ -109,11 +93,12 @@ def build(shape: DiffusionShape, dtype: torch.dtype, device: str, tokenizer: Any
     finally:
         torch.set_default_dtype(before)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    return FrozenDiffusion(tokenizer=tokenizer, scheduler=scheduler, name="random weights", **parts).to(device)
+    frozen = FrozenDiffusion(tokenizer=tokenizer, scheduler=scheduler, name="random weights", **parts)
+    return fast.enable(frozen.to(device))
 
 
 def material_of(diffusion: FrozenDiffusion, batch_size: int) -> Material:
-    """One class with two pictures of noise, in the published recipe: one vector, any timestep."""
+    """One class with two images of noise, in the published recipe: one vector, any timestep."""
     size, latents = diffusion.image_size, (2, 2, *diffusion.latent_shape)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand((2, 2, 3, size, size), generator=generator) * 2 - 1
@@ -141,42 +126,28 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*material.prompts()())[batch.labels]
 
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
     def run_published() -> None:
-        with as_the_library_has_it(diffusion.denoiser), accelerator.autocast():
+        with accelerator.autocast():
             next(published)
-        finish()
+        wait_for_device(device)
 
     def run_ours() -> None:
         next(plain)
-        finish()
+        wait_for_device(device)
 
     def run_checkpointed() -> None:
-        with training_form(diffusion.denoiser, gradient_checkpointing=True, compiled=False):
+        with checkpointed_activations(diffusion.denoiser):
             next(checkpointed)
-        finish()
+        wait_for_device(device)
 
     def run_floor() -> None:
-        with as_the_library_has_it(diffusion.denoiser):
-            run_our_floor()
-
-    def run_our_floor() -> None:
         conditioning = hidden.clone().requires_grad_()
         with accelerator.autocast():
             answer = diffusion.predict_noise(noisy, batch.timesteps, conditioning)
         (answer - batch.noise).square().mean().backward()
-        finish()
+        wait_for_device(device)
 
-    return {
-        PUBLISHED: run_published,
-        OURS: run_ours,
-        CHECKPOINTED: run_checkpointed,
-        FLOOR: run_floor,
-        OUR_FLOOR: run_our_floor,
-    }
+    return {PUBLISHED: run_published, OURS: run_ours, CHECKPOINTED: run_checkpointed, FLOOR: run_floor}
 
 
 def measure(
@@ -187,7 +158,7 @@ def measure(
     Args:
         shape: A name in ``DIFFUSION_SHAPES``.
         precisions: Of ``"float32"`` and ``"bfloat16"``, the type of the frozen weights.
-        batch_size: Pictures an update; the published procedure takes them one by one.
+        batch_size: Images an update; the published procedure takes them one by one.
         repeats: Timed rounds after one that warms up.
         tokenizer_folder: Where a tokenizer is written.
         clock: As in ``measuring``.
@@ -229,11 +200,6 @@ def measure(
                 paired_ratio(found[OURS], found[FLOOR]),
                 most=MOST_ABOVE_FLOOR,
             ),
-            check_aim(
-                f"{precision}: time of the bare denoiser with our kernels",
-                paired_ratio(found[OURS], found[OUR_FLOOR]),
-                most=MOST_ABOVE_FLOOR,
-            ),
         ]
         del diffusion, variants
     if {"float32", "bfloat16"} <= seconds.keys():
@@ -248,107 +214,18 @@ def measure(
     return make_result("gcpl_step", rows, repeats, clock=clock, shape=shape, batch_size=batch_size, aims=aims)
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One kind of work of the denoiser, frozen weights and all.
-
-    Attributes:
-        what: Its name in the table.
-        flops: Of one pass forth, and back to the tensors that gradients go through.
-        function: Of tensors of the following shapes.
-        learned: Shapes of the tensors that gradients go through.
-        frozen: Shapes of the weights.
-    """
-
-    what: str
-    flops: float
-    function: Callable[..., Tensor]
-    learned: tuple[tuple[int, ...], ...]
-    frozen: tuple[tuple[int, ...], ...] = ()
-
-    def ready(self, dtype: torch.dtype) -> Callable[[], Any]:
-        """A call forth and back on random numbers."""
-        inputs = [torch.randn(shape).to(dtype).requires_grad_() for shape in self.learned]
-        weights = [torch.randn(shape).to(dtype) for shape in self.frozen]
-        with torch.no_grad():
-            gradient = torch.ones_like(self.function(*inputs, *weights))
-        return lambda: torch.autograd.grad(self.function(*inputs, *weights), inputs, gradient)
-
-
-def product(rows: int, dim: int, width: int, ours: bool = False) -> Operation:
-    """A linear layer; or, in float32, as the package has it on this processor."""
-    what, flops = f"product, {rows} x {dim} to {width}", 4.0 * rows * dim * width
-    shapes = ((rows, dim),), ((width, dim),)
-    return Operation(f"{what}, ours", flops, linear, *shapes) if ours else Operation(what, flops, F.linear, *shapes)
-
-
-def convolution(channels: int, side: int) -> Operation:
-    """Three by three, with as many channels out as in."""
-    what, flops = f"convolution, {channels} channels, {side} x {side}", 36.0 * channels**2 * side**2
-    shapes = ((1, channels, side, side),), ((channels, channels, 3, 3),)
-    return Operation(what, flops, lambda pixels, weight: F.conv2d(pixels, weight, padding=1), *shapes)
-
-
-def attention(queries: int, keys: int, dim: int, heads: int = 8, in_chunks: bool = False) -> Operation:
-    """As torch does it best here; or, in bfloat16, chunk by chunk."""
-    what, flops = f"attention, {queries} to {keys} places", 12.0 * heads * queries * keys * dim
-    shapes = (1, heads, queries, dim), (1, heads, keys, dim), (1, heads, keys, dim)
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        chunked = in_chunks and query.dtype == torch.bfloat16
-        return (chunked_attention if chunked else F.scaled_dot_product_attention)(query, key, value)
-
-    return Operation(f"{what}, in chunks" if in_chunks else what, flops, attend, shapes)
-
-
-OPERATIONS = (
-    product(4096, 320, 2560),
-    product(4096, 320, 2560, ours=True),
-    product(1024, 640, 5120),
-    product(1024, 640, 5120, ours=True),
-    product(256, 1280, 10240),
-    product(256, 1280, 10240, ours=True),
-    convolution(320, 64),
-    convolution(640, 32),
-    convolution(1280, 16),
-    attention(4096, 4096, 40),
-    attention(4096, 4096, 40, in_chunks=True),
-    attention(1024, 1024, 80),
-    attention(1024, 1024, 80, in_chunks=True),
-    attention(4096, 77, 40),
-)
-"""Of the shapes that Stable Diffusion 1.4 spends its time in, for one picture."""
-
-
-def print_operations(operations: Sequence[Operation], repeats: int, clock: str) -> None:
-    """What this processor does with single operations in both formats, as billions of FLOPs a second."""
-    table = Table(title="Operations of the denoiser, forth and back, on one picture")
-    for index, heading in enumerate(("operation", "float32 GFLOP/s", "bfloat16 GFLOP/s", "gain")):
-        table.add_column(heading, justify="right" if index else "left")
-    for operation in operations:
-        seconds = alternate({name: operation.ready(dtype) for name, dtype in DTYPES.items()}, repeats, clock=clock)
-        speeds = [operation.flops / statistics.median(seconds[name]) / 1e9 for name in ("float32", "bfloat16")]
-        gain = paired_ratio(seconds["float32"], seconds["bfloat16"])
-        table.add_row(operation.what, *(f"{speed:.0f}" for speed in speeds), f"{gain:.2f}")
-    Console(width=120, highlight=False).print(table)
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = benchmark_options(__doc__, "gcpl_step", preset=None)
-    parser.add_argument("--operations", action="store_true", help="time single operations alone; writes nothing")
     parser.add_argument("--shape", default="sd-1.4", choices=list(DIFFUSION_SHAPES))
     parser.add_argument("--precision", nargs="+", default=["bfloat16", "float32"], choices=list(DTYPES))
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures an update")
+    parser.add_argument("--batch-size", type=int, default=1, help="images an update")
     options = parser.parse_args()
-    if options.operations:
-        print_operations(OPERATIONS, options.repeats, options.clock)
-        return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(
             options.shape, options.precision, options.batch_size, options.repeats, Path(folder), options.clock
         )
-    publish(result, f"An update in the shape of {options.shape}, pictures: {options.batch_size}", options.output)
+    publish(result, f"An update in the shape of {options.shape}, images: {options.batch_size}", options.output)
 
 
 if __name__ == "__main__":

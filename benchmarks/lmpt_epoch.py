@@ -2,19 +2,19 @@
 
     python benchmarks/lmpt_epoch.py                # prints a table, writes benchmarks/results/lmpt_epoch.json
 
-Published, as in the authors' train.py: every step reads and transforms its pictures, runs the image tower on them,
-and runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower
-runs on no more than what each prompt needs (``gcpl_lab/fast/prompt_tower.py``). Captions are encoded once in
-both, as the authors do. Both use batches of 64, AdamW and the same order of pictures; augmentation is off, so that
-their losses can be compared step by step. Published has torch's own products, ours those of
-``gcpl_lab/fast/cpu_linear.py``. Updates are timed from the second on; what is done once is the same in
-both. An epoch of ours is a fortieth of a second, so five are timed in a row. Where there are several threads,
-everything is measured with one, too: learning side by side (``--workers``) gives each process a part of them. How an
-epoch grows with images, classes and context length is measured by scaling.py.
+Published, as in the authors' train.py: every step reads and transforms its images, runs the image tower on them, and
+runs the text tower on prompts of the full context length. Ours: image features are cached, and the text tower runs on
+no more than what the prompts need (``gcpl_lab/fast/text.py``). Captions are encoded once in both, as the authors do.
+Both use batches of 64, AdamW and the same order of images; augmentation is off, so that their losses can be compared
+step by step. Updates are timed from the second on; what is done once is the same in both. An epoch of ours is some
+hundredths of a second, so five are timed in a row. Where there are several threads, everything is measured with one,
+too: learning side by side (``--workers``) gives each process a part of them. How an epoch grows with images, classes
+and context length is measured by scaling.py.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -36,15 +36,15 @@ from measuring import (
 from rich.console import Console
 from torch import Tensor
 
+from gcpl_lab import fast
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.fast.cpu_linear import torch_products
-from gcpl_lab.fast.prompt_tower import encode_token_embeddings
-from gcpl_lab.lmpt.estimator import encode_views
-from gcpl_lab.lmpt.objective import LMPT, Batch, CachedBatches, encode_captions
+from gcpl_lab.lmpt.batches import Batch, CachedBatches, encode_captions
+from gcpl_lab.lmpt.encoding import encode_views
+from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
-from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.clip import FrozenCLIP, encode_token_embeddings
 from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
 
 MOST_APART, CHECKED_STEPS = 1e-4, 10
@@ -57,21 +57,30 @@ EPOCHS_IN_A_ROW = 5
 class PublishedObjective(LMPT):
     """The same loss, with the image tower in every step and prompts of the full context length."""
 
+    def __init__(self, clip: FrozenCLIP, prompts: ContextPrompts, **settings: Any) -> None:
+        """As :class:`LMPT`."""
+        super().__init__(with_whole_context(clip), prompts, **settings)
+
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Of (pixels (image, 3, size, size), targets, captions, has_caption)."""
         pixels, *rest = batch
-        with torch_products():
-            features = F.normalize(self.clip.model.encode_image(pixels).float(), dim=-1)
-            return super().__call__(Batch(features, *rest))
+        features = F.normalize(self.clip.model.encode_image(pixels).float(), dim=-1)
+        return super().__call__(Batch(features, *rest))
 
-    def encode(self, ids: Tensor, embeddings: Tensor) -> Tensor:
-        """Unit features from all positions of the context, with autograd through each of them."""
-        missing = self.clip.context_length - ids.shape[1]
-        ids = F.pad(ids, (0, missing), value=self.clip.pad_id)
-        behind = self.clip.embedding_table[ids[:, -missing:]] if missing else embeddings[:, :0]
-        ends = (ids == self.clip.end_id).int().argmax(dim=1)
-        whole = torch.cat([embeddings, behind], dim=1)
-        return F.normalize(encode_token_embeddings(self.clip.text_tower, whole, ends)[1].float(), dim=-1)
+
+def with_whole_context(clip: FrozenCLIP) -> FrozenCLIP:
+    """The same CLIP, whose text tower runs on all positions of the context, with autograd through each of them."""
+
+    def encode_prompts(ids: Tensor, embeddings: Tensor) -> Tensor:
+        missing = clip.context_length - ids.shape[1]
+        padded = F.pad(ids, (0, missing), value=clip.pad_id)
+        whole = torch.cat([embeddings, clip.embedding_table[padded[:, ids.shape[1] :]]], dim=1)
+        ends = (padded == clip.end_id).int().argmax(dim=1)
+        return F.normalize(encode_token_embeddings(clip.text_tower, whole, ends)[1].float(), dim=-1)
+
+    whole = copy.copy(clip)
+    whole.encode_prompts = encode_prompts  # type: ignore[method-assign, assignment]
+    return whole
 
 
 def make(kind: type[LMPT], clip: FrozenCLIP, config: LMPTConfig) -> LMPT:
@@ -104,7 +113,7 @@ def updates_of(
 
 
 def text_tower_alone(objective: LMPT, num_steps: int) -> None:
-    """The text tower's forward and backward passes: what no caching can save."""
+    """The text tower's forward and backward passes on the class prompts, as ours has them: what caching cannot save."""
     for _ in range(num_steps):
         objective.text_features().sum().backward()
         objective.prompts.context.grad = None
@@ -124,22 +133,22 @@ def measure(
     preset: str, *, num_context: int, num_steps: int | None, repeats: int, clock: str = "wall"
 ) -> dict[str, Any]:
     """Check that both procedures compute the same, then time an epoch of each in turn."""
-    clip, data = FrozenCLIP.load(preset), load_wardrobe("train")
+    clip, data = fast.enable(FrozenCLIP.load(preset)), load_wardrobe("train")
     config = LMPTConfig(preset=preset, num_context=num_context)
     targets = torch.from_numpy(data.targets).float()
     captions, has_caption = encode_captions(clip, data.captions, config.reading)
     encoded: list[Tensor] = []
     caching = time_call(lambda: encoded.append(encode_views(clip, data.images, flip=False)), clock)
     batches = CachedBatches(encoded[0], targets, captions, has_caption, config.batch_size, seed=0)
-    # The same order of pictures: their numbers go through the same batches.
+    # The same order of images: their numbers go through the same batches.
     numbers = CachedBatches(
         torch.arange(float(len(data)))[None, :, None], targets, captions, has_caption, config.batch_size, seed=0
     )
 
     def published_batch(step: int) -> tuple[Tensor, ...]:
         chosen = numbers(step)
-        pictures = read_images([data.images[int(i)] for i in chosen.features[:, 0]])
-        return torch.stack([clip.transform(picture) for picture in pictures]), *chosen[1:]
+        images = read_images([data.images[int(i)] for i in chosen.features[:, 0]])
+        return torch.stack([clip.transform(image) for image in images]), *chosen[1:]
 
     def records(kind: type[LMPT], num_steps: int) -> Iterator[StepRecord]:
         batch_at = published_batch if kind is PublishedObjective else batches

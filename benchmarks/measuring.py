@@ -1,8 +1,8 @@
 """What all benchmarks have in common: alternating measurements, rows, a table, one JSON file.
 
 Variants that are compared run in turn within one program, so that whatever else the machine does meets all of them
-alike. A ratio is the median of the ratios within the rounds, not the ratio of the medians: a slow round slows both
-of its sides.
+alike. A ratio is the median of the ratios within the rounds, not the ratio of the medians: a slow round slows both of
+its sides.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gcpl_lab.data.readers import ImageSet
+from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.experiments.caching import source_checksum
+from gcpl_lab.fast.race import Plan, run_race
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import tensor_checksum, write_json, write_text
@@ -194,48 +195,42 @@ def publish(result: Mapping[str, Any], title: str, path: Path) -> None:
     console.print(machine_line(result))
 
 
+COLUMNS = {
+    "what": ("what", ""),
+    "accuracy": ("accuracy", ".1%"),
+    "log_loss": ("log-loss", ".3f"),
+    "calibration_error": ("calibration error", ".3f"),
+    "seconds": ("seconds (median)", "#.3g"),
+    "spread": ("spread", "#.3g"),
+    "evaluations": ("evaluations", ",.0f"),
+    "evaluations_to_published": ("published / this (evaluations)", ",.0f"),
+    "ratio_to_published": ("published / this", ".2f"),
+    "ratio_to_floor": ("this / floor", ".2f"),
+    "ratio_to_plain": ("plain / this", ".2f"),
+    "peak_gb": ("peak memory (GB)", "#.3g"),
+}
+"""Columns of the printed tables: key of a row, heading and format; a column that no row fills is left out."""
+
+
 def table_headings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Headings of the columns that some row fills."""
-    return [heading for key, heading in _COLUMNS.items() if any(row.get(key) is not None for row in rows)]
+    return [heading for key, (heading, _) in COLUMNS.items() if any(row.get(key) is not None for row in rows)]
 
 
 def table_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The cells of one row under :func:`table_headings`."""
-    keys = [key for key in _COLUMNS if any(other.get(key) is not None for other in rows)]
+    keys = [key for key in COLUMNS if any(other.get(key) is not None for other in rows)]
     return [_cell(key, row.get(key)) for key in keys]
-
-
-_COLUMNS = {
-    "what": "what",
-    "accuracy": "accuracy",
-    "log_loss": "log-loss",
-    "calibration_error": "calibration error",
-    "calibration_error_if_true": "the same if true",
-    "seconds": "seconds (median)",
-    "spread": "spread",
-    "evaluations": "evaluations",
-    "evaluations_to_published": "published / this (evaluations)",
-    "ratio_to_published": "published / this",
-    "ratio_to_floor": "this / floor",
-    "ratio_to_float32": "float32 / this",
-    "peak_gb": "peak memory (GB)",
-}
 
 
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
-    if key == "what":
-        return str(value)
-    if key == "evaluations":
-        return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
     if key == "accuracy":
-        return f"{100 * value:.1f} %"
-    if key in ("log_loss", "calibration_error", "calibration_error_if_true"):
-        return f"{value:.3f}"
-    if key == "evaluations_to_published":
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if key.startswith("ratio") else f"{value:#.3g}"
+        return f"{value:.1%}".replace("%", " %")
+    if key == "evaluations" and value != round(value):
+        return f"{value:,.1f}"
+    return format(value, COLUMNS[key][1])
 
 
 def aim_lines(result: Mapping[str, Any]) -> list[str]:
@@ -261,7 +256,7 @@ def machine_line(result: Mapping[str, Any]) -> str:
 
 
 def outside(data: ImageSet, used: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Photographs that are not among those used, equally many a class."""
+    """Images that are not among those used, equally many a class."""
     rest = np.setdiff1d(np.arange(len(data)), used)
     rng, each = np.random.default_rng([seed, 41]), max(1, count // len(data.class_names))
     members = [rest[data.labels[rest] == label] for label in range(len(data.class_names))]
@@ -273,12 +268,12 @@ def prompt_options(parser: argparse.ArgumentParser, *, support_images: int, supp
 
     Args:
         parser: Receives them.
-        support_images: How many photographs outside the exemplars are used.
+        support_images: How many images outside the exemplars are used.
         support_help: What they are used for.
     """
     parser.add_argument("--prompts", type=Path, help="folder of a saved classifier; by default prompts are learned")
     parser.add_argument("--train-steps", type=int, help="updates, where prompts are learned (default: the package's)")
-    parser.add_argument("--images", type=int, default=500, help="test photographs")
+    parser.add_argument("--images", type=int, default=500, help="test images")
     parser.add_argument("--support-images", type=int, default=support_images, help=support_help)
     parser.add_argument("--cache", type=Path, default=KEPT, help="where learned prompts and decisions are kept")
     parser.add_argument("--seed", type=int, default=0)
@@ -299,13 +294,34 @@ def learned_prompts(
         return GCPLClassifier.load(options.prompts, diffusion)
     settings |= {"num_steps": options.train_steps} if options.train_steps else {}
     model = GCPLClassifier(options.preset, "gcpl", seed=options.seed, diffusion=diffusion, **settings)
-    pictures = [path.name for path in exemplars.images]
-    what = repr((options.seed, settings, pictures, diffusion.checksum(), source_checksum()))
+    names = [path.name for path in exemplars.images]
+    what = repr((options.seed, settings, names, diffusion.checksum(), source_checksum()))
     folder = options.cache / f"prompts-{tensor_checksum([(what, torch.zeros(1))])[:16]}"
     if folder.is_dir():
         return GCPLClassifier.load(folder, diffusion)
     model.fit(exemplars.images, exemplars.labels, list(exemplars.class_names)).save(folder)
     return model
+
+
+def follow(plan: Plan, errors: np.ndarray, prior: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What a race finds out about images whose errors on the whole pool are known.
+
+    Args:
+        plan: Of the race.
+        errors: (image, class, pool).
+        prior: CLIP's log-probabilities (image, class), where the plan was learned with them.
+
+    Returns:
+        Calibrated logits (image, class), and evaluations (image,).
+    """
+    seen = errors[:, :, plan.samples]
+
+    def logits_after(num_steps: int, _: np.ndarray) -> np.ndarray:
+        return plan.logits(seen, prior, num_steps)
+
+    first = plan.logits(seen, prior, 0)
+    logits, spent = run_race(first, logits_after, len(plan.samples), plan.margin, plan.shortlist_margin)
+    return plan.temperature * logits, spent
 
 
 def replace_measured(path: Path, lines: Sequence[str], what: str = "measured") -> None:

@@ -30,23 +30,19 @@ PROGRAMS = (
     "gcpl_step",
     "true_shapes",
     "lmpt_epoch",
-    "precision",
+    "fast_gains",
     "scaling",
     "classifier_cost",
-    "growth",
     "fast_calibration",
-    "joined_evidence",
 )
 QUICK = {
     "startup": "--small",
     "gcpl_step": "--precision bfloat16 --repeats 1",
+    "fast_gains": "--shots 4 --train-steps 40 --discriminative-steps 10 --epochs 20 --images 40 --repeats 3",
     "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 1 --batch-images 16 "
-    "--noise-images 20 --noise-seeds 1 --spread-seeds 0 --published-seconds 10 --train-steps 60",
-    "growth": "--sizes 10 25 --images 60 --support-images 120 --pool 3 --seeds 2 --timed-images 4",
+    "--spread-seeds 0 --published-seconds 10 --train-steps 60",
     "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2 --train-steps 60",
-    "joined_evidence": "--images 100 --support-images 100 --samples 4 --train-steps 60",
     "true_shapes": "--small",
-    "precision": "--seeds 2 --check-steps 5 --test 50 --no-compile",
 }
 """Smaller settings of the programs that take more than two minutes with their own."""
 

@@ -10,7 +10,7 @@ and an epoch of LMPT over images, classes and context vectors. Each gets
 with a, b and the exponents fitted to relative errors; updates and images repeat the same work, so time is proportional
 to their number. One point of each kind lies inside the range and is left out of the fit; its prediction must be right
 within 25 %. So must be what `gcpl-lab plan` says of it, whose model is fitted to two sizes of batches alone. What is
-learned from is random numbers of the right shape: time does not depend on what a photograph shows.
+learned from is random numbers of the right shape: time does not depend on what an image shows.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ from measuring import (
 )
 from scipy.optimize import least_squares
 
-from gcpl_lab.experiments.plan import Profile, measure_profile
-from gcpl_lab.gcpl.estimator import make_classifier
+from gcpl_lab import fast
+from gcpl_lab.experiments.profile import Profile, measure_profile
+from gcpl_lab.gcpl.evidence import make_classifier
 from gcpl_lab.gcpl.objectives import GCPL
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.lmpt.objective import LMPT, CachedBatches
+from gcpl_lab.lmpt.batches import CachedBatches
+from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
@@ -51,9 +53,9 @@ from gcpl_lab.training.loop import TrainingConfig, train
 
 MOST_WRONG = 0.25
 PROFILE_BATCH = 40
-"""Pictures an update that the planner's model is fitted to, beside a quarter of them: the package's batch."""
+"""Images an update that the planner's model is fitted to, beside a quarter of them: the package's batch."""
 PROFILE = "profile"
-PICTURES_A_CLASS, BATCH_SIZE, NAMES = 4, 64, ("shirt", "coat", "dress", "bag", "sneaker")
+IMAGES_A_CLASS, BATCH_SIZE, NAMES = 4, 64, ("shirt", "coat", "dress", "bag", "sneaker")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
 
 Point = dict[str, int]
@@ -147,29 +149,28 @@ def _names(count: int) -> list[str]:
     return [f"{NAMES[index % len(NAMES)]}" + " fine" * (index // len(NAMES) % 2) for index in range(count)]
 
 
-def training_updates(diffusion: FrozenDiffusion, point: Point, mixed_precision: str = "no") -> Iterator[Any]:
-    """GCPL on random latents: four pictures a class in every batch; one update more than the point says."""
+def training_updates(diffusion: FrozenDiffusion, point: Point) -> Iterator[Any]:
+    """GCPL on random latents: four images a class in every batch; one update more than the point says."""
     num_classes = point["classes"]
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(num_classes).repeat_interleave(PICTURES_A_CLASS)
+    labels = torch.arange(num_classes).repeat_interleave(IMAGES_A_CLASS)
     means = torch.randn((2, len(labels), *diffusion.latent_shape), generator=generator)
     exemplars = Exemplars(means, torch.full_like(means, -4.0), labels)
     prompts = ClassPrompts(diffusion, _names(num_classes), initial="random")
     sampler = ExemplarSampler(diffusion, exemplars, batch_size=len(labels))
     training = TrainingConfig(point["updates"] + 1, learning_rate=1e-3)
-    accelerator = make_accelerator(cpu=True, mixed_precision=mixed_precision)
-    return train(GCPL(diffusion, prompts), sampler, training, accelerator=accelerator)
+    return train(GCPL(diffusion, prompts), sampler, training, accelerator=make_accelerator(cpu=True))
 
 
-def classify(diffusion: FrozenDiffusion, point: Point, bfloat16: bool = True) -> None:
+def classify(diffusion: FrozenDiffusion, point: Point) -> None:
     """Every class on every sample, for random latents, as the package does it."""
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((point["images"], *diffusion.latent_shape), generator=generator)
     hidden = diffusion.encode_texts(_names(point["classes"]))
-    make_classifier(diffusion, hidden, GCPLConfig(evidence_bfloat16=bfloat16), seed=0).exact(latents, point["samples"])
+    make_classifier(diffusion, hidden, GCPLConfig(), seed=0).exact(latents, point["samples"])
 
 
-def lmpt_updates(clip: FrozenCLIP, point: Point, mixed_precision: str = "no") -> Iterator[Any]:
+def lmpt_updates(clip: FrozenCLIP, point: Point) -> Iterator[Any]:
     """An epoch of LMPT on random features, after one update that sets up."""
     num_images, num_classes = point["images"], point["classes"]
     generator = torch.Generator().manual_seed(0)
@@ -179,9 +180,8 @@ def lmpt_updates(clip: FrozenCLIP, point: Point, mixed_precision: str = "no") ->
     prompts = ContextPrompts(clip, _names(num_classes), num_context=point["context"])
     objective = LMPT(clip, prompts, class_counts=np.maximum(targets.sum(0).numpy(), 1), num_images=num_images)
     batches = CachedBatches(features[None], targets, captions, torch.ones(num_images, dtype=torch.bool), BATCH_SIZE, 0)
-    accelerator = make_accelerator(cpu=True, mixed_precision=mixed_precision)
     training = TrainingConfig(batches.steps_an_epoch + 1, learning_rate=1e-3)
-    return train(objective, batches, training, accelerator=accelerator)
+    return train(objective, batches, training, accelerator=make_accelerator(cpu=True))
 
 
 def grid(names: str, *values: Sequence[int]) -> tuple[Point, ...]:
@@ -191,7 +191,7 @@ def grid(names: str, *values: Sequence[int]) -> tuple[Point, ...]:
 
 def studies(preset: str, clock: str) -> dict[str, Study]:
     """The three kinds of work on one preset."""
-    diffusion, clip = FrozenDiffusion.load(preset), FrozenCLIP.load(preset)
+    diffusion, clip = fast.enable(FrozenDiffusion.load(preset)), fast.enable(FrozenCLIP.load(preset))
     return {
         "training": Study(
             "training class prompts",
@@ -200,7 +200,7 @@ def studies(preset: str, clock: str) -> dict[str, Study]:
             "updates",
             lambda point: time_updates(training_updates(diffusion, point), clock),
             lambda profile, point: profile.training_time(
-                point["updates"], PICTURES_A_CLASS * point["classes"], "float32"
+                point["updates"], IMAGES_A_CLASS * point["classes"], "float32"
             ),
         ),
         "classifying": Study(
@@ -252,7 +252,7 @@ def describe(point: Mapping[str, int]) -> str:
 def evaluations_of(kind: str, point: Point) -> int | None:
     """Denoiser evaluations of a point; LMPT has no denoiser."""
     if kind == "training":
-        return point["classes"] * PICTURES_A_CLASS * point["updates"]
+        return point["classes"] * IMAGES_A_CLASS * point["updates"]
     return math.prod(point.values()) if kind == "classifying" else None
 
 
@@ -293,7 +293,7 @@ def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str]
     """
     rows, models, aims, works = [], {}, [], studies(preset, clock)
     works = {kind: study for kind, study in works.items() if not kinds or kind in kinds}
-    diffusion, profiles = FrozenDiffusion.load(preset), []
+    diffusion, profiles = fast.enable(FrozenDiffusion.load(preset)), []
 
     def take_profile() -> None:
         profiles.append(measure_profile(diffusion, preset=preset, batch_size=PROFILE_BATCH, num_steps=3))

@@ -4,10 +4,10 @@
     python benchmarks/true_shapes.py --small    # structural copies of both models, in seconds
 
 Stable Diffusion 1.4 and ViT-B/16 are saved in the formats of diffusers and open_clip and loaded by preset name from a
-local folder, the hub switched off. Then the estimators work as a user's would: GCPL learns two classes from one
-picture of each (the VAE encodes it and its mirror image, five updates of one picture follow, the temperature is
-fitted) and classifies pictures under both prompts; LMPT encodes twelve pictures and makes ten updates. Time and memory
-do not depend on the weights.
+local folder, the hub switched off. Then the estimators work as a user's would: GCPL learns two classes from one image
+of each (the VAE encodes it and its mirror image, five updates of one image follow, the temperature is fitted) and
+classifies images under both prompts; LMPT encodes twelve images and makes ten updates. Time and memory do not depend on
+the weights.
 
 Every part runs in a process of its own, so that no part's peak holds what another left behind. Peak memory is the
 process's resident memory with every library in it, sampled while the work lasts, or CUDA's own count on a GPU.
@@ -65,23 +65,23 @@ class Watch:
         return answers
 
 
-def pictures(count: int) -> tuple[list[np.ndarray], np.ndarray]:
+def noise_images(count: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Dark and bright noise in turn, and which is which."""
     rng, labels = np.random.default_rng(0), np.arange(count) % 2
     return [rng.integers(150 * label, 100 + 150 * label, (80, 64, 3), dtype=np.uint8) for label in labels], labels
 
 
 def measure_gcpl(precision: str, clock: str, repeats: int) -> list[dict[str, Any]]:
-    """Load, learn two classes, classify; one update and one picture a call.
+    """Load, learn two classes, classify; one update and one image a call.
 
     Args:
         precision: Of the frozen weights.
         clock: See ``measuring.CLOCKS``.
-        repeats: Updates, and pictures.
+        repeats: Updates, and images.
     """
     from gcpl_lab import GCPLClassifier
 
-    watch, (images, labels) = Watch(precision, clock), pictures(2)
+    watch, (images, labels) = Watch(precision, clock), noise_images(2)
     model = GCPLClassifier(
         "sd-1.4",
         num_vectors=1,
@@ -93,11 +93,11 @@ def measure_gcpl(precision: str, clock: str, repeats: int) -> list[dict[str, Any
     )
     watch.stage("loading the diffusion model", lambda: model.diffusion)
     frozen, records = model.diffusion.checksum(), model.steps(images, labels, ["dark", "bright"])
-    done = watch.stage("encoding 2 pictures, and the first GCPL update", lambda: next(records))
-    done += watch.stage("a GCPL update of 1 picture", lambda: next(records), repeats - 1) if repeats > 1 else []
+    done = watch.stage("encoding 2 images, and the first GCPL update", lambda: next(records))
+    done += watch.stage("a GCPL update of 1 image", lambda: next(records), repeats - 1) if repeats > 1 else []
     losses = [record.loss for record in done]
-    watch.stage("fitting the temperature on 2 pictures", lambda: list(records))
-    chances = watch.stage("classifying a picture, 2 classes", lambda: model.predict_proba(images[:1]), repeats)
+    watch.stage("fitting the temperature on 2 images", lambda: list(records))
+    chances = watch.stage("classifying an image, 2 classes", lambda: model.predict_proba(images[:1]), repeats)
     _require(np.isfinite(losses).all() and len(losses) == repeats, f"losses are {losses}")
     _require(np.allclose(np.sum(chances, axis=-1), 1), f"probabilities are {chances}")
     _require(model.diffusion.checksum() == frozen, "the frozen weights have changed")
@@ -114,7 +114,7 @@ def measure_lmpt(precision: str, clock: str, repeats: int) -> list[dict[str, Any
     """
     from gcpl_lab import LMPTClassifier
 
-    watch, (images, labels) = Watch(precision, clock), pictures(NUM_EXAMPLES)
+    watch, (images, labels) = Watch(precision, clock), noise_images(NUM_EXAMPLES)
     targets = np.stack([labels == 0, labels == 1, np.ones_like(labels)], 1).astype(int)
     captions = [f"a {('dark', 'bright')[label]} thing" for label in labels]
     model = LMPTClassifier(
@@ -127,10 +127,10 @@ def measure_lmpt(precision: str, clock: str, repeats: int) -> list[dict[str, Any
     )
     watch.stage("loading CLIP", lambda: model.clip)
     watch.stage(
-        "encoding 12 pictures and 10 LMPT updates",
+        "encoding 12 images and 10 LMPT updates",
         lambda: model.fit(images, targets, ["dark", "bright", "noisy"], captions),
     )
-    chances = watch.stage("classifying 12 pictures with 3 labels", lambda: model.predict_proba(images), repeats)
+    chances = watch.stage("classifying 12 images with 3 labels", lambda: model.predict_proba(images), repeats)
     losses = [record.loss for record in model.history_]
     _require(np.isfinite(losses).all() and len(losses) == 10, f"losses are {losses}")
     _require(np.isfinite(chances).all(), f"probabilities are {chances}")

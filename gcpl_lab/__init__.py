@@ -1,4 +1,4 @@
-"""gcpl_lab: teach a frozen vision-language model look-alike and rare classes from a few photographs.
+"""gcpl_lab: teach a frozen vision-language model look-alike and rare classes from a few images.
 
 Importing the package is cheap: torch and the model libraries load when something that needs them is used.
 """
@@ -28,7 +28,7 @@ _HOMES = {
     "GCPLClassifier": "gcpl_lab.gcpl.estimator",
     "GCPLConfig": "gcpl_lab.gcpl.settings",
     "LMPTClassifier": "gcpl_lab.lmpt.estimator",
-    "LMPTConfig": "gcpl_lab.gcpl.settings",
+    "LMPTConfig": "gcpl_lab.lmpt.settings",
     "draw_episode": "gcpl_lab.data.episodes",
     "load_fashion": "gcpl_lab.data.samples",
     "load_wardrobe": "gcpl_lab.data.wardrobe",

@@ -10,7 +10,7 @@ class LabError(Exception):
 
 
 class DataError(LabError, ValueError):
-    """A picture, label, list or folder is not what it should be."""
+    """An image, label, list or folder is not what it should be."""
 
 
 class ModelError(LabError, RuntimeError):

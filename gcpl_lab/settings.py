@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 _KINDS: dict[str, tuple[Any, str]] = {
     "int": (Integral, "a whole number"),
     "int | None": ((Integral, type(None)), "a whole number, or None"),
     "float": (Real, "a number"),
     "bool": (bool, "True or False"),
-    "bool | None": ((bool, type(None)), "True, False or None"),
     "str": (str, "text"),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all settings have in common: plain values of the right kind, out and back."""
+    """Plain values of the right kind, out and back; what a subclass lists below is checked when it is made.
+
+    Attributes:
+        CHOICES: Names with the values that they may have.
+        LEAST: Names with the smallest value that they may have; None is allowed where the field allows it.
+        ABOVE_ZERO, SHARES: Names that must be above 0, or above 0 and below 1.
+        REMOVED: Settings of earlier versions that have no effect any more, or none on what was saved.
+    """
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
+    LEAST: ClassVar[Mapping[str, int]] = {}
+    ABOVE_ZERO: ClassVar[Collection[str]] = ()
+    SHARES: ClassVar[Collection[str]] = ()
+    REMOVED: ClassVar[Collection[str]] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
             kind, expected = _KINDS.get(str(field.type), (object, ""))
             value = getattr(self, field.name)
-            # To Python, True is a number.
-            truth = not isinstance(value, bool) or kind is object or "bool" in str(field.type)
-            require(isinstance(value, kind) and truth, field.name, value, expected)
+            truth = not isinstance(value, bool) or kind is object or "bool" in str(field.type)  # True is an int
+            self.require(field.name, isinstance(value, kind) and truth, expected)
+        for name, known in self.CHOICES.items():
+            self.require(name, getattr(self, name) in known, "one of " + ", ".join(known))
+        for name, least in self.LEAST.items():
+            value = getattr(self, name)
+            self.require(name, value is None or value >= least, f"{least} or more")
+        for name in self.ABOVE_ZERO:
+            self.require(name, getattr(self, name) > 0, "a number above 0")
+        for name in self.SHARES:
+            self.require(name, 0 < getattr(self, name) < 1, "a share between 0 and 1")
+
+    def require(self, name: str, holds: bool, expected: str) -> None:
+        """Refuse a setting that does not hold.
+
+        Raises:
+            ValueError: Naming the setting, its value and what was expected.
+        """
+        if not holds:
+            raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Back from JSON, which knows lists where settings have tuples.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Back from JSON, which knows lists where settings have tuples; settings of earlier versions are passed over.
 
         Raises:
             ValueError: A key that is no setting, naming it.
         """
         known = {field.name for field in fields(cls)}
-        unknown = sorted(values.keys() - known)
+        unknown = sorted(values.keys() - known - set(cls.REMOVED))
         if unknown:
             raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def require(holds: bool, name: str, value: Any, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        kept = {name: value for name, value in values.items() if name in known}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})

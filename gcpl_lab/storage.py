@@ -1,7 +1,6 @@
-"""Files that are whole or absent: atomic writing, safetensors and JSON, checksums.
+"""Atomic writing, safetensors and JSON, checksums; nothing in the package is pickled.
 
-Nothing in the package is pickled. Every file is written beside its target and renamed over it, so a
-killed process or a full disk leaves the earlier file as it was.
+Every file is written beside its target and renamed over it, so a killed process or a full disk leaves the earlier one.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``.
-
-    Args:
-        path: Where the finished file goes; missing parent folders are made.
-        write: Receives the temporary path and writes the whole content there.
-
-    Returns:
-        ``path`` as a ``Path``.
-    """
+def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -52,10 +44,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Delete what killed processes left of unfinished attempts to write ``path``.
-
-    Only for a file that no other process is writing meanwhile.
-    """
+    """Delete what killed processes left of attempts to write ``path``, which nobody may be writing meanwhile."""
     path = Path(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         leftover.unlink(missing_ok=True)
@@ -63,11 +52,7 @@ def remove_leftovers(path: str | Path) -> None:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically."""
-
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
-    return write_atomically(path, write)
+    return write_atomically(path, partial(Path.write_bytes, data=text.encode()))
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -76,14 +61,9 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ArtifactError: The file is absent or no JSON, naming it.
-    """
-    path = Path(path)
+    """Read a JSON file; one that is absent or no JSON is an ArtifactError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; expected a JSON file written by gcpl_lab") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -95,41 +75,19 @@ def read_json(path: str | Path) -> Any:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write named tensors as one safetensors file, atomically.
-
-    Args:
-        path: Target file.
-        tensors: Any shapes and dtypes; views are made contiguous.
-        metadata: Strings kept in the file's header.
-
-    Raises:
-        OSError: The file cannot be written, for instance because the disk is full; an earlier one is untouched.
-    """
+    """Write named tensors of any shape and dtype as one safetensors file, atomically, with strings in its header."""
     from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # Not save_file: from safetensors 0.8 on it writes a temporary file of its own, which a killed process leaves.
-    content = save(whole, metadata=dict(metadata or {}))
-
-    def write(target: Path) -> None:
-        target.write_bytes(content)
-
-    return write_atomically(path, write)
+    return write_atomically(path, partial(Path.write_bytes, data=save(whole, metadata=dict(metadata or {}))))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file.
-
-    Returns:
-        The tensors by name, and the strings of the header.
-
-    Raises:
-        ArtifactError: The file is absent, damaged or no safetensors file.
-    """
+    """The tensors of a safetensors file by name, and the strings of its header; an ArtifactError names a bad file."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ArtifactError(f"{path}: no such file; expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as stream:
@@ -150,37 +108,8 @@ def file_checksum(path: str | Path) -> str:
 
 def folder_checksum(entries: Iterable[tuple[str, str]]) -> str:
     """One SHA-256 for many files, from (relative name, checksum) pairs in any order."""
-    digest = hashlib.sha256()
-    for name, checksum in sorted(entries):
-        digest.update(f"{name}\0{checksum}\n".encode())
-    return digest.hexdigest()
-
-
-class CachedChecksum:
-    """:func:`tensor_checksum` of frozen weights, computed anew only after one was written to or exchanged.
-
-    A write is seen by the counter that autograd keeps for every tensor (``Tensor.data`` goes past it, and past
-    autograd).
-    """
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[str, weakref.ref[torch.Tensor], int, int]] = []
-        self._checksum = ""
-
-    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> str:
-        """The checksum of named tensors, as they are in the model (``state_dict(keep_vars=True)``)."""
-        known = len(self._marks) == len(tensors) and all(
-            name in tensors
-            and reference() is tensors[name]
-            and (place, version) == (tensors[name].data_ptr(), tensors[name]._version)
-            for name, reference, place, version in self._marks
-        )
-        if not known or not self._checksum:
-            self._checksum = tensor_checksum(tensors.items())
-            self._marks = [
-                (name, weakref.ref(value), value.data_ptr(), value._version) for name, value in tensors.items()
-            ]
-        return self._checksum
+    lines = (f"{name}\0{checksum}\n" for name, checksum in sorted(entries))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def tensor_checksum(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -193,3 +122,24 @@ def tensor_checksum(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class CachedChecksum:
+    """A :func:`tensor_checksum` of frozen weights, kept until one is exchanged or, as autograd counts, written to.
+
+    It is called with named tensors as they are in the model (``state_dict(keep_vars=True)``).
+    """
+
+    def __init__(self) -> None:
+        self._marks: dict[str, tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
+        self._checksum = ""
+
+    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        states = {name: (value.data_ptr(), value._version) for name, value in tensors.items()}
+        same = self._marks.keys() == tensors.keys() and all(
+            reference() is tensors[name] and state == states[name] for name, (reference, state) in self._marks.items()
+        )
+        if not same or not self._checksum:
+            self._checksum = tensor_checksum(tensors.items())
+            self._marks = {name: (weakref.ref(value), states[name]) for name, value in tensors.items()}
+        return self._checksum

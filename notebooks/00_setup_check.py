@@ -17,7 +17,7 @@
 # After this notebook you can say
 # - whether this machine is ready for the workshop, and what is missing if not,
 # - what the two profiles are: tiny models on a laptop, Stable Diffusion and CLIP on a GPU,
-# - how one photograph gets its class in two ways: by likeness to a text, and by denoising.
+# - how one image gets its class in two ways: by similarity to a text, and by denoising.
 #
 # About 0.5 minutes on two CPU cores. No network is needed.
 
@@ -34,9 +34,9 @@ from gcpl_lab.views import style
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
 # %% [markdown]
-# ## Is everything here?
+# ## Check the installation
 #
-# The command `gcpl-lab doctor` says the same in a terminal. What matters today: both sample sets have the right
+# The command `gcpl-lab doctor` prints the same in a terminal. What matters today: both sample sets have the right
 # checksums, and the preset `tiny` is ready.
 
 # %%
@@ -46,7 +46,7 @@ doctor()
 # ## Two profiles, one code
 #
 # A *preset* names a pair of frozen models: a latent diffusion model and a CLIP. `tiny` ships with the package and was
-# trained for it on small photographs of garments; the `sd-*` presets are the real ones. Every notebook has the line
+# trained for it on small images of garments; the `sd-*` presets are the real ones. Every notebook has the line
 # `preset = "tiny"` in its first cells, and nothing else to change.
 
 # %%
@@ -66,20 +66,20 @@ for name, part in parts.items():
     print(f"{name:12s} {sum(weights.numel() for weights in part.parameters()) / 1e6:7.1f} million weights, frozen")
 
 # %% [markdown]
-# ## The idea: one photograph, two ways to a class
+# ## The idea: one image, two ways to a class
 #
-# **CLIP** turns the photograph x and a text into vectors; the class is the text whose vector points the same way:
+# **CLIP** turns the image x and a text into vectors; the class is the text whose vector is most similar to x's:
 #
 # $$\hat c = \arg\max_c \cos\big(f(x),\,g(\text{"a photo of a } c\text{"})\big)$$
 #
-# The **diffusion classifier** mixes noise ε into the photograph and asks under which text the denoiser finds that
+# The **diffusion classifier** adds noise ε to the image and measures under which text the denoiser predicts that
 # noise best:
 #
 # $$\hat c = \arg\min_c E_{t,\epsilon}\lVert\epsilon - \epsilon_\theta(z_t, t, h_c)\rVert^2$$
 #
 # ## One tensor
 #
-# The photograph, and what the diffusion model sees of it: a latent with few numbers.
+# The image, and what the diffusion model works on: a latent with fewer numbers.
 
 # %%
 test = load_fashion("test")
@@ -91,11 +91,12 @@ picture.size, tuple(latent.shape)
 # %% [markdown]
 # ## A tiny run
 #
-# Ten class names, one photograph: one pass for CLIP, 10 classes × 16 noises for the denoiser.
+# Ten class names, one image: one pass for CLIP, 10 classes × 16 noises for the denoiser.
 
 # %%
-from gcpl_lab.baselines.clip_features import ZeroShotCLIP
-from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
+from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 cosines = ZeroShotCLIP(clip, names).scores(clip.encode_images([picture]))[0].softmax(0).numpy()
 prompts = diffusion.encode_texts([f"a photo of a {name}" for name in names])
@@ -105,7 +106,7 @@ likeness = class_scores(errors.errors, "relative")[0]
 f"CLIP: {names[cosines.argmax()]}; denoising: {names[likeness.argmax()]}; {errors.num_evaluations} denoiser evaluations"
 
 # %% [markdown]
-# ## The picture
+# ## The figure
 
 # %%
 with style.figure_style():
@@ -123,9 +124,9 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# ## Is it sane?
+# ## Sanity check
 #
-# One photograph proves nothing, so five of each class are asked: both ways must be far from guessing (10 %).
+# One image proves nothing, so five of each class are classified: both ways must be far above chance (10 %).
 
 # %% tags=["sanity"]
 from gcpl_lab.data.episodes import draw_test
@@ -146,7 +147,7 @@ assert min(shares.values()) > 0.3, "no better than guessing: are the weights who
 # %% [markdown]
 # ### Exercise 1
 #
-# Classify a photograph of another class, for example a `"shirt"`. Do the two ways agree?
+# Classify an image of another class, for example a `"shirt"`. Do the two ways agree?
 
 # %% tags=["solution"]
 shirt = read_image(test.images[np.flatnonzero(test.labels == names.index("shirt"))[0]])
@@ -158,7 +159,7 @@ f"CLIP: {names[scores.argmax()]}; denoising: {names[found.argmax()]}"
 # %% [markdown]
 # ### Exercise 2
 #
-# How many denoiser evaluations would the 500 test photographs cost with 16 noises, and how long would that take if a
+# How many denoiser evaluations would the 500 test images cost with 16 noises, and how long would that take if a
 # GPU made 100 evaluations of Stable Diffusion a second?
 
 # %% tags=["solution"]
@@ -184,10 +185,10 @@ f"{evaluations:,} evaluations, {evaluations / 100 / 60:.0f} minutes"
 #
 # <details><summary>the preset's name</summary>Right: everything else follows from it.</details>
 # <details><summary>the classifier's class and its settings</summary>No: the same code runs on both.</details>
-# <details><summary>the photographs have to be resized first</summary>No: the model does that itself.</details>
+# <details><summary>the images have to be resized first</summary>No: the model does that itself.</details>
 #
 # **2.** Why does classifying by denoising cost more than CLIP?
 #
 # <details><summary>its models have more weights</summary>Not for this reason: here they are of like size.</details>
-# <details><summary>one photograph needs classes × noises passes instead of one</summary>Right: that is the price, and
+# <details><summary>one image needs classes × noises passes instead of one</summary>Right: that is the price, and
 # notebook 05 lowers it.</details>

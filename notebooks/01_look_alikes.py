@@ -16,8 +16,8 @@
 #
 # After this notebook you can say
 # - what look-alike classes are, and which mistakes a strong model makes on them,
-# - that the pictures hold more than the names can say, and how to measure that,
-# - what a long tail is, and why a mean over all pictures hides it.
+# - that the images contain more than the class names can express, and how to measure that,
+# - what a long tail is, and why a mean over all images hides it.
 #
 # About 0.5 minutes on two CPU cores. No network is needed.
 
@@ -38,8 +38,8 @@ preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 #
 # A vision-language model recognises what people have names for. Where several things look alike, people use the names
 # loosely: a shirt is called a T-shirt, a pullover a sweater, and the captions that such a model learned from are wrong
-# within the family. So its answers are right *between* families and unsure *inside* them, and this is where your
-# classes lie.
+# within the family. So its answers are right *between* families and unsure *inside* them, which is where classes that
+# look alike have to be told apart.
 #
 # Ten kinds of garments, in families:
 
@@ -57,16 +57,16 @@ plot_sample_grid(rows)
 # %% [markdown]
 # ## Zero-shot: nothing but the names
 #
-# CLIP compares the photograph's vector f(x) with those of "a photo of a [name]", g(c); s is its learned scale:
+# CLIP compares the image's vector f(x) with those of "a photo of a [name]", g(c); s is its learned scale:
 #
 # $$p(c \mid x) = \mathrm{softmax}_c\big(s\,\cos(f(x), g(c))\big)$$
 #
 # ## One tensor
 #
-# All test photographs against all names: one matrix of scores.
+# All test images against all names: one matrix of scores.
 
 # %%
-from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 
 clip = FrozenCLIP.load(preset, device=default_device())
 features = clip.encode_images(read_images(test.images))
@@ -104,10 +104,11 @@ figure
 # ## Do better names help?
 #
 # A usual remedy is several templates ("a picture of a …", "a product photo of a …"), averaged. And how alike are the
-# names to the text encoder in the first place? Where two names lie together, no photograph can be told apart by them.
+# names to the text encoder in the first place? Where two names have nearly the same vector, they cannot tell images
+# apart.
 
 # %%
-from gcpl_lab.baselines.clip_features import ENSEMBLE_TEMPLATES
+from gcpl_lab.baselines.zero_shot import ENSEMBLE_TEMPLATES
 from gcpl_lab.evaluation.reading import prompt_similarity
 from gcpl_lab.views.evidence import plot_similarity
 
@@ -120,36 +121,36 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# ## The pictures know more than the names
+# ## The images contain more than the names
 #
-# Now sixteen photographs a class, and a logistic regression on the *same* frozen image vectors. If it is better than
-# the names, then what tells look-alikes apart is in the pictures, and it is the names that fail. Finding better words
-# than the names, from a few photographs, is what the rest of the workshop does.
+# Now sixteen images a class, and a logistic regression on the *same* frozen image vectors. If it is better than the
+# names, then what tells look-alikes apart is in the images, and the names do not express it. Finding better prompts
+# than the names, from a few images, is what the rest of the workshop does.
 
 # %%
-from gcpl_lab.baselines.clip_features import LinearProbe
+from gcpl_lab.baselines.features import LinearProbe
 
 episode = support.subset(draw_episode(support, shots=16, seed=0))
 pictures = read_images(episode.images)
 views = torch.stack([clip.encode_images(pictures), clip.encode_images(pictures, flip=True)])
 probe = LinearProbe(views, torch.from_numpy(episode.labels)).scores(features).numpy()
-for title, found in {"names": scores, "five templates": ensemble, "16 photographs": probe}.items():
+for title, found in {"names": scores, "five templates": ensemble, "16 images": probe}.items():
     among = accuracy_within_family(found, test.labels, names, test.families)
     print(f"{title:15s} all {accuracy(found, test.labels):.0%}   among look-alikes {among:.0%}")
 
 # %% [markdown]
 # **How much of this lead was made.** The bundled models learned from captions that are wrong on purpose, and an earlier
 # pair had captions that were less wrong. With them the names were right for 65 % (CLIP) and 74 % (diffusion) of 1,000
-# and 300 test photographs, some of these among them; the names were found too good for teaching, and the models were
-# trained anew: 58 % and 63 % on the same photographs, while the probe went from 72 to 74 %. So part of the distance
-# between "names" and "16 photographs" was put there. On your own pictures it may be wider, or not there at all: the
-# names are one of the first things to measure. (The models' card, `gcpl_lab/models/tiny/README.md`, has the story.)
+# and 300 test images, some of these among them; the names were found too good for teaching, and the models were
+# trained anew: 58 % and 63 % on the same images, while the probe went from 72 to 74 %. So part of the distance
+# between "names" and "16 images" was made by that choice. On your own images it may be larger or absent: the names
+# are one of the first things to measure. (The model card `gcpl_lab/models/tiny/README.md` has the details.)
 
 # %% [markdown]
 # ## A long tail
 #
-# The second problem of this workshop: pictures that hold several things, most of them rare. In the bundled wardrobe
-# every family reaches from the head (100 pictures or more) to the tail (fewer than 20).
+# The second problem of this workshop: images that show several things, most of them rare. In the bundled wardrobe
+# every family has classes from the head (100 images or more) to the tail (fewer than 20).
 
 # %%
 from gcpl_lab.data.multilabel import head_medium_tail
@@ -175,14 +176,14 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# Somebody who always answers "there is a t-shirt" is right in most of these scenes, and knows nothing about sandals.
-# That is why notebook 06 reports head, medium and tail apart.
+# A model that always answers "there is a t-shirt" is right in most of these scenes and finds no sandal. That is why
+# notebook 06 reports head, medium and tail separately.
 
 # %% tags=["sanity"]
 print(f"the commonest garment is in {counts.max() / len(wardrobe):.0%} of the scenes")
 assert accuracy(scores, test.labels) > 0.3, "zero-shot is no better than guessing: are the weights whole?"
 assert inside[wrong].mean() > 0.5, "most mistakes should stay inside a family of look-alikes"
-assert accuracy(probe, test.labels) > accuracy(scores, test.labels), "photographs should say more than names"
+assert accuracy(probe, test.labels) > accuracy(scores, test.labels), "images should say more than names"
 assert all(len(ids) for ids in parts.values()), "head, medium and tail should all have classes"
 
 # %% [markdown]
@@ -202,19 +203,19 @@ for word in ("shirt", "blouse", "button shirt", "top"):
     print(f"{word:13s} shirts found {shirts:.0%}, all classes right {(found == test.labels).mean():.0%}")
 
 # %% [markdown] tags=["solution"]
-# One class often gains what its neighbours lose. Searching for words by hand on the test photographs would also be a
-# way to fool oneself: words must be chosen on other photographs.
+# One class often gains what its neighbours lose. Choosing words by hand on the test images would also make the result
+# too good: words must be chosen on other images.
 
 # %% [markdown]
 # ### Exercise 2
 #
-# Learn the probe from 1, 2, 4, 8 and 16 photographs a class. From how many on is it better than the names?
+# Learn the probe from 1, 2, 4, 8 and 16 images a class. From how many on is it better than the names?
 
 # %% tags=["solution"]
 for shots in (1, 2, 4, 8, 16):
     chosen = torch.from_numpy(np.concatenate([np.flatnonzero(episode.labels == c)[:shots] for c in range(len(names))]))
     found = LinearProbe(views[:, chosen], torch.from_numpy(episode.labels)[chosen]).scores(features).numpy()
-    print(f"{shots:2d} photographs: {accuracy(found, test.labels):.0%}   (names: {accuracy(scores, test.labels):.0%})")
+    print(f"{shots:2d} images: {accuracy(found, test.labels):.0%}   (names: {accuracy(scores, test.labels):.0%})")
 
 # %% [markdown]
 # ### Exercise 3

@@ -15,8 +15,8 @@
 # # 02 · Diffusion in ten minutes
 #
 # After this notebook you can say
-# - how a picture is mixed with noise, and what the denoiser is asked,
-# - what a prompt changes in a picture that is drawn, and in an error that is measured,
+# - how an image is mixed with noise, and what the denoiser predicts,
+# - what a prompt changes in an image that is generated, and in an error that is measured,
 # - why that error can tell classes apart.
 #
 # About 0.5 minutes on two CPU cores. No network is needed.
@@ -37,11 +37,11 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 # %% [markdown]
 # ## The idea
 #
-# Take a picture, mix noise into it, a little or a lot, and train a network to say which noise it was. A network that
-# can do this for every amount of noise can start from noise alone and walk back to a picture. A text that it is shown
-# meanwhile tells it which picture.
+# Take an image, add noise to it, a little or a lot, and train a network to predict that noise. A network that can do
+# this for every amount of noise can start from noise alone and remove it step by step until an image is left. A text
+# that it gets as a second input says which image.
 #
-# The mixing is one line. t is the amount, from 0 (the picture) to T (noise alone):
+# Adding the noise is one line. t is the amount, from 0 (the image) to T (noise alone):
 #
 # $$z_t = \sqrt{\bar\alpha_t}\;z_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim N(0, 1)$$
 #
@@ -49,7 +49,7 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 #
 # ## One tensor
 #
-# z₀ is not the picture itself but its *latent*: an autoencoder makes it smaller, and back again.
+# z₀ is not the image itself but its *latent*: an autoencoder makes it smaller, and decodes it again.
 
 # %%
 test = load_fashion("test")
@@ -65,7 +65,7 @@ tuple(diffusion.preprocess([picture]).shape), "becomes", tuple(latent.shape)
 # The same latent and the same noise at several t, decoded to pictures.
 
 # %%
-from gcpl_lab.views.stepwise import draw_denoising
+from gcpl_lab.views.evidence import draw_denoising
 
 noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
 shares = (0.0, 0.2, 0.4, 0.6, 0.8, 0.99)
@@ -77,10 +77,10 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# ## What the denoiser makes of it
+# ## What the denoiser predicts
 #
-# Knowing the noise is knowing the picture: solve the mixing for z₀, and put the *predicted* noise in. The slider moves
-# through t (arrow keys work); change the text and see when it begins to matter.
+# From the noise the image follows: solve the equation above for z₀, and insert the *predicted* noise. The slider
+# changes t (arrow keys work); change the text and see from which t on it matters.
 
 # %%
 from gcpl_lab.views.widgets import NoiseSlider
@@ -88,9 +88,9 @@ from gcpl_lab.views.widgets import NoiseSlider
 NoiseSlider(diffusion, picture, prompts=("a photo of a boot", "a photo of a bag"), timestep=int(timesteps[3]))
 
 # %% [markdown]
-# ## What a prompt changes: pictures
+# ## What a prompt changes: generated images
 #
-# From noise alone the prompt decides everything. Each column starts from the same noise; only the text differs.
+# Each column starts from the same noise; only the text differs.
 
 # %%
 from gcpl_lab.views.evidence import plot_sample_grid
@@ -106,7 +106,7 @@ plot_sample_grid([(word, images) for word, images in zip(words, drawn, strict=Tr
 # %% [markdown]
 # ## What a prompt changes: errors
 #
-# Now backwards. Real photographs of the same four classes, noise mixed in, and the error of the prediction under each
+# Now with given images. Real images of the same four classes, noise added, and the error of the prediction under each
 # of the four texts, on the same noise. Does the right text have the smallest error?
 
 # %%
@@ -134,14 +134,14 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# With little noise the error is large: a faint noise is hard to find, and the text does not help. With much noise the
-# noise is nearly all there is, the error is small, and the right text makes it smaller. A classifier is three lines
-# away: choose the text with the smallest error. A *learned* text is notebook 03.
+# With little noise the error is large: weak noise is hard to predict, and the text does not help. With much noise the
+# input is nearly all noise, the error is small, and the right text makes it smaller. A classifier follows: choose the
+# text with the smallest error. Notebook 03 *learns* the text.
 
 # %% tags=["sanity"]
 gap = (wrong - right).mean(axis=0)
 share = (evidence.errors.mean(axis=2).argmin(axis=1) == part.labels).mean()
-print(f"smallest error under the right text: {share:.0%} of {len(part)} photographs")
+print(f"smallest error under the right text: {share:.0%} of {len(part)} images")
 assert right.mean(0)[0] > right.mean(0)[-1], "faint noise should be harder to find than strong noise"
 assert gap[len(gap) // 2 :].mean() > 0, "in strong noise the right text should help"
 assert share > 0.5, "four easy classes should be told apart: are the weights whole?"
@@ -177,8 +177,8 @@ rows = [
 plot_sample_grid(rows)
 
 # %% [markdown] tags=["solution"]
-# Guidance walks away from what the empty text would draw, towards what the prompt asks. Large models need it to obey a
-# prompt, and overdo it at 8; the tiny one, which knows few things, changes less.
+# Guidance moves the prediction away from that of the empty text, towards that of the prompt. Large models need it to
+# follow a prompt, and 8 is too much for many; the tiny one, trained on few classes, changes less.
 
 # %% [markdown]
 # ### Exercise 3

@@ -16,8 +16,8 @@
 #
 # After this notebook you can say
 # - what GCPL trains, and what stays frozen,
-# - how a photograph is classified by denoising it,
-# - whether five look-alike garments come apart, and by how much, measured and not only seen.
+# - how an image is classified by denoising it,
+# - whether five look-alike garments are separated, and by how much, measured and not only seen on a map.
 #
 # About 2 minutes on two CPU cores. No network is needed.
 
@@ -26,19 +26,19 @@
 import numpy as np
 import torch
 
-from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, draw_episode, load_fashion
+from gcpl_lab import FrozenDiffusion, GCPLClassifier, draw_episode, load_fashion
 from gcpl_lab.data.readers import read_image, read_images
 from gcpl_lab.training.device import default_device
+from gcpl_lab.workshop import course
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
 # %% [markdown]
 # ## The idea
 #
-# A diffusion model removes noise from pictures, and it listens to a text while it does so. If the text fits the
-# picture, the noise is predicted a little better. So we may turn this around: *find the text that makes a few
-# photographs of one class easiest to denoise*. Not the model changes but a few vectors, which stand in the prompt
-# where a word would stand:
+# A diffusion model removes noise from images, conditioned on a text. If the text fits the image, the noise is predicted
+# a little better. GCPL uses this the other way round: *find the text that makes a few images of one class easiest to
+# denoise*. The model does not change; only a few vectors do, which stand in the prompt where a word would stand:
 #
 # > a photo of a **[v₁ v₂ v₃ v₄]**
 #
@@ -57,7 +57,7 @@ names, len(episode)
 # %% [markdown]
 # ## One tensor
 #
-# A photograph becomes a latent; noise is mixed in; the denoiser says which noise it was.
+# An image becomes a latent; noise is added; the denoiser predicts that noise.
 
 # %%
 shirt = read_image(episode.images[np.flatnonzero(episode.labels == names.index("shirt"))[0]])
@@ -74,9 +74,9 @@ for prompt in ["a photo of a shirt", "a photo of a bag"]:
     print(f"{prompt:20s} error {float((predicted - noise).square().mean()):.4f}")
 
 # %% [markdown]
-# The choice of words makes a small difference on one noise. Averaged over many it is evidence.
+# The text makes a small difference on one noise. Averaged over many, the difference is evidence for a class.
 #
-# ## The loop, in plain sight
+# ## The training loop, written out
 #
 # Everything is frozen but `prompts.vectors`. The batch of a step depends on the step's number alone.
 
@@ -103,7 +103,7 @@ for step in range(30):
 f"first ten steps {np.mean(losses[:10]):.4f}, last ten {np.mean(losses[-10:]):.4f}"
 
 # %% [markdown]
-# That is all of GCPL. Most of the loss is noise that no prompt can explain, so it falls by little; what counts is
+# That is all of GCPL. Most of the loss is noise that no prompt can predict, so it falls only a little; what matters is
 # the difference between classes.
 #
 # The library's loop is the same one: it yields a record each step, so that the caller may plot, log or stop. Given
@@ -175,14 +175,16 @@ for name, vectors in zip(names, model.prompts_.vectors.detach(), strict=True):
     print(f"{name:9s}", *(f"{word} {s:.2f}," for word, s in best), f"random {found[0].random_similarity:.2f}")
 
 # %% [markdown]
-# ## The picture, and the number beside it
+# ## The map, and the number beside it
 #
-# Every test photograph is denoised under each class's prompt: before (the names as prompts) and after. Both states
-# share one map. A map can flatter, so the separation is measured in the original space and printed under it.
+# Every test image is denoised under each class's prompt: before (the names as prompts) and after. Both states share
+# one map. A map can look better than the data, so the separation is measured in the original space and printed under
+# it.
 
 # %%
 from gcpl_lab.data.episodes import draw_test
-from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores
+from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
 test = load_fashion("test").only(names)
 test = test.subset(draw_test(test, per_class=30))
@@ -194,7 +196,7 @@ after = model.evidence(latents)
 # %%
 from gcpl_lab.evaluation.metrics import accuracy
 
-# Each with the mean over (t, ε) that was better for it on other photographs: relative errors for names.
+# Each with the mean over (t, ε) that was better for it on other images: relative errors for names.
 right = {
     "class names": accuracy(class_scores(before.errors, "relative"), test.labels),
     "learned prompts": accuracy(model.scores(after), test.labels),
@@ -211,10 +213,10 @@ measured = {name: measure_separation(points, test.labels) for name, points in st
 plot_before_after(project(states, method="pca"), test.labels, names, separations=measured)
 
 # %% [markdown]
-# The right map is larger, because learned prompts disagree more about every photograph. Larger is not better separated:
-# compare the figures under the maps, and their intervals, before you say so.
+# The right map is larger, because the errors of learned prompts differ more on every image. Larger is not better
+# separated: compare the numbers under the maps, and their intervals, first.
 #
-# What was learned is kept for notebook 04, with its way through the steps and the norms of the predictions.
+# The prompts are saved for notebook 04, with their states during training and the norms of the predictions.
 
 # %%
 steps = torch.tensor(sorted(model.states_))
@@ -226,8 +228,8 @@ saved = course.save_state("03", diffusion, models={"gcpl": model}, tensors=tenso
 sorted(path.name for path in saved.iterdir())
 
 # %% [markdown]
-# Two things must hold whatever the pictures look like: prompts denoise *their own* photographs better than the names
-# did, photographs that they never saw, and the classifier is far from guessing.
+# Two things must hold whatever the maps look like: on test images of its own class each prompt denoises better than the
+# name did, and the classifier is far above chance.
 
 # %% tags=["sanity"]
 own = [evidence.errors[np.arange(len(test)), test.labels].mean() for evidence in (before, after)]
@@ -241,16 +243,16 @@ assert right["learned prompts"] > 2 / len(names), "hardly better than guessing: 
 # %% [markdown]
 # ### Exercise 1
 #
-# Learn from 4 photographs a class instead of 16, with 60 steps. How much accuracy is lost?
+# Learn from 4 images a class instead of 16, with 60 steps. How much accuracy is lost?
 
 # %% tags=["solution"]
 few = tops.subset(draw_episode(tops, shots=4, seed=0))
 small = GCPLClassifier(preset, "gcpl", num_steps=60, seed=0, diffusion=diffusion)
 small.fit(few.images, few.labels, names)
-f"4 photographs: {accuracy(small.scores(small.evidence(latents)), test.labels):.0%}, 16: {right['learned prompts']:.0%}"
+f"4 images: {accuracy(small.scores(small.evidence(latents)), test.labels):.0%}, 16: {right['learned prompts']:.0%}"
 
 # %% [markdown] tags=["solution"]
-# One number from one draw of photographs says little: repeat it with `seed=1, 2, …` before you believe a difference
+# One number from one draw of images says little: repeat it with `seed=1, 2, …` before you believe a difference
 # of a few points (notebook 08 does it properly).
 
 # %% [markdown]
@@ -281,8 +283,8 @@ share = {"lower half": lower, f"preset's {model.timestep_range}": before}
 {name: f"{accuracy(class_scores(e.errors), test.labels):.0%}" for name, e in share.items()}
 
 # %% [markdown] tags=["solution"]
-# With little noise the picture itself still shows what is under it, and the text is hardly asked; what the errors
-# differ by is texture. With much noise the outline is gone, and the denoiser has to believe the prompt.
+# With little noise the image is still visible, and the text hardly matters; the errors differ by texture. With much
+# noise the outline is gone, and the prediction depends on the prompt.
 
 # %% [markdown]
 # ## Check yourself
@@ -293,9 +295,9 @@ share = {"lower half": lower, f"preset's {model.timestep_range}": before}
 # <details><summary>the text encoder</summary>No: gradients pass through it and leave it as it is.</details>
 # <details><summary>the vectors in the prompt</summary>Right: nothing else gets an update.</details>
 #
-# **2.** Why is every class shown the same noise when a photograph is classified?
+# **2.** Why is every class shown the same noise when an image is classified?
 #
 # <details><summary>most of an error comes from the noise; what all classes share cancels</summary>Right: the
-# difference between two classes is a small part of an error, and noises of their own would drown it.</details>
+# difference between two classes is a small part of an error, and different noises would differ by more.</details>
 # <details><summary>it saves memory</summary>No: noise is the cheapest tensor here.</details>
 # <details><summary>the denoiser was trained on this one noise</summary>No: it saw ever new ones.</details>

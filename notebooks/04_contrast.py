@@ -12,12 +12,12 @@
 # ---
 
 # %% [markdown]
-# # 04 · Contrast: what pulls look-alikes apart
+# # 04 · Contrast: objectives that separate look-alikes
 #
 # After this notebook you can say
 # - what CoMPLe's contrast rewards, by a closed form and by a measurement beside it,
 # - what the discriminative objective trains instead, and why errors are averaged before the softmax,
-# - how far look-alike prompts move apart, step by step, and whether that helps on new photographs.
+# - how far look-alike prompts move apart, step by step, and whether that helps on new images.
 #
 # About 2 minutes on two CPU cores. No network is needed.
 
@@ -26,18 +26,19 @@
 import numpy as np
 import torch
 
-from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, draw_episode, load_fashion
+from gcpl_lab import FrozenDiffusion, GCPLClassifier, draw_episode, load_fashion
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
+from gcpl_lab.workshop import course
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
 # %% [markdown]
 # ## The idea
 #
-# GCPL trains every class alone: nothing tells the shirt's prompt to be *bad* at coats. CoMPLe adds a contrast. In a
-# batch of samples of different classes, each with a noise of its own, the prediction shall be near its own noise and
+# GCPL trains every class alone: nothing penalises a shirt prompt that also denoises coats well. CoMPLe adds a contrast.
+# In a batch of samples of different classes, each with its own noise, the prediction should be near its own noise and
 # far from the others':
 #
 # $$L_{CoMPLe} = \frac1B\sum_j \lVert\epsilon_j - \epsilon_\theta(z_t^j, t, h_{c_j})\rVert^2
@@ -45,7 +46,7 @@ preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 #
 # It costs no further forward pass. Before we train it, we ask what it rewards.
 #
-# We start from what notebook 03 left: class prompts learned with GCPL, and the same sixteen photographs a class.
+# We start from what notebook 03 left: class prompts learned with GCPL, and the same sixteen images a class.
 
 # %%
 diffusion = FrozenDiffusion.load(preset, device=default_device())
@@ -60,8 +61,7 @@ names
 # ## One tensor
 #
 # One batch holds each class once. Its B × B distances have the own noises on the diagonal, and off it the distances
-# to noises that the prediction *has never met*: the noise of another sample is independent of everything that this
-# prediction depends on.
+# to noises of *other* samples: these are independent of everything that this prediction depends on.
 
 # %%
 from gcpl_lab.gcpl.objectives import expected_contrast, pairwise_noise_distances
@@ -102,8 +102,8 @@ f"contrast: measured {np.mean(measured):.3f}, foreseen {np.mean(foreseen):.3f}"
 
 # %% [markdown]
 # So the minimiser is known without training: minimise ‖ε − p‖² − λ‖p‖² over p for a given input, and
-# p = E[ε | input] / (1 − λ): GCPL's best prediction, **scaled up**. A longer arrow in the same direction does not tell
-# a shirt from a coat.
+# p = E[ε | input] / (1 − λ): GCPL's best prediction, **scaled up**. A longer vector in the same direction does not
+# separate a shirt from a coat.
 #
 # ## Measured in training
 #
@@ -137,13 +137,13 @@ figure
 #
 # ## The discriminative objective
 #
-# What the classifier ranks can be trained directly. One photograph, S pairs (t, ε), all candidate prompts on the same
+# What the classifier ranks can be trained directly. One image, S pairs (t, ε), all candidate prompts on the same
 # pairs, d the denoising error:
 #
 # $$L = CE\Big(\mathrm{softmax}_c\big(-\tau\,\tfrac1S\sum_{t,\epsilon} d_c/\bar d\,\big),\,y\Big) + \beta\,d_y/\bar d$$
 #
 # Two details decide: errors are averaged over several (t, ε) *before* the softmax, as in the decision itself (a single
-# pair is mostly noise), and they are relative, so that no noise level drowns the others. It starts from GCPL's
+# pair is mostly noise), and they are relative, so that no noise level outweighs the others. Training starts from GCPL's
 # vectors.
 
 # %%
@@ -159,7 +159,7 @@ monitor
 # %%
 monitor.wait()
 batchwise = [record.values["accuracy"] for record in monitor.history]
-f"right on a batch's photographs: first five updates {np.mean(batchwise[:5]):.0%}, last {np.mean(batchwise[-5:]):.0%}"
+f"right on a batch's images: first five updates {np.mean(batchwise[:5]):.0%}, last {np.mean(batchwise[-5:]):.0%}"
 
 # %% [markdown]
 # ## Look-alikes, step by step
@@ -176,8 +176,8 @@ path |= {last + step: vectors for step, vectors in discriminative.states_.items(
 JourneySlider(path, names)
 
 # %% [markdown]
-# The token is only the entrance. What the denoiser hears is the text encoder's output: how far apart are the class
-# prompts there, on average, after each step?
+# The token is only the input of the text encoder. The denoiser is conditioned on the encoder's output: how far apart
+# are the class prompts there, on average, after each step?
 
 # %%
 from copy import deepcopy
@@ -199,10 +199,10 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# ## Does it help on photographs that were never seen?
+# ## Does it help on images that were never seen?
 #
-# The same test photographs, timesteps and noises for all three. Look at the accuracies with the separation beside
-# them, and mind that 150 photographs leave an interval of about ±7 points on each.
+# The same test images, timesteps and noises for all three. Look at the accuracies with the separation beside
+# them, and mind that 150 images leave an interval of about ±7 points on each.
 
 # %%
 from gcpl_lab.data.episodes import draw_test
@@ -286,17 +286,17 @@ for step in range(40):
 f"other classes {np.mean(measured):.3f}, one class {np.mean(contrasts):.3f}"
 
 # %% [markdown] tags=["solution"]
-# It hardly does: what is contrasted is noise with noise, and noise has no class. The difference that is left comes
-# from how long the predictions of this one class are.
+# It hardly does: the noises do not depend on the class. The remaining difference comes from the norm of the predictions
+# of this one class.
 
 # %% [markdown]
 # ### Exercise 3
 #
-# Average fewer pairs before the softmax: how sure is the ranking of one photograph after 1, 2, 4 and 8 pairs (t, ε)?
+# Average fewer pairs before the softmax: how sure is the ranking of one image after 1, 2, 4 and 8 pairs (t, ε)?
 # Use `evidence["GCPL"].errors` (image, class, pair).
 
 # %% tags=["solution"]
-from gcpl_lab.gcpl.classifier import class_scores
+from gcpl_lab.gcpl.calibration import class_scores
 
 errors = evidence["GCPL"].errors
 for count in (1, 2, 4, 8):
@@ -319,8 +319,8 @@ for count in (1, 2, 4, 8):
 # squared norm.</details>
 # <details><summary>nothing: it is a constant</summary>Half of it is a constant, but the squared norm is not.</details>
 #
-# **2.** The discriminative objective separates its sixteen photographs a class perfectly. What do you know?
+# **2.** The discriminative objective separates its sixteen images a class perfectly. What do you know?
 #
-# <details><summary>that it will separate new photographs</summary>No: a perfect fit of few is easy.</details>
-# <details><summary>only that it has fitted them; measure on photographs it never saw</summary>Right: the cell with the
-# test photographs is the one that counts.</details>
+# <details><summary>that it will separate new images</summary>No: a perfect fit of few is easy.</details>
+# <details><summary>only that it has fitted them; measure on images it never saw</summary>Right: the cell with the
+# test images is the one that counts.</details>

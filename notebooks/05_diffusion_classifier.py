@@ -12,11 +12,11 @@
 # ---
 
 # %% [markdown]
-# # 05 · The diffusion classifier, taken apart
+# # 05 · The diffusion classifier, step by step
 #
 # After this notebook you can say
-# - at which noise levels the evidence for a class lies, and where in the photograph,
-# - what an elimination race saves, and what accuracy costs in denoiser evaluations,
+# - at which noise levels the evidence for a class lies, and where in the image,
+# - what the staged classifier saves, and what accuracy costs in denoiser evaluations,
 # - why raw probabilities are nearly equal, and what a temperature and offsets do about it.
 #
 # About 1 minute on two CPU cores. No network is needed.
@@ -26,22 +26,23 @@
 import numpy as np
 import torch
 
-from gcpl_lab import FrozenDiffusion, GCPLClassifier, course, load_fashion
+from gcpl_lab import FrozenDiffusion, GCPLClassifier, load_fashion
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
+from gcpl_lab.workshop import course
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 
 # %% [markdown]
 # ## The idea
 #
-# A photograph belongs to the class whose prompt denoises it best:
+# An image belongs to the class whose prompt denoises it best:
 #
 # $$p(c\mid x) \;\propto\; \exp\big(-\tau\, E_{t,\epsilon}\lVert\epsilon - \epsilon_\theta(z_t, t, h_c)\rVert^2\big)$$
 #
-# with the same (t, ε) for every class of a photograph (Li et al. 2023,
+# with the same (t, ε) for every class of an image (Li et al. 2023,
 # [arXiv 2303.16203](https://arxiv.org/abs/2303.16203)). So a decision is a table of errors, one row a class, one column
 # a pair (t, ε), and everything in this notebook is read from such tables.
 #
@@ -60,8 +61,8 @@ tuple(latents.shape)
 # %% [markdown]
 # ## One tensor
 #
-# Sixteen noise levels over the *whole* schedule, every class on each of them, for all test photographs at once. The
-# table of the first photograph, relative to the mean over the classes (below 1: this prompt denoises better than the
+# Sixteen noise levels over the *whole* schedule, every class on each of them, for all test images at once. The
+# table of the first image, relative to the mean over the classes (below 1: this prompt denoises better than the
 # others do):
 
 # %%
@@ -79,8 +80,8 @@ for name, row in zip(names, table, strict=True):
 # ## Where the evidence is
 #
 # How much better does the own prompt denoise than the others, at each noise level, averaged over all test
-# photographs? With little noise the picture shows everything and no prompt is needed; with almost nothing but noise
-# there is nothing left to judge.
+# images? With little noise the image is visible and the prompt matters little; with almost only noise there is no
+# evidence left.
 
 # %%
 from gcpl_lab.views.evidence import plot_timestep_evidence
@@ -97,10 +98,10 @@ figure
 # %% [markdown]
 # That is why the tiny preset trains and classifies in one part of the schedule only (`diffusion.evidence_range`).
 #
-# ## An elimination race
+# ## The staged classifier
 #
-# Most classes can be ruled out after a few looks. The staged classifier shows every class four pairs (t, ε), keeps
-# the best two, and spends the other twelve pairs on these alone. Choose a photograph and move through the samples.
+# Most classes can be ruled out after a few samples. The staged classifier evaluates every class on four pairs (t, ε),
+# keeps the best two, and evaluates only these on the other twelve. Choose an image and move through the samples.
 
 # %%
 from gcpl_lab.views.widgets import ClassifierRace
@@ -113,12 +114,12 @@ ClassifierRace(staged, names, images=pictures, labels=test.labels, weighting="ab
 # %% [markdown]
 # ## Cost against accuracy
 #
-# Cost is counted in denoiser evaluations a photograph (classes × pairs for the exact classifier): seconds depend on
+# Cost is counted in denoiser evaluations an image (classes × pairs for the exact classifier): seconds depend on
 # the machine, evaluations do not.
 
 # %%
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.gcpl.classifier import class_scores
+from gcpl_lab.gcpl.calibration import class_scores
 
 
 def measure(evidence, weighting="absolute"):
@@ -129,7 +130,7 @@ def measure(evidence, weighting="absolute"):
 runs = {f"exact {count}": measure(judge.exact(latents, count)) for count in (1, 2, 4, 8)}
 runs |= {"exact 16": measure(exact), "staged 4, 16": measure(staged)}
 for name, (cost, share) in runs.items():
-    print(f"{name:13s} {cost:5.1f} evaluations a photograph   {share:.0%}")
+    print(f"{name:13s} {cost:5.1f} evaluations an image   {share:.0%}")
 
 # %%
 with style.figure_style():
@@ -139,36 +140,37 @@ with style.figure_style():
         color, marker, up = ("#D55E00", "D", 12) if name.startswith("staged") else ("#0072B2", "o", -26)
         ax.scatter(cost, share, s=80, color=color, marker=marker)
         ax.annotate(name, (cost, share), xytext=(0, up), textcoords="offset points", ha="center", color=color)
-    ax.set(xscale="log", xlim=(3, 140), ylim=(0, 1), xlabel="denoiser evaluations a photograph", ylabel="accuracy")
+    ax.set(xscale="log", xlim=(3, 140), ylim=(0, 1), xlabel="denoiser evaluations an image", ylabel="accuracy")
     ax.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     ax.set_xticks([], minor=True)
 figure
 
 # %% [markdown]
-# ## Where in the photograph
+# ## Where in the image
 #
 # The error is a sum over the latent's places, so the difference of two classes' errors can be laid over the
-# photograph. Here: the pair of classes that is mistaken most, and one photograph that was mistaken.
+# image. Here: the pair of classes that is mistaken most, and one image that was mistaken.
 
 # %%
 from gcpl_lab.evaluation.metrics import confusion_matrix
-from gcpl_lab.experiments.reports import most_confused_pair
+from gcpl_lab.experiments.results import most_confused_pair
+from gcpl_lab.gcpl.evidence import evidence_map
 from gcpl_lab.views.evidence import plot_error_map
 
 predicted = class_scores(exact.errors, "absolute").argmax(axis=1)
 a, b = most_confused_pair(confusion_matrix(class_scores(exact.errors, "absolute"), test.labels))
 index = int(np.flatnonzero((test.labels == a) & (predicted == b))[0])
-evidence_map = judge.evidence_map(latents[index], a, b, num_samples=16)
+error_map = evidence_map(judge, latents[index], a, b, num_samples=16)
 with style.figure_style():
     figure = style.new_figure(9, 4)
-    plot_error_map(figure.subplots(1, 2), np.asarray(pictures[index]), evidence_map.numpy(), names[a], names[b])
+    plot_error_map(figure.subplots(1, 2), np.asarray(pictures[index]), error_map.numpy(), names[a], names[b])
 f"a {names[a]} that was taken for a {names[b]}"
 
 # %%
 figure
 
 # %% [markdown]
-# Blue places speak for the truth, orange ones for the mistake. More pairs, with their photographs:
+# Blue places are evidence for the true class, orange ones for the wrong one. More pairs, with their images:
 
 # %%
 from gcpl_lab.views.widgets import PairExplorer
@@ -179,12 +181,12 @@ PairExplorer(exact, test.labels, names, pictures)
 # ## Probabilities that mean something
 #
 # The softmax of raw errors is nearly flat: the classes' errors differ in the third digit. A temperature, fitted on
-# the *support* photographs together with one offset a class, stretches them until a stated 80 % is right in about
+# the *support* images together with one offset a class, stretches them until a stated 80 % is right in about
 # 80 % of cases. Neither changes what the denoiser saw.
 
 # %%
 from gcpl_lab.evaluation.metrics import expected_calibration_error, log_loss
-from gcpl_lab.gcpl.classifier import probabilities
+from gcpl_lab.gcpl.calibration import probabilities
 from gcpl_lab.views.evidence import plot_reliability
 
 judged = model.evidence(latents)
@@ -230,18 +232,18 @@ assert runs["exact 16"][1] > 2 / len(names), "hardly better than guessing"
 # %% [markdown]
 # ### Exercise 1
 #
-# The mean of the evidence map is a number that you know already. Which one? Check it for the photograph above (the
+# The mean of the evidence map is a number that you know already. Which one? Check it for the image above (the
 # map is made without bfloat16, so compare with a judge that does not use it either).
 
 # %% tags=["solution"]
 plain = DiffusionClassifier(diffusion, hidden, timestep_range=model.timestep_range).exact(latents[[index]], 16)
 difference = float(plain.errors[0, b].mean() - plain.errors[0, a].mean())
-f"mean of the map {float(evidence_map.mean()):.6f}, difference of the two classes' errors {difference:.6f}"
+f"mean of the map {float(error_map.mean()):.6f}, difference of the two classes' errors {difference:.6f}"
 
 # %% [markdown]
 # ### Exercise 2
 #
-# A bolder race: keep two classes after a single pair, `to_keep=(2, 1), n_samples=(1, 16)`. In how many photographs
+# A bolder race: keep two classes after a single pair, `to_keep=(2, 1), n_samples=(1, 16)`. In how many images
 # is the right class thrown out after the first stage?
 
 # %% tags=["solution"]
@@ -249,7 +251,7 @@ bold = judge.staged(latents, to_keep=(2, 1), n_samples=(1, 16))
 alive = ~np.isnan(bold.errors).any(axis=2)
 out = ~alive[np.arange(len(test)), test.labels]
 cost, share = measure(bold)
-f"right class out in {out.mean():.0%} of the photographs; {cost:.0f} evaluations, {share:.0%} right"
+f"right class out in {out.mean():.0%} of the images; {cost:.0f} evaluations, {share:.0%} right"
 
 # %% [markdown]
 # ### Exercise 3
@@ -263,8 +265,8 @@ for name, before_it, after_it in zip(names, without, with_offsets, strict=True):
     print(f"{name:10s} predicted {before_it:2d} times without, {after_it:2d} with; there are 20")
 
 # %% [markdown] tags=["solution"]
-# A prompt that denoises the whole family well wins too often; its offset takes the head start away. The offsets come
-# from the support photographs, so they may be used; fitted on test photographs they would be cheating.
+# A prompt that denoises the whole family well is predicted too often; its offset corrects that. The offsets come from
+# the support images, so they may be used; fitted on test images they would make the result too good.
 
 # %% [markdown]
 # ## Check yourself
@@ -282,4 +284,4 @@ for name, before_it, after_it in zip(names, without, with_offsets, strict=True):
 # <details><summary>the classifier guesses</summary>No: the ranking can be right although the differences are
 # small.</details>
 # <details><summary>the scale of the errors is arbitrary, and a temperature has to be fitted</summary>Right: and
-# on photographs that are not the test photographs.</details>
+# on images that are not the test images.</details>

@@ -61,9 +61,9 @@ figure
 # %% [markdown]
 # ## The idea
 #
-# The towers of CLIP stay frozen. Each class has a prompt **[v₁ … v_M] + its name**, and the vectors are trained by
-# two teachers: the labels, and captions that people wrote beside the pictures. Captions are cheap and often wrong:
-# they leave garments out and give wrong names.
+# The towers of CLIP stay frozen. Each class has a prompt **[v₁ … v_M] + its name**, and the vectors are trained on two
+# sources: the labels, and captions of the images. Captions are cheap and often wrong: they leave garments out and give
+# wrong names.
 
 # %%
 from gcpl_lab.data.readers import read_image
@@ -89,7 +89,7 @@ figure
 # own; a softmax would make them compete for one place.
 
 # %%
-from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.lmpt.estimator import encode_views
 
 features = encode_views(clip, train.images, flip=False)[0]
@@ -103,16 +103,16 @@ for label in logits[scene].argsort(descending=True)[:4].tolist():
 # %% [markdown]
 # ## The first loss, part by part
 #
-# Take binary cross entropy and ask what its gradient wants. For a rare class nearly every picture is a negative:
-# thousands of small pushes down against a few pulls up. The distribution-balanced loss (Wu et al. 2020, [arXiv
-# 2007.09654](https://arxiv.org/abs/2007.09654)) mends that in three parts:
+# Take the gradient of binary cross entropy. For a rare class nearly every image is a negative: many small gradients
+# lower its logit, few raise it. The distribution-balanced loss (Wu et al. 2020, [arXiv
+# 2007.09654](https://arxiv.org/abs/2007.09654)) corrects that in three parts:
 #
 # 1. **re-balancing**: an image weighs more for the rare class it is drawn for, smoothly,
 # 2. **negative tolerance**: a class's logit is shifted by its prior, and negatives stop pushing early,
 # 3. **focal**: what is easy already counts little.
 #
-# Suppose that all pictures looked alike, so that a class had one logit z for all of them. Where do pulls and pushes
-# balance? There the loss leaves a class about which the pictures say nothing: its *resting logit*.
+# Suppose that all images looked the same, so that a class had one logit z for all of them. At which z is the gradient
+# zero? There the loss leaves a class about which the images carry no information: its *resting logit*.
 
 # %%
 from gcpl_lab.lmpt.losses import binary_cross_entropy, distribution_balanced_loss
@@ -126,6 +126,7 @@ steps = {
 }
 
 
+# %%
 def gradient_at(z, switched_on):
     start = torch.full_like(targets, z).requires_grad_()
     switches = {part: part in switched_on for part in ("rebalance", "negative_tolerant", "focal")}
@@ -151,8 +152,9 @@ figure
 
 # %% [markdown]
 # Cross entropy leaves every class at its frequency: a class on nine of 520 scenes rests at −4, a probability of two
-# percent, and a picture has to speak very loudly for it. Negative tolerance lifts the tail nearly level with the head.
-# Re-balancing hardly shows here: it weighs pictures against each other, not the two directions of one class.
+# percent, and only strong evidence in an image can raise it enough. Negative tolerance raises the tail nearly to the
+# level of the head. Re-balancing hardly shows here: it weighs images against each other, not the two directions of one
+# class.
 
 # %%
 same = distribution_balanced_loss(
@@ -314,15 +316,8 @@ from gcpl_lab.views.multilabel import draw_mistake
 
 decisions = {"probabilities": outcome.probabilities, "targets": test.targets, "thresholds": outcome.thresholds}
 image, label = find_mistakes(**decisions)[0]
-mistake = explain_mistake(
-    image,
-    label,
-    **decisions,
-    feature=experiment.test_features[image],
-    train_features=features,
-    train_targets=train.targets,
-    class_names=names,
-)
+known = {"train_features": features, "train_targets": train.targets, "class_names": names}
+mistake = explain_mistake(image, label, **decisions, **known, feature=experiment.test_features[image])
 with style.figure_style():
     neighbours = [read_image(train.images[entry["image"]]) for entry in mistake.neighbours]
     figure = draw_mistake(mistake, read_image(test.images[image]), neighbours)
@@ -386,7 +381,7 @@ for factor in (1.0, 1.5):
 # <details><summary>Its pictures are harder to see.</summary>
 # No: the pictures are no different, there are fewer.</details>
 # <details><summary>Nearly every picture is a negative for it, and all of them push its logit down.</summary>
-# Right: the few pulls up drown until weights or tolerance balance them.</details>
+# Right: the few positives are outweighed until weights or tolerance balance them.</details>
 # <details><summary>The softmax gives its probability to the head classes.</summary>
 # No: there is no softmax here; each class has its own sigmoid.</details>
 #

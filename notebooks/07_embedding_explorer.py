@@ -17,7 +17,7 @@
 # After this notebook you can say
 # - which five spaces of a frozen model can be mapped, and what a map of each one shows,
 # - how PCA, t-SNE, UMAP and densMAP differ on the very same points,
-# - when a picture flatters, and which number in the original space tells.
+# - when a map looks better than the data, and which number in the original space shows it.
 #
 # About 2 minutes on two CPU cores. No network is needed.
 
@@ -38,7 +38,7 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 # %% [markdown]
 # ## Something to look at
 #
-# The five kinds of tops, sixteen photographs each to learn from, thirty each to look at. Training keeps its state every
+# The five kinds of tops, sixteen images each to learn from, thirty each to look at. Training keeps its state every
 # ten updates, so that the way can be drawn later.
 
 # %%
@@ -66,8 +66,8 @@ f"{len(model.history_)} updates, {len(model.states_)} states kept"
 #
 # ## Space 1 and 2: the class tokens, and what the text encoder makes of them
 #
-# Tokens are where training works. The denoiser never sees them: it hears what the text encoder makes of the whole
-# prompt.
+# Training changes the tokens. The denoiser is not conditioned on them directly but on the text encoder's output for the
+# whole prompt.
 
 # %%
 from gcpl_lab.evaluation.features import prompt_outputs
@@ -98,12 +98,12 @@ for name, points in spaces.items():
     )
 
 # %% [markdown]
-# Far apart is not well told apart: tokens may drift along directions that the denoiser does not hear. What counts is
-# what happens to photographs.
+# Far apart does not mean well separated: tokens may move along directions that the denoiser does not react to. What
+# matters is how images are classified.
 #
-# ## Space 3: error profiles of photographs
+# ## Space 3: error profiles of images
 #
-# A photograph's profile holds the denoising error under every class prompt at every timestep, relative to the mean
+# An image's profile holds the denoising error under every class prompt at every timestep, relative to the mean
 # over classes. It is exactly what the classifier decides on. Before: class names as prompts. After: learned ones. A
 # third state trains on top of that to rank (the discriminative objective of notebook 04).
 
@@ -139,7 +139,7 @@ plot_before_after(
     labels,
     names,
     separations=measured,
-    title="Error profiles of 150 test photographs on one map",
+    title="Error profiles of 150 test images on one map",
     warning=warn_if_flattering(together, profiles, labels),
 )
 
@@ -245,7 +245,7 @@ rarest = [part_of[min(np.flatnonzero(row), key=lambda label: counts[label])] for
 looks = {part: style.PART_LOOKS[part] for part in ("head", "medium", "tail")}
 
 # %%
-from gcpl_lab.views.labels import name_places
+from gcpl_lab.views.panels import name_places
 
 with style.figure_style():
     figure = style.new_figure(11, 8.4)
@@ -263,15 +263,14 @@ figure
 # %% [markdown]
 # ## Take it away
 #
-# A hover map (every point with its photograph and answer) and a flip-book of the tokens' way: one HTML
+# A hover map (every point with its image and answer) and a flip-book of the tokens' way: one HTML
 # file each, which opens without a server or a network.
 
 # %%
 import tempfile
 from pathlib import Path
 
-from gcpl_lab.views.animation import journey_frames, write_flip_book
-from gcpl_lab.views.hover import write_hover_map
+from gcpl_lab.views.interactive import journey_frames, write_flip_book, write_hover_map
 
 folder = Path(tempfile.mkdtemp())  # choose a folder of your own
 answers = {name: found.errors.mean(axis=2).argmin(axis=1) for name, found in evidence.items()}
@@ -293,6 +292,8 @@ from gcpl_lab.views.slides import Bars, Deck, Provenance, slide_figure, to_slide
 with style.figure_style("slide"):
     picture = slide_figure()
     plot_map(picture.subplots(), together.points["GCPL"], labels, names)
+
+# %%
 near = [entry.neighbour_accuracy for entry in measured.values()]
 bars = Bars(list(measured), *np.array(near).T.tolist(), axis="nearest neighbour of its own class")
 deck = Deck(Provenance(seed=0, checksum=test.checksum, command="notebook 07"))
@@ -302,7 +303,7 @@ deck.add(
         "Five kinds of tops",
         "A map; the next slide has the number.",
         "PCA of error profiles",
-        alt="Map of 150 photographs in five colours",
+        alt="Map of 150 images in five colours",
     )
 )
 deck.add(to_slide(bars, "Do they come apart?", "Measured where the classifier works.", "95 % bootstrap intervals"))

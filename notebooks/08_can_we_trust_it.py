@@ -15,9 +15,9 @@
 # # 08 · Can we trust it?
 #
 # After this notebook you can say
-# - how far photographs may drift before the classifier fails, and whether it notices,
-# - how much of an accuracy is luck of the draw, and how many photographs a class needs,
-# - whether a learned prompt draws what it is meant to draw, and who should be the judge.
+# - how far images may drift before the classifier fails, and whether it notices,
+# - how much an accuracy depends on the draw of the exemplars, and how many images a class needs,
+# - whether a learned prompt generates images of its class, and which classifier should decide that.
 #
 # About 2.5 minutes on two CPU cores. No network is needed.
 
@@ -38,8 +38,8 @@ tops = ("t-shirt", "pullover", "dress", "coat", "shirt")
 # %% [markdown]
 # ## The idea
 #
-# A test accuracy answers one question: how often is the model right on photographs *like these*, having learned from
-# *that* draw. Before anybody relies on it, four more questions want an answer: other photographs, other draws, other
+# A test accuracy answers one question: how often is the model right on images *like these*, having learned from
+# *that* draw. Before anybody relies on it, four more questions want an answer: other images, other draws, other
 # evidence than the model's own, and what a person sees. Everything is measured with an interval
 #
 # $$\frac{\hat p + z^2/2n}{1 + z^2/n} \pm \frac{z}{1 + z^2/n} \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}},
@@ -47,7 +47,7 @@ tops = ("t-shirt", "pullover", "dress", "coat", "shirt")
 #
 # (Wilson's 95 % interval of a share of n pictures, honest also for few of them and near 0 or 100 %)
 #
-# and with baselines beside it: a method that fails together with everything else tells us about the photographs.
+# and with baselines beside it: a method that fails together with everything else tells us about the images.
 
 
 # %%
@@ -61,35 +61,27 @@ def only_tops(split, per_class):
 settings = {"num_steps": 60, "batch_size": 20, "num_evidence": 4}
 experiment = FewShotExperiment(only_tops("support", 64), only_tops("test", 20), preset=preset, settings=settings)
 labels, pictures = experiment.test.labels, read_images(experiment.test.images)
-f"{len(experiment.support)} photographs to draw from, {len(pictures)} to test on"
+f"{len(experiment.support)} images to draw from, {len(pictures)} to test on"
 
 # %% [markdown]
 # ## Seeds and shots
 #
-# Three draws of 1, 4 and 16 photographs a class. A seed chooses the photographs, the starting noise and the batches.
+# Three draws of 1, 4 and 16 images a class. A seed chooses the images, the starting noise and the batches.
 
 # %%
+from itertools import product
+
 methods = ("gcpl", "linear_probe", "zero_shot_clip")
-outcomes = {
-    (method, shots, seed): experiment.run(method, shots, seed)
-    for method in methods
-    for shots in (1, 4, 16)
-    for seed in (0, 1, 2)
-}
+runs = product(methods, (1, 4, 16), (0, 1, 2))
+outcomes = {(method, shots, seed): experiment.run(method, shots, seed) for method, shots, seed in runs}
+
+# %%
 table = []
-for method in methods:
-    for shots in (1, 4, 16):
-        values = np.array([outcomes[method, shots, seed].row["accuracy"] for seed in (0, 1, 2)])
-        spread = values.std(ddof=1)
-        table.append(
-            {
-                "name": METHOD_TITLES[method],
-                "shots": shots,
-                "accuracy": values.mean(),
-                "low": values.mean() - spread,
-                "high": values.mean() + spread,
-            }
-        )
+for method, shots in product(methods, (1, 4, 16)):
+    values = np.array([outcomes[method, shots, seed].row["accuracy"] for seed in (0, 1, 2)])
+    mean, spread = values.mean(), values.std(ddof=1)
+    row = {"name": METHOD_TITLES[method], "shots": shots, "accuracy": mean}
+    table.append(row | {"low": mean - spread, "high": mean + spread})
 
 # %%
 from gcpl_lab.views.plots import plot_shots
@@ -108,15 +100,15 @@ hits = round(outcomes["gcpl", 16, 0].row["accuracy"] * len(labels))
 of_photographs = share_with_interval(hits, len(labels))
 draws = [outcomes["gcpl", 16, seed].row["accuracy"] for seed in (0, 1, 2)]
 print(
-    f"one run: {of_photographs.value:.0%}, 95 % interval over photographs {of_photographs.low:.0%} to "
+    f"one run: {of_photographs.value:.0%}, 95 % interval over images {of_photographs.low:.0%} to "
     f"{of_photographs.high:.0%}; three draws: {', '.join(f'{value:.0%}' for value in draws)}"
 )
 
 # %% [markdown]
-# Both kinds of luck count. A hundred test photographs leave an interval of nearly twenty points; a table that prints
-# 72.0 against 74.0 from one run has measured nothing.
+# Both kinds of chance count: test images and draws. A hundred test images leave an interval of nearly twenty points; a
+# table with 72.0 against 74.0 from one run shows no difference.
 #
-# ## One picture, drifting
+# ## One image under every shift
 #
 # Tomorrow's camera is out of focus, the light is dim, somebody holds the garment askew. Five kinds of shift, each in
 # graded steps whose size is written down (`gcpl_lab.data.shifts`).
@@ -130,14 +122,15 @@ plot_sample_grid(
 )
 
 # %% [markdown]
-# ## The same photographs under every shift
+# ## The same images under every shift
 #
 # All methods see the very same changed pictures. None of them was told about shifts.
 
 # %%
 import torch
 
-from gcpl_lab.baselines.clip_features import LinearProbe, ZeroShotCLIP
+from gcpl_lab.baselines.features import LinearProbe
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.evaluation.trust import measure_shifts
 
@@ -167,7 +160,7 @@ draw_shift_grid(points, chance=1 / len(tops))
 # ## Does it notice?
 #
 # A model that fails and knows it can hand over to a person. Above the diagonal, stated probability exceeds accuracy: it
-# fails without noticing. The probabilities were calibrated on clean photographs.
+# fails without noticing. The probabilities were calibrated on clean images.
 
 # %%
 from gcpl_lab.views.trust import plot_confidence
@@ -180,9 +173,9 @@ figure
 # %% [markdown]
 # ## Generated against real
 #
-# A learned prompt can be asked what it means: let the model draw from it. Then ask judges whether the pictures are of
-# the class. The classifier itself is a *lenient* judge: it looks for the same prompts that drew them. A probe on CLIP
-# features, fitted on real photographs, is stricter. Real photographs before the same judge are the yardstick.
+# The model can generate images from a learned prompt. Then classifiers decide whether the images are of the class. The
+# diffusion classifier itself is a *lenient* judge: it uses the prompts that generated them. A probe on CLIP features,
+# fitted on real images, is stricter. Real images classified by the same judge are the reference.
 
 # %%
 diffusion, each = experiment.diffusion, 8
@@ -200,7 +193,7 @@ plot_sample_grid(rows + [(what, [np.asarray(images[i]) for i in range(32, 40)]) 
 # %%
 from gcpl_lab.evaluation.trust import measure_consistency, measure_recognition
 
-real = {"real photographs": pictures}
+real = {"real images": pictures}
 verdicts = {
     judge: {
         what: measure_recognition(predict(images), labels if what in real else drawn_for)
@@ -235,7 +228,7 @@ figure
 
 # %%
 for what, entries in distances.items():
-    print(f"{what:30s} variety {np.mean([entry.spread for entry in entries]):.2f} of the real photographs'")
+    print(f"{what:30s} variety {np.mean([entry.spread for entry in entries]):.2f} of the real images'")
 
 # %% [markdown]
 # ## What a person should look at
@@ -297,25 +290,25 @@ with style.figure_style():
         ax.scatter(x, y, s=120, color=style.PALETTE[turn], marker=style.MARKERS[turn])
         text = f"{METHOD_TITLES[method]}\n{row['denoiser_evaluations'] // len(labels)} denoiser passes"
         ax.annotate(text, (x, y), (10, -38 if turn == 1 else 8), textcoords="offset points")
-    ax.set(xscale="log", xlabel="seconds a photograph on this machine, features given", ylabel="accuracy")
+    ax.set(xscale="log", xlabel="seconds an image on this machine, features given", ylabel="accuracy")
     ax.set(ylim=(0, 1), xlim=(None, 10 * ax.get_xlim()[1]))
 figure
 
 # %% tags=["sanity"]
 curve = {(point.kind, point.severity): point.accuracy.value for point in points if point.method == "GCPL"}
-assert curve["blur", 0] > 1.5 / len(tops), "hardly better than guessing on clean photographs: look at the training"
+assert curve["blur", 0] > 1.5 / len(tops), "hardly better than guessing on clean images: look at the training"
 hardest = np.mean([curve[kind, 5] for kind in SHIFTS])
 assert hardest < curve["blur", 0] + 0.02, "strong shifts cost nothing: are the pictures changed at all?"
 assert all(entry.to_real > 0 for entries in distances.values() for entry in entries), "a drawn picture is a real one"
 assert len({i for i, _ in sample}) == len(sample) == 12
-f"GCPL: {curve['blur', 0]:.0%} on clean photographs, {hardest:.0%} on average at the strongest shifts"
+f"GCPL: {curve['blur', 0]:.0%} on clean images, {hardest:.0%} on average at the strongest shifts"
 
 # %% [markdown]
 # ## Exercises
 
 # %% [markdown]
 # ### Exercise 1
-# Train the probe on photographs *and* their inverted copies. Is it robust to inversion then, and what does it lose?
+# Train the probe on images *and* their inverted copies. Is it robust to inversion then, and what does it lose?
 
 # %% tags=["solution"]
 from gcpl_lab.data.shifts import shift_pictures
@@ -337,7 +330,7 @@ for what, entry in verdicts["Linear probe"].items():
 
 # %% [markdown]
 # ### Exercise 3
-# Hand the least sure photographs to a person. How accurate is GCPL on the surest 90, 70 and 50 %?
+# Hand the least sure images to a person. How accurate is GCPL on the surest 90, 70 and 50 %?
 
 # %% tags=["solution"]
 sure = np.argsort(-chances.max(axis=1), kind="stable")
@@ -354,12 +347,12 @@ for share in (1.0, 0.9, 0.7, 0.5):
 # <details><summary>It looks for the very prompts that the pictures were drawn from.</summary>
 # Right: whatever the prompt means, picture and judge agree on it.</details>
 # <details><summary>It has seen the pictures in training.</summary>No: they were drawn afterwards.</details>
-# <details><summary>Its temperature was fitted on clean photographs.</summary>
+# <details><summary>Its temperature was fitted on clean images.</summary>
 # No: that concerns how sure it says it is.</details>
 #
-# **2.** Method A has 73 % and method B 71 % on the same hundred photographs, one draw. What follows?
+# **2.** Method A has 73 % and method B 71 % on the same hundred images, one draw. What follows?
 #
 # <details><summary>A is better.</summary>No: the interval of each is nearly twenty points wide.</details>
 # <details><summary>They are equally good.</summary>No: that was not measured either.</details>
-# <details><summary>Compare them in pairs, on more photographs and several draws.</summary>
-# Right: until then this is a difference of two photographs.</details>
+# <details><summary>Compare them in pairs, on more images and several draws.</summary>
+# Right: until then this is a difference of two images.</details>

@@ -52,7 +52,7 @@ os.chdir(tempfile.mkdtemp())  # a folder to play in; leave this line out to work
 #     sandal/
 # ```
 #
-# We play that these photographs of shoes and bags are yours. To use your own, put them there and go on below.
+# We play that these images of shoes and bags are yours. To use your own, put them there and go on below.
 
 # %%
 mine = ("ankle boot", "bag", "sandal", "sneaker")
@@ -108,7 +108,7 @@ gcpl_lab(f"init my_project --images my_pictures --shots 8 --preset {preset}")
 # %%
 Path("my_pictures/test/sandal/copy.png").unlink()
 test = read_class_folders("my_pictures/test")
-f"{len(support)} photographs to learn from, {len(test)} to test on"
+f"{len(support)} images to learn from, {len(test)} to test on"
 
 # %% [markdown]
 # ## The plan
@@ -139,9 +139,7 @@ with style.figure_style():
     for turn, stage in enumerate(("training", "classification")):
         passes = [getattr(plan, stage).denoiser_evaluations for plan in plans]
         ax.plot(counts, passes, color=style.PALETTE[turn], marker=style.MARKERS[turn], label=stage)
-    ax.set(
-        xscale="log", yscale="log", xlabel="classes (16 photographs each, 1,000 to classify)", ylabel="denoiser passes"
-    )
+    ax.set(xscale="log", yscale="log", xlabel="classes (16 images each, 1,000 to classify)", ylabel="denoiser passes")
     ax.set_xticks(counts, [str(count) for count in counts])
     ax.legend(frameon=False)
 figure
@@ -161,7 +159,7 @@ sorted((path.name, f"{path.stat().st_size // 1024 + 1} kB") for path in Path("ru
 
 # %% [markdown]
 # The whole model that was learned is that small: a few vectors a class, and JSON that says on which frozen weights,
-# with which settings and photographs. Interrupted runs go on where the same line is given again.
+# with which settings and images. Interrupted runs go on where the same line is given again.
 
 # %%
 gcpl_lab("classify runs/mine " + " ".join(map(str, test.images[::8])))
@@ -246,7 +244,7 @@ again = GCPLClassifier.load("runs/mine", model.diffusion).predict_proba(test.ima
 assert np.allclose(chances, again, atol=1e-6), "a saved classifier must answer the same again"
 assert plans[2].classification.denoiser_evaluations == 1000 * 10 * plans[2].config.num_evidence
 assert sum(Processes(index, 4).share(10).stop - Processes(index, 4).share(10).start for index in range(4)) == 10
-f"{right.value:.0%} of {len(test)} test photographs right, from 8 photographs a class"
+f"{right.value:.0%} of {len(test)} test images right, from 8 images a class"
 
 # %% [markdown]
 # ## Exercises

@@ -83,7 +83,7 @@ plain = {"class_counts": [1, 1, 1], "reweight": False, "class_aware_margin": Fal
 print(results["sign"], float(3 * class_specific_embedding_loss(D, present, **plain) - embedding_loss(D, present)))
 
 # %% [markdown]
-# How it hid: the loss fell during training, since moving every prompt away from every caption is easy.
+# Why nobody noticed: the loss fell during training, since moving every prompt away from every caption is easy.
 #
 # ## 2. The scores
 #
@@ -123,7 +123,7 @@ results["scores"]
 # too, because crowded scenes are harder; but nothing holds them down.)
 
 # %%
-from gcpl_lab.baselines.clip_features import ZeroShotCLIP
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.lmpt.estimator import encode_views
 
@@ -201,9 +201,9 @@ results["vocabulary"]
 # the whole vocabulary has shrunk, and the model reads every prompt differently, also those of the classes you never
 # touched.
 #
-# ## 4. The picture's statistics
+# ## 4. The image statistics
 #
-# Pictures are normalised before an image tower sees them, with the mean and spread it was trained with.
+# Images are normalised before the image tower, with the mean and standard deviation that it was trained with.
 
 # %%
 from torchvision.transforms import v2
@@ -366,10 +366,12 @@ answers = [
     for model, points in zip((clip, swapped), features, strict=True)
 ]
 right = [(answer == photographs.labels[::5]).mean() for answer in answers]
+
+# %% tags=["solution"]
 pairs = zip(clip.model.modules(), swapped.model.modules(), strict=True)
 num_swapped = sum(type(one) is not type(two) for one, two in pairs)
 print(
-    f"{num_swapped} activations swapped; a picture's features before and after have cosine "
+    f"{num_swapped} activations swapped; an image's features before and after have cosine "
     f"{float((features[0] * features[1]).sum(1).mean()):.4f} on average"
 )
 print(
@@ -378,13 +380,13 @@ print(
 
 # %% [markdown]
 # ### Exercise 3
-# Write a check of your own: does any photograph stand in both the support pool and the test set?
+# Write a check of your own: does any image stand in both the support pool and the test set?
 
 # %% tags=["solution"]
 from gcpl_lab.storage import file_checksum
 
 support, test = ({file_checksum(path) for path in load_fashion(split).images} for split in ("support", "test"))
-print(f"{len(support & test)} photographs in both, of {len(support)} and {len(test)}")
+print(f"{len(support & test)} images in both, of {len(support)} and {len(test)}")
 print("Equal bytes only: a re-encoded copy needs a perceptual hash (gcpl_lab.data.duplicates).")
 
 # %% [markdown]

@@ -121,11 +121,14 @@ def known_diffusion() -> Callable[..., Any]:
         scheduler.register_to_config(prediction_type=prediction_type)
         vae = torch.nn.Module()
         vae.config = SimpleNamespace(scaling_factor=2.0, block_out_channels=(1, 2, 3))
+        text_encoder = torch.nn.Module()
+        text_encoder.config = SimpleNamespace(max_position_embeddings=3)
+        text_encoder.get_input_embeddings = lambda: torch.nn.Embedding(2, 1)
         return FrozenDiffusion(
             vae=vae,
             denoiser=KnownDenoiser(scheduler),
-            text_encoder=torch.nn.Module(),
-            tokenizer=None,
+            text_encoder=text_encoder,
+            tokenizer=SimpleNamespace(bos_token_id=0, eos_token_id=1, pad_token_id=1),
             scheduler=scheduler,
             name="known",
         )
@@ -200,3 +203,14 @@ def make_few_shot(random_pair: Pair, few_shot_folder: Path) -> Callable[..., Any
 def few_shot(make_few_shot: Callable[..., Any]) -> Any:
     """One such experiment that tests share."""
     return make_few_shot()
+
+
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers, as a cell of a notebook does, is forgotten behind it."""
+    from gcpl_lab.experiments import few_shot, multilabel
+    from gcpl_lab.gcpl.objectives import OBJECTIVES
+    from gcpl_lab.lmpt.losses import LOSSES
+
+    for registry in (OBJECTIVES, LOSSES, few_shot.BASELINES, few_shot.METHODS, multilabel.MULTILABEL_METHODS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))

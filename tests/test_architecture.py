@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "gcpl_lab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    ("errors", "registry"),
+    ("errors",),
+    ("registry",),
     ("storage", "settings"),
     ("data",),
     ("models",),
@@ -22,7 +23,8 @@ FLOORS = (
     ("views",),
     ("experiments",),
     ("workshop",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 """From the ground up: a module imports from its own room or from a lower floor; rooms of one floor not from each other.
 The package's ``__init__`` alone stands outside: it names what users import, and loads it when it is asked for."""

@@ -1,24 +1,23 @@
-"""Baselines by hand on made-up features, and on data that anybody can part."""
+"""Baselines by hand on made-up features and pixels, and on data that anybody can part."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from gcpl_lab.baselines.clip_features import (
-    ENSEMBLE_TEMPLATES,
-    CoOp,
-    LinearProbe,
-    NearestClassMean,
-    TipAdapter,
-    TipAdapterF,
-    ZeroShotCLIP,
-    feature_batches,
-)
+from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, PixelSupport, feature_batches
+from gcpl_lab.baselines.coop import CoOp
+from gcpl_lab.baselines.features import LinearProbe, NearestClassMean
+from gcpl_lab.baselines.multilabel import OneVsRestProbe
+from gcpl_lab.baselines.pixels import PixelForest, SmallNetwork, read_pixels, shifted_batches
+from gcpl_lab.baselines.tip_adapter import START, TipAdapter
+from gcpl_lab.baselines.zero_shot import ENSEMBLE_TEMPLATES, ZeroShotCLIP
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
 
@@ -41,6 +40,12 @@ def zero_shot(*templates: str) -> ZeroShotCLIP:
     return ZeroShotCLIP(MadeUpCLIP(), ["coat", "bag"], templates or ("a photo of a {}",))  # type: ignore[arg-type]
 
 
+def support_of(features: Tensor, labels: Tensor, **more: Any) -> FeatureSupport:
+    return FeatureSupport(
+        class_names=["coat", "bag"], labels=labels, clip=MadeUpCLIP(), features=features[None], **more
+    )  # type: ignore[arg-type]
+
+
 def clusters(num_classes: int, shots: int, seed: int = 0, spread: float = 0.05) -> tuple[Tensor, Tensor]:
     """Unit features around one axis for each class: parted by any sensible method."""
     labels = torch.arange(num_classes).repeat_interleave(shots)
@@ -48,20 +53,32 @@ def clusters(num_classes: int, shots: int, seed: int = 0, spread: float = 0.05) 
     return F.normalize(torch.eye(8)[labels] + spread * noise, dim=1), labels
 
 
+def random_features(num_images: int, width: int = 128) -> Tensor:
+    return F.normalize(torch.randn(num_images, width, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
 IMAGES = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+SUPPORT, LABELS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), torch.tensor([0, 0, 1, 1])
+
+
+def test_every_family_is_registered_in_the_order_of_the_tables() -> None:
+    assert "; ".join(BASELINES.titles().values()) == (
+        "Zero-shot CLIP; Zero-shot CLIP, 5 templates; Nearest class mean; Linear probe; CoOp, unified; "
+        "CoOp, class-specific; Tip-Adapter; Tip-Adapter-F; Random forest on pixels; Small network from scratch"
+    )
+    of_pixels = [name for name in BASELINES if BASELINES[name].facts.get("sees") == "pixels"]
+    assert of_pixels == list(BASELINES)[-2:] == ["pixel_forest", "small_network"]
+    assert list(MULTILABEL_BASELINES) == ["zero_shot_clip", "linear_probe"]
 
 
 def test_zero_shot_by_hand() -> None:
     torch.testing.assert_close(zero_shot().scores(IMAGES), torch.tensor([[6.0, 8.0], [10.0, 0.0]]))
-
-
-def test_several_templates_are_averaged_as_unit_features() -> None:
-    # coat: (0.8, 0.4) / |(0.8, 0.4)| = (2, 1) / √5; bag: (0, 1)
-    found = zero_shot("a photo of a {}", "a {}").scores(torch.tensor([[1.0, 0.0]]))
+    # Several templates are averaged as unit features. Coat: (0.8, 0.4) / |(0.8, 0.4)| = (2, 1) / √5; bag: (0, 1).
+    found = zero_shot("a photo of a {}", "a {}").scores(IMAGES[1:])
     torch.testing.assert_close(found, torch.tensor([[20 / np.sqrt(5), 0.0]], dtype=torch.float32))
 
 
-def test_the_ensemble_holds_every_class(clip: object) -> None:
+def test_the_ensemble_holds_every_class(clip: Any) -> None:
     model = ZeroShotCLIP(clip, ["coat", "bag", "長靴"], ENSEMBLE_TEMPLATES)
     torch.testing.assert_close(model.text_features.norm(dim=1), torch.ones(3))
     assert model.scores(torch.zeros(4, model.text_features.shape[1])).shape == (4, 3)
@@ -70,7 +87,7 @@ def test_the_ensemble_holds_every_class(clip: object) -> None:
 
 def test_nearest_mean_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
-    model = NearestClassMean(features, torch.tensor([0, 0, 1]), scale=10.0)
+    model = NearestClassMean(support_of(features, torch.tensor([0, 0, 1])))
     torch.testing.assert_close(model.means, torch.tensor([[2 / np.sqrt(5), 1 / np.sqrt(5)], [0, 1]]).float())
     torch.testing.assert_close(model.scores(IMAGES[1:]), torch.tensor([[20 / np.sqrt(5), 0.0]]).float())
 
@@ -82,13 +99,12 @@ def test_parted_classes_are_parted(num_classes: int, shots: int) -> None:
     tests, truth = clusters(num_classes, 10, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for model in (LinearProbe(features[None], labels), NearestClassMean(features, labels, 10.0)):
+        for model in (LinearProbe(features[None], labels), NearestClassMean(support_of(features, labels))):
             scores = model.scores(tests)
             assert scores.shape == (len(tests), num_classes)
             assert scores.dtype == torch.float32
             assert torch.equal(scores.argmax(1), truth)
-            one = model.scores(tests[:1])
-            torch.testing.assert_close(one, scores[:1])
+            torch.testing.assert_close(model.scores(tests[:1]), scores[:1])
 
 
 def test_two_class_logits_are_those_of_logistic_regression() -> None:
@@ -98,130 +114,81 @@ def test_two_class_logits_are_those_of_logistic_regression() -> None:
     np.testing.assert_allclose(model.scores(features).softmax(1).numpy(), expected, atol=1e-6)
 
 
-def test_the_probe_follows_its_seed() -> None:
-    features, labels = clusters(3, 6, spread=0.6)
-    first, again = LinearProbe(features[None], labels, seed=0), LinearProbe(features[None], labels, seed=0)
-    assert torch.equal(first.scores(features), again.scores(features))
-
-
 def test_the_probe_learns_from_every_view_and_holds_them_out_together() -> None:
     features, labels = clusters(3, 6, spread=0.6)
     doubled = LinearProbe(torch.stack([features, features]), labels)
     # Twice the same view halves the penalty's share and nothing else: C counts against the sum of losses.
     single = LogisticRegression(max_iter=2000, C=2 * doubled._model.C).fit(features.numpy(), labels.numpy())
     np.testing.assert_allclose(doubled._model.coef_, single.coef_, atol=1e-2)
-    # A copy of a photograph among those that judge it would make the weakest penalty look best here.
-    noise = F.normalize(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    # A copy of an image among those that judge it would make the weakest penalty look best here.
+    noise = random_features(30, 64)
     assert LinearProbe(torch.stack([noise, noise]), torch.arange(30) % 3)._model.C == LinearProbe.STRENGTHS[0]
 
 
-# ------------------------------------------------------------------------------------------------ Tip-Adapter
-
-
-def adapter() -> TipAdapter:
-    support = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
-    return TipAdapter(zero_shot(), support, torch.tensor([0, 0, 1, 1]))
-
-
 def test_tip_adapter_by_hand() -> None:
-    model = adapter()
-    model.weight, model.sharpness = 2.0, 5.0
+    model = TipAdapter(zero_shot(), SUPPORT, LABELS, (2.0, 5.0))
     # cosines of (1, 0) to the four keys: 1, 0.8, 0, 0.6
     coat, bag = 1 + np.exp(-1.0), np.exp(-5.0) + np.exp(-2.0)
-    expected = torch.tensor([[10 + 2 * coat, 2 * bag]]).float()
-    torch.testing.assert_close(model.scores(IMAGES[1:]), expected)
-
-
-def test_tip_adapter_without_a_vote_is_zero_shot() -> None:
-    model = adapter()
-    model.weight = 0.0
+    torch.testing.assert_close(model.scores(IMAGES[1:]), torch.tensor([[10 + 2 * coat, 2 * bag]]).float())
+    model.setting = 0.0, 5.0
     assert torch.equal(model.scores(IMAGES), zero_shot().scores(IMAGES))
 
 
-def test_the_vote_is_chosen_without_a_photographs_own_vote() -> None:
+def test_the_vote_is_chosen_without_an_images_own_vote() -> None:
     """The support's own labels contradict its neighbours': only a method that counts the own vote would be right."""
     angles = torch.tensor([0.0, 0.02, 0.04, 1.0, 1.02, 1.04])
-    features = torch.stack([angles.cos(), angles.sin()], 1)
-    labels = torch.tensor([0, 0, 1, 1, 1, 0])
-    model = TipAdapter(zero_shot(), features, labels)
-    assert model.weight == TipAdapter.WEIGHTS[0]  # no setting is better than another, so the first is kept
-    assert model.sharpness == TipAdapter.SHARPNESSES[0]
+    model = TipAdapter(zero_shot(), torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0, 0, 1, 1, 1, 0]))
+    assert model.setting == TipAdapter.SETTINGS[0]  # no setting is better than another, so the first is kept
 
 
-def test_tip_adapter_f_trains_its_keys_alone() -> None:
-    support = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
-    model = TipAdapterF(zero_shot(), support, torch.tensor([0, 0, 1, 1]))
-    views = torch.stack([model.keys.detach().clone()] * 2)
-    before, labels = model.keys.detach().clone(), torch.tensor([0, 0, 1, 1])
+def test_tip_adapter_f_trains_its_keys_alone_with_the_authors_weight_and_sharpness() -> None:
+    assert START == (1.17, 1.0)
+    model = TipAdapter(zero_shot(), SUPPORT, LABELS, START)
+    loss = model((SUPPORT, LABELS))["loss"].item()
+    assert loss == pytest.approx(F.cross_entropy(model.scores(SUPPORT), LABELS).item())
     zero, values = model.zero_shot.text_features.clone(), model.values.clone()
     assert [parameter is model.keys for parameter in model.trainable_parameters()] == [True]
-    records = list(train(model, feature_batches(views, labels, 4, 0), TrainingConfig(10, 0.01, schedule="constant")))
+    batches = feature_batches(torch.stack([SUPPORT] * 2), LABELS, 4, 0)
+    records = list(train(model, batches, TrainingConfig(10, 0.01, schedule="constant")))
     assert records[-1].loss < records[0].loss
-    assert not torch.equal(model.keys.detach(), before)
+    assert not torch.equal(model.keys.detach(), SUPPORT)
     assert torch.equal(model.zero_shot.text_features, zero)
     assert torch.equal(model.values, values)
 
 
-def test_tip_adapter_f_trains_with_the_authors_weight_and_answers_with_the_chosen_one() -> None:
-    support, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), torch.tensor([0, 0, 1, 1])
-    model = TipAdapterF(zero_shot(), support, labels)
-    assert (model.weight, model.sharpness) == TipAdapterF.START == (1.17, 1.0)
-    loss = model((support, labels))["loss"].item()
-    assert loss == pytest.approx(F.cross_entropy(model.scores(support), labels).item())
-    model.weight, model.sharpness = 20.0, 5.5
-    assert model((support, labels))["loss"].item() == loss
-    assert not torch.equal(model.scores(support), TipAdapterF(zero_shot(), support, labels).scores(support))
-
-
-def test_held_out_photographs_judge_every_weight_and_sharpness() -> None:
-    # One key of the class that the name gets wrong: only a vote of some weight tells the photograph right.
-    model = TipAdapterF(zero_shot(), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), torch.tensor([1, 1]))
-    photograph, label = torch.tensor([[0.8, 0.6]]), torch.tensor([1])
-    right = dict(zip(TipAdapterF.settings(), model.held_out_right(photograph, label), strict=True))
+def test_held_out_images_judge_every_weight_and_sharpness() -> None:
+    # One key of the class that the name gets wrong: only a vote of some weight tells the image right.
+    model = TipAdapter(zero_shot(), torch.tensor([[0.8, 0.6], [0.0, 1.0]]), torch.tensor([1, 1]))
+    found = model.right(torch.tensor([[0.8, 0.6]]), torch.tensor([1]))
+    right = dict(zip(TipAdapter.SETTINGS, found, strict=True))
     # Logits are 8 for the coat and 6 + weight · (1 + exp(−0.4 · sharpness)) for the bag: it takes more than 2.
-    expected = {(w, b): int(6 + w * (1 + np.exp(-0.4 * b)) > 8) for w, b in TipAdapterF.settings() if w != 2.0}
+    expected = {(w, b): int(6 + w * (1 + np.exp(-0.4 * b)) > 8) for w, b in TipAdapter.SETTINGS if w != 2.0}
     assert {setting: count for setting, count in right.items() if setting[0] != 2.0} == expected
     assert set(expected.values()) == {0, 1}
 
 
-# ------------------------------------------------------------------------------------------------------ CoOp
-
-
 @pytest.mark.parametrize("class_specific", [False, True])
-def test_coop_moves_its_context_alone(clip: object, class_specific: bool) -> None:
+def test_coop_moves_its_context_alone(clip: Any, class_specific: bool) -> None:
     prompts = ContextPrompts(clip, ["coat", "bag", "ankle boot"], num_context=4, class_specific=class_specific)
     model, before, start = CoOp(clip, prompts), clip.checksum(), prompts.context.detach().clone()
-    width = clip.encode_texts(["a"]).shape[1]
-    features = F.normalize(torch.randn(6, width, generator=torch.Generator().manual_seed(0)), dim=1)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    features, labels = random_features(6), torch.tensor([0, 1, 2, 0, 1, 2])
     assert [parameter is prompts.context for parameter in model.trainable_parameters()] == [True]
     losses = [record.loss for record in train(model, lambda step: (features, labels), TrainingConfig(15, 0.02))]
     assert losses[-1] < losses[0]
     assert clip.checksum() == before
     assert all(parameter.grad is None for parameter in clip.model.parameters())
-    moved = (prompts.context.detach() - start).flatten(1).norm(dim=1)
-    assert bool((moved > 0).all())
+    assert bool(((prompts.context.detach() - start).flatten(1).norm(dim=1) > 0).all())
 
 
-def test_coop_starts_as_zero_shot_with_the_same_words(clip: object) -> None:
-    names = ["coat", "bag"]
-    prompts = ContextPrompts(clip, names, num_context=4, class_specific=False, initial_words="a photo of a")
-    features = F.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(0)), dim=1)
-    expected = ZeroShotCLIP(clip, names).scores(features)
-    torch.testing.assert_close(CoOp(clip, prompts).scores(features), expected, atol=1e-4, rtol=0)
+def test_coop_starts_as_zero_shot_with_the_same_words(clip: Any) -> None:
+    names, features, labels = ["coat", "bag"], random_features(2), torch.tensor([0, 1])
+    model = CoOp(clip, ContextPrompts(clip, names, num_context=4, class_specific=False, initial_words="a photo of a"))
+    scores = model.scores(features)
+    torch.testing.assert_close(scores, ZeroShotCLIP(clip, names).scores(features), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model((features, labels))["loss"].detach(), F.cross_entropy(scores, labels))
 
 
-def test_coop_is_the_cross_entropy_of_its_scores(clip: object) -> None:
-    model = CoOp(clip, ContextPrompts(clip, ["coat", "bag"], num_context=2))
-    features, labels = F.normalize(torch.ones(2, 128), dim=1), torch.tensor([0, 1])
-    expected = F.cross_entropy(model.scores(features), labels)
-    torch.testing.assert_close(model((features, labels))["loss"].detach(), expected)
-
-
-# --------------------------------------------------------------------------------------------------- batches
-
-
-def test_batches_come_from_their_step_and_repeat_no_photograph() -> None:
+def test_feature_batches_come_from_their_step_and_repeat_no_image() -> None:
     views = torch.arange(2 * 10).reshape(2, 10, 1).float()  # value = 10 · view + image
     labels = torch.arange(10) % 3
     batches, again = feature_batches(views, labels, 6, 0), feature_batches(views, labels, 6, 0)
@@ -236,3 +203,105 @@ def test_batches_come_from_their_step_and_repeat_no_photograph() -> None:
     assert seen == set(range(20))
     assert not torch.equal(batches(0)[0], feature_batches(views, labels, 6, 1)(0)[0])
     assert len(feature_batches(views, labels, 100, 0)(0)[1]) == 10
+
+
+def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise with a bright bar, upright (class 0) or lying (class 1), anywhere in the middle."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels, labels = 0.3 * torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 2
+    for index, label in enumerate(labels):
+        place = int(torch.randint(10, 22, (1,), generator=generator))
+        along, across = slice(4, 28), slice(place, place + 3)
+        pixels[index][(slice(None), along, across) if label == 0 else (slice(None), across, along)] += 2
+    return pixels, labels
+
+
+def test_pixels_are_the_centre_square_from_minus_one_to_one() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 255
+    square = read_pixels([Image.fromarray(wide), Image.new("L", (5, 7), 0)], size=10)
+    assert square.shape == (2, 3, 10, 10)
+    assert float(square[0, :, 2:8, 2:8].min()) == 1.0
+    assert float(square[1].max()) == -1.0
+    assert read_pixels([], size=4).shape == (0, 3, 4, 4)
+
+
+def test_a_forest_parts_bars_follows_its_seed_and_learns_from_mirror_images() -> None:
+    (pixels, labels), (others, truth) = bars(40, 0), bars(40, 1)
+
+    def scores(**settings: Any) -> Tensor:
+        support = PixelSupport(class_names=["upright", "lying"], pixels=pixels, labels=labels, **settings)
+        return PixelForest(support).scores(others)
+
+    first = scores()
+    assert float((first.argmax(1) == truth).float().mean()) >= 0.9
+    assert torch.equal(first, scores())
+    assert not torch.equal(first, scores(seed=1))
+    assert not torch.equal(first, scores(flip=False))
+    assert torch.isfinite(first).all()
+
+
+def test_a_small_network_learns_bars_from_nothing() -> None:
+    (pixels, labels), (others, truth) = bars(40, 0), bars(40, 1)
+    model = SmallNetwork(2, seed=0)
+    losses = [r.loss for r in train(model, shifted_batches(pixels, labels, 20, 0), TrainingConfig(40, 3e-3))]
+    assert losses[-1] < losses[0]
+    assert float((model.scores(others).argmax(1) == truth).float().mean()) >= 0.9
+    torch.testing.assert_close(model.scores(others), model.scores(others.flip(-1)))  # both views count alike
+    assert SmallNetwork(7).scores(others[:3]).shape == (3, 7)
+
+
+def test_weights_come_from_the_seed_and_leave_the_random_state() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first, again, another = (SmallNetwork(3, seed).trainable_parameters()[0] for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, another)
+
+
+def test_shifted_batches_come_from_their_step_alone_and_shift_within_bounds() -> None:
+    pixels, labels = torch.zeros(6, 3, 8, 8), torch.arange(6)
+    pixels[:, :, 4, 4] = 1.0
+    batch_at, again = (shifted_batches(pixels, labels, 4, seed=0, most_shift=2, flip=False) for _ in range(2))
+    places = set()
+    for step in range(40):
+        shown, chosen = batch_at(step)
+        assert torch.equal(shown, again(step)[0])
+        assert len(set(chosen.tolist())) == 4
+        for image in shown:
+            assert image[0].sum() == 1
+            places.add(tuple(np.argwhere(image[0].numpy() == 1)[0].tolist()))
+    assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
+    mirrored = shifted_batches(pixels, labels, 4, seed=0, most_shift=2)
+    assert any(not torch.equal(batch_at(step)[0], mirrored(step)[0]) for step in range(3))
+
+
+def points(num_images: int, seed: int) -> tuple[Tensor, np.ndarray]:
+    """Unit features of 8 axes; class i is present where axis i is positive."""
+    features = F.normalize(torch.randn(num_images, 8, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return features, (features[:, :3] > 0.1).numpy().astype(np.uint8)
+
+
+def test_the_multilabel_probe_learns_each_class() -> None:
+    features, targets = points(120, 0)
+    held_out, wanted = points(60, 1)
+    scores = OneVsRestProbe(features[None], targets, 100.0).scores(held_out).numpy()
+    assert scores.shape == (60, 3)
+    assert ((scores > 0) == wanted).mean() > 0.9
+    assert (min(OneVsRestProbe.STRENGTHS), max(OneVsRestProbe.STRENGTHS)) == (1, 1000)
+    targets[:, 1], targets[:, 2] = 0, 1  # a class that is never or always there gets a constant
+    scores = OneVsRestProbe(features[None], targets, 1.0).scores(features).numpy()
+    assert scores[:, 1:].std() == 0
+    assert np.isfinite(scores).all()
+
+
+def test_the_multilabel_probe_is_logistic_regression_on_every_view() -> None:
+    features, targets = points(80, 0)
+    views, held_out = torch.stack([features, points(80, 2)[0]]), points(60, 1)[0]
+    probe = OneVsRestProbe(views, targets, 10.0)
+    model = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000)
+    model.fit(views.flatten(0, 1).double().numpy(), np.concatenate([targets[:, 1]] * 2))
+    expected = model.decision_function(held_out.double().numpy())
+    np.testing.assert_allclose(probe.scores(held_out)[:, 1].numpy(), expected, atol=0.01, rtol=0.01)

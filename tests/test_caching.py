@@ -16,13 +16,18 @@ from gcpl_lab.experiments.caching import OutcomeCache, source_checksum  # bound 
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 
+Kept = tuple[OutcomeCache, FewShotExperiment, Outcome]
 SETTINGS = {"num_steps": 2, "batch_size": 10, "num_evidence": 1, "class_offsets": False}
 
 
-def make_experiment(test_total: int = 10, **settings: Any) -> FewShotExperiment:
-    test = load_fashion("test")
+def make_experiment(like: FewShotExperiment | None = None, test_total: int = 10, **settings: Any) -> FewShotExperiment:
+    """On a few test images; with the loaded models of another one."""
+    support, test = load_fashion("support"), load_fashion("test")
     test = test.subset(draw_test(test, total=test_total, seed=0))
-    return FewShotExperiment(load_fashion("support"), test, settings={**SETTINGS, **settings})
+    experiment = FewShotExperiment(support, test, settings=SETTINGS | settings)
+    if like is not None:
+        vars(experiment).update(diffusion=like.diffusion, clip=like.clip)
+    return experiment
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +39,7 @@ def unchanged_source() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[OutcomeCache, FewShotExperiment, Outcome]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A cache that holds one learned outcome."""
     cache, experiment = OutcomeCache(tmp_path_factory.mktemp("cache")), make_experiment()
     return cache, experiment, cache.run(experiment, "gcpl", 1, 0)
@@ -44,28 +49,25 @@ class MustNotRun(AssertionError):
     pass
 
 
-def refuse(*_: object) -> None:
-    raise MustNotRun
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MustNotRun
+
+    for experiment in (FewShotExperiment, MultiLabelExperiment):
+        monkeypatch.setattr(experiment, "run", refuse)
 
 
-def test_a_kept_outcome_is_the_learned_one(
-    kept: tuple[OutcomeCache, FewShotExperiment, Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_outcome_is_the_learned_one(kept: Kept, nothing_runs: None) -> None:
     cache, experiment, first = kept
-    monkeypatch.setattr(FewShotExperiment, "run", refuse)
-    fresh = make_experiment()
-    fresh.__dict__["diffusion"], fresh.__dict__["clip"] = experiment.diffusion, experiment.clip
+    fresh = make_experiment(experiment)
     again = cache.run(fresh, "gcpl", 1, 0)
     assert (again.method, again.shots, again.seed, again.row) == (first.method, first.shots, first.seed, first.row)
     for name in ("scores", "probabilities"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-    assert again.evidence is not None
-    assert first.evidence is not None
     assert again.evidence.num_evaluations == first.evidence.num_evaluations
     np.testing.assert_array_equal(again.evidence.errors, first.evidence.errors)
     np.testing.assert_array_equal(again.evidence.timesteps, first.evidence.timesteps)
-    assert again.model is not None
-    assert first.model is not None
     assert again.model.history_ == first.model.history_
     assert again.model.temperature_ == first.model.temperature_
     assert list(again.model.states_) == list(first.model.states_)
@@ -75,14 +77,13 @@ def test_a_kept_outcome_is_the_learned_one(
 
 
 def test_whatever_it_depends_on_makes_another_entry(
-    kept: tuple[OutcomeCache, FewShotExperiment, Outcome], monkeypatch: pytest.MonkeyPatch
+    kept: Kept, nothing_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, experiment, _ = kept
-    monkeypatch.setattr(FewShotExperiment, "run", refuse)
-    other_photographs = make_experiment()
-    other_photographs.test = load_fashion("test").subset(draw_test(load_fashion("test"), total=10, seed=1))
-    for other in (make_experiment(learning_rate=0.01), make_experiment(test_total=20), other_photographs):
-        other.__dict__["diffusion"], other.__dict__["clip"] = experiment.diffusion, experiment.clip
+    other_images, test = make_experiment(experiment), load_fashion("test")
+    other_images.test = test.subset(draw_test(test, total=10, seed=1))
+    changed = {"learning_rate": 0.01}, {"test_total": 20}
+    for other in (*(make_experiment(experiment, **change) for change in changed), other_images):
         with pytest.raises(MustNotRun):
             cache.run(other, "gcpl", 1, 0)
     for trial in (("comple", 1, 0), ("gcpl", 2, 0), ("gcpl", 1, 1)):
@@ -101,12 +102,13 @@ def test_whatever_it_depends_on_makes_another_entry(
         OutcomeCache(cache.folder).run(experiment, "gcpl", 1, 0)
 
 
-def test_every_line_of_source_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["one.py", "table.json", "words.toml"])
+def test_every_line_of_source_counts(tmp_path: Path, name: str) -> None:
     (tmp_path / "room").mkdir()
-    (tmp_path / "room" / "one.py").write_text("a = 1\n")
+    (tmp_path / "room" / name).write_text("a = 1\n")
     before = source_checksum(tmp_path)
     assert source_checksum(tmp_path) == before
-    (tmp_path / "room" / "one.py").write_text("a = 2\n")
+    (tmp_path / "room" / name).write_text("a = 2\n")
     assert source_checksum(tmp_path) != before
 
 
@@ -123,20 +125,17 @@ def test_an_unfinished_entry_is_made_anew_and_a_damaged_one_is_an_error(tmp_path
         cache.run(experiment, "nearest_class_mean", 1, 0)
 
 
-def test_multilabel_outcomes_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = load_wardrobe("train"), load_wardrobe("test")
+def test_multilabel_outcomes_are_kept_too(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     settings = {"num_context": 2, "num_epochs": 1, "initial_words": ""}
-    experiment = MultiLabelExperiment(train, test, settings=settings)
+    experiment = MultiLabelExperiment(load_wardrobe("train"), load_wardrobe("test"), settings=settings)
     cache = OutcomeCache(tmp_path)
-    first = cache.run_multilabel(experiment, "lmpt", 0)
-    monkeypatch.setattr(MultiLabelExperiment, "run", refuse)
-    again = cache.run_multilabel(experiment, "lmpt", 0)
+    first = cache.run(experiment, "lmpt", 0)
+    request.getfixturevalue("nothing_runs")
+    again = cache.run(experiment, "lmpt", 0)
     assert again.row == first.row
     for name in ("logits", "probabilities", "thresholds"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-    assert again.model is not None
-    assert first.model is not None
     assert torch.equal(again.model.start_features_, first.model.start_features_)
     np.testing.assert_array_equal(again.model.scores_of(experiment.test_features), first.logits)
     with pytest.raises(MustNotRun):
-        cache.run_multilabel(experiment, "lmpt", 1)
+        cache.run(experiment, "lmpt", 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import gcpl_lab.experiments.compare as comparison
+from gcpl_lab.baselines.base import FeatureSupport, register_baseline
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
@@ -16,140 +17,115 @@ from gcpl_lab.experiments.few_shot import FewShotExperiment
 
 SMALL = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_evidence": 2}
 METHODS = ["zero_shot_diffusion", "gcpl"]
+ONE_TRIAL: dict[str, Any] = {"methods": ["gcpl"], "shots": [1], "seeds": [0]}
 
 
-@pytest.fixture(autouse=True)
-def loaded_models(monkeypatch: pytest.MonkeyPatch, random_pair: Any) -> None:
+class Comparison:
+    """Comparisons into one folder, with the lines that they told."""
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.folder, self.images, self.told = folder, images, list[str]()
+
+    def __call__(self, **changes: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"methods": METHODS, "shots": [1, 2], "seeds": [0, 1], "settings": SMALL}
+        wanted |= {"images": self.images, "on_trial": self.told.append, "command": "made here"}
+        return run_comparison(self.folder, **(wanted | changes))
+
+
+@pytest.fixture
+def compare(tmp_path: Path, few_shot_folder: Path, monkeypatch: pytest.MonkeyPatch, random_pair: Any) -> Comparison:
     """One loaded pair for all runs here."""
     monkeypatch.setattr(FewShotExperiment, "diffusion", random_pair.diffusion)
     monkeypatch.setattr(FewShotExperiment, "clip", random_pair.clip)
+    return Comparison(tmp_path / "runs", few_shot_folder)
 
 
-def compare(folder: Path, images: Path, told: list[str], **changes: Any) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"methods": METHODS, "shots": [1, 2], "seeds": [0, 1], "settings": SMALL} | changes
-    return run_comparison(folder, images=images, on_trial=told.append, command="made here", **wanted)
-
-
-def test_every_trial_runs_once_and_a_rerun_runs_none(tmp_path: Path, few_shot_folder: Path) -> None:
-    told: list[str] = []
-    result = compare(tmp_path, few_shot_folder, told)
-    assert len(told) == len(set(told)) == 8
-    assert told[0] == "zero_shot_diffusion, 1 shots, seed 0"
-    again = compare(tmp_path, few_shot_folder, told)
-    assert len(told) == 8
-    assert again == result
-    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+def test_every_trial_runs_once_and_only_what_is_missing_is_run(compare: Comparison) -> None:
+    few, result = compare(shots=[1], seeds=[0]), compare()
+    assert len(compare.told) == len(set(compare.told)) == 8
+    assert compare.told[0] == "zero_shot_diffusion, 1 shots, seed 0"
+    assert all(row in result["methods"] for row in few["methods"])
+    assert compare() == result
+    assert len(compare.told) == 8
+    written = json.loads((compare.folder / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert written == json.loads(json.dumps(result))  # JSON has lists for tuples
+    next((compare.folder / "trials").glob("gcpl-2-1-*")).unlink()
+    compare()
+    assert compare.told[8:] == ["gcpl, 2 shots, seed 1"]
 
 
-def test_held_out_photographs_take_the_place_of_the_test_set(
-    tmp_path: Path, few_shot_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[set[str], set[str]]] = []
-    real = FewShotExperiment.run
+def test_held_out_images_take_the_place_of_the_test_set(compare: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], FewShotExperiment.run
 
-    def spy(self: FewShotExperiment, method: str, shots: int, seed: int) -> Any:
+    def run(self: FewShotExperiment, method: str, shots: int, seed: int) -> Any:
         exemplars = draw_episode(self.support, shots, seed)
-        judged, used = self.test.images, [self.support.images[index] for index in exemplars]
-        seen.append(({str(image) for image in judged}, {str(image) for image in used}))
+        seen.append((set(self.test.images), {self.support.images[index] for index in exemplars}))
         return real(self, method, shots, seed)
 
-    monkeypatch.setattr(FewShotExperiment, "run", spy)
-    told: list[str] = []
-    plain = compare(tmp_path, few_shot_folder, told)
+    monkeypatch.setattr(FewShotExperiment, "run", run)
+    plain = compare()
     tested = set.union(*(judged for judged, _ in seen))
     seen.clear()
-    held = compare(tmp_path, few_shot_folder, told, shots=[1], held_out=True)
+    held = compare(shots=[1], held_out=True)
     assert (plain["data"]["held_out"], held["data"]["held_out"]) == (False, True)
-    pool = {str(image) for image in read_class_folders(few_shot_folder / "support").images}
+    pool = set(read_class_folders(compare.images / "support").images)
     assert len(seen) == 4
     for judged, used in seen:
         assert judged == pool - used
         assert not judged & tested
 
 
-def test_held_out_photographs_must_be_left(tmp_path: Path, few_shot_folder: Path) -> None:
-    pool = read_class_folders(few_shot_folder / "support")
-    most = int((pool.labels == 0).sum())
-    with pytest.raises(DataError, match="leave no photograph to judge on"):
-        compare(tmp_path, few_shot_folder, [], shots=[most], held_out=True)
+def test_held_out_images_must_be_left(compare: Comparison) -> None:
+    most = int((read_class_folders(compare.images / "support").labels == 0).sum())
+    with pytest.raises(DataError, match="leave no image to judge on"):
+        compare(shots=[most], held_out=True)
 
 
-def test_only_what_is_missing_is_run(tmp_path: Path, few_shot_folder: Path) -> None:
-    told: list[str] = []
-    few = compare(tmp_path, few_shot_folder, told, shots=[1], seeds=[0])
-    more = compare(tmp_path, few_shot_folder, told)
-    assert len(told) == len(set(told)) == 8
-    for row in few["methods"]:
-        assert row in more["methods"]
-    (next((tmp_path / "trials").glob("gcpl-2-1-*"))).unlink()
-    compare(tmp_path, few_shot_folder, told)
-    assert told[8:] == ["gcpl, 2 shots, seed 1"]
-
-
-def test_an_interrupted_comparison_keeps_what_was_finished(
-    tmp_path: Path, few_shot_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    real = FewShotExperiment.run
-
-    def interrupted(self: FewShotExperiment, method: str, shots: int, seed: int) -> Any:
-        if (method, shots) == ("gcpl", 2):
-            raise KeyboardInterrupt
-        return real(self, method, shots, seed)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FewShotExperiment, "run", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            compare(tmp_path, few_shot_folder, told)
-    assert not (tmp_path / "results.json").exists()
-    finished, told = set(told[:-1]), []
-    result = compare(tmp_path, few_shot_folder, told)
-    assert not finished & set(told)
-    assert len(finished) + len(told) == len(result["methods"]) == 8
-
-
-@pytest.mark.parametrize("change", [{"settings": SMALL | {"num_steps": 1}}, {"settings": SMALL | {"num_evidence": 3}}])
-def test_other_settings_are_other_trials(tmp_path: Path, few_shot_folder: Path, change: dict[str, Any]) -> None:
-    told: list[str] = []
-    for changes in ({}, change, {}):
-        compare(tmp_path, few_shot_folder, told, methods=["gcpl"], shots=[1], seeds=[0], **changes)
-    assert len(told) == 2
-
-
-def test_other_pictures_are_other_trials(tmp_path: Path, few_shot_folder: Path) -> None:
-    other = tmp_path / "pictures"
-    shutil.copytree(few_shot_folder, other)
+def test_other_settings_and_other_images_are_other_trials(compare: Comparison, tmp_path: Path) -> None:
+    other = shutil.copytree(compare.images, tmp_path / "images")
     shutil.copy(other / "test" / "bag" / "0.png", other / "test" / "bag" / "1.png")
-    told: list[str] = []
-    for images in (few_shot_folder, other):
-        compare(tmp_path / "runs", images, told, methods=["gcpl"], shots=[1], seeds=[0])
-    assert len(told) == 2
+    changes: list[dict[str, Any]] = [{"settings": SMALL | {"num_steps": 1}}, {"settings": SMALL | {"num_evidence": 3}}]
+    for count, change in enumerate([{}, *changes, {"images": other}], start=1):
+        for _ in range(2):
+            compare(**ONE_TRIAL, **change)
+        assert len(compare.told) == count
 
 
-def test_the_summary_pairs_equal_seeds(tmp_path: Path, few_shot_folder: Path) -> None:
-    result = compare(tmp_path, few_shot_folder, [])
-    assert [(entry["method"], entry["shots"]) for entry in result["summary"]] == [
-        ("zero_shot_diffusion", 1),
-        ("gcpl", 1),
-        ("zero_shot_diffusion", 2),
-        ("gcpl", 2),
-    ]
+def test_what_a_notebook_registered_is_run_in_this_process(compare: Comparison, own_registries: None) -> None:
+    """Other processes do not know it, whatever the number of workers."""
+
+    @register_baseline("guess", shots=False)
+    class Guess:
+        def __init__(self, support: FeatureSupport) -> None:
+            self.num_classes = len(support.class_names)
+
+        def scores(self, features: Any) -> Any:
+            return features.new_zeros(len(features), self.num_classes)
+
+    result = compare(methods=["guess", "linear_probe"], shots=[1], reference="linear_probe", num_workers=2)
+    assert [row["name"] for row in result["methods"]] == ["guess", "linear_probe"] * 2
+    assert result["machine"]["side_by_side"] == 1
+
+
+def test_the_summary_pairs_equal_seeds(compare: Comparison) -> None:
+    result = compare()
+    expected = [(method, shots) for shots in (1, 2) for method in METHODS]
+    assert [(entry["method"], entry["shots"]) for entry in result["summary"]] == expected
     of = {(row["method"], row["shots"], row["seed"]): row for row in result["methods"]}
     for entry in result["summary"]:
         method, shots = entry["method"], entry["shots"]
         pairs = [of[method, shots, s]["accuracy"] - of["gcpl", shots, s]["accuracy"] for s in (0, 1)]
         assert entry["num_seeds"] == 2
         assert entry["difference"] == pytest.approx(sum(pairs) / 2)
-        # No families are known of these pictures, so nothing can be averaged among look-alikes.
+        # No families are known of these images, so nothing can be averaged among look-alikes.
         assert entry["accuracy_within_family"] is None
         for name in set(AVERAGED) - {"accuracy_within_family"}:
             assert entry[name] == pytest.approx((of[method, shots, 0][name] + of[method, shots, 1][name]) / 2)
 
 
-def test_the_summary_says_what_offsets_were_worth(tmp_path: Path, few_shot_folder: Path) -> None:
+def test_the_summary_says_what_offsets_were_worth(compare: Comparison) -> None:
     methods = ["zero_shot_diffusion", "diffusion_offsets", "gcpl", "linear_probe"]
-    result = compare(tmp_path, few_shot_folder, [], methods=methods, shots=[2], seeds=[3, 7, 11])
+    result = compare(methods=methods, shots=[2], seeds=[3, 7, 11])
     summary = {entry["method"]: entry for entry in result["summary"]}
     assert {name for name, entry in summary.items() if "offsets" in entry} == {"diffusion_offsets", "gcpl"}
     for method in ("diffusion_offsets", "gcpl"):
@@ -162,8 +138,8 @@ def test_the_summary_says_what_offsets_were_worth(tmp_path: Path, few_shot_folde
         assert summary[method]["readings"].keys() == {"relative", "relative, offsets", "absolute", "absolute, offsets"}
 
 
-def test_results_say_what_they_were_made_of(tmp_path: Path, few_shot_folder: Path) -> None:
-    result = compare(tmp_path, few_shot_folder, [], methods=["linear_probe", "gcpl"], shots=[1], seeds=[0])
+def test_results_say_what_they_were_made_of(compare: Comparison) -> None:
+    result = compare(**ONE_TRIAL | {"methods": ["linear_probe", "gcpl"]})
     assert result["command"] == "made here"
     assert result["data"]["classes"] == ["bag", "boot", "shirt"]
     assert (result["data"]["shots"], result["data"]["test_size"]) == ([1], 12)
@@ -174,12 +150,10 @@ def test_results_say_what_they_were_made_of(tmp_path: Path, few_shot_folder: Pat
     assert {"name", "seed", "accuracy", "denoiser_evaluations"} <= gcpl.keys()
 
 
-def test_pictures_lie_in_support_and_test(tmp_path: Path, few_shot_folder: Path) -> None:
-    from gcpl_lab.errors import DataError
-
+def test_images_lie_in_support_and_test(compare: Comparison) -> None:
     with pytest.raises(DataError, match="support"):
-        compare(tmp_path / "runs", few_shot_folder / "support", [])
-    assert not (tmp_path / "runs").exists()
+        compare(images=compare.images / "support")
+    assert not compare.folder.exists()
 
 
 def test_the_bundled_set_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,43 @@
 """States between notebooks: saved, refused where they do not fit, shipped and restored."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.workshop import course
+from tools.ship_course import ship_states
 
 
-class FrozenThing:
+class Frozen:
     """A frozen model as far as states ask: a name and a checksum."""
 
     name = "tiny"
 
     def __init__(self, checksum: str = "a" * 64) -> None:
-        self._checksum = checksum
-
-    def checksum(self) -> str:
-        return self._checksum
+        self.checksum = lambda: checksum
 
 
-class SavedModel:
-    def save(self, folder: str | Path) -> Path:
-        Path(folder).mkdir(parents=True)
-        (Path(folder) / "prompts.json").write_text("{}")
-        return Path(folder)
+Frozen.__name__ = "FrozenDiffusion"  # what a state notes, and what catch_up loads
+
+
+class Model:
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def save(self, folder: Path) -> None:
+        if self.broken:
+            raise OSError("disk full")
+        folder.mkdir(parents=True)
+        (folder / "prompts.json").write_text("{}")
 
 
 @pytest.fixture(autouse=True)
@@ -37,50 +46,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "course"
 
 
-def save(notebook: str = "03", frozen: FrozenThing | None = None, value: float = 1.0) -> Path:
-    return course.save_state(
-        notebook,
-        frozen or FrozenThing(),
-        models={"gcpl": SavedModel()},
-        tensors={"norms": torch.full((3,), value)},
-        facts={"class_names": ["coat", "shirt"], "seed": 0},
-    )
+def save(notebook: str = "03", value: float = 1.0, **other: Any) -> Path:
+    tensors, facts = {"norms": torch.full((3,), value)}, {"class_names": ["coat", "shirt"], "seed": 0}
+    given = {"models": {"gcpl": Model()}, "tensors": tensors, "facts": facts} | other
+    return course.save_state(notebook, Frozen(), **given)
 
 
-# ------------------------------------------------------------------------------------------ save and load
+def load(notebook: str = "03", frozen: Any = None) -> course.CourseState:
+    return course.load_state(notebook, frozen or Frozen())
 
 
-def test_a_state_comes_back(folder: Path) -> None:
+def test_a_state_comes_back_and_is_replaced_whole_or_not_at_all(folder: Path) -> None:
     assert save() == folder / "03"
-    state = course.load_state("03", FrozenThing())
-    assert state.notebook == "03"
-    assert state.folder == folder / "03"
+    with pytest.raises(OSError, match="disk full"):
+        save(models={"gcpl": Model(broken=True)}, facts={})
+    state = load()
+    assert (state.notebook, state.folder) == ("03", folder / "03")
     assert (state.folder / "gcpl" / "prompts.json").is_file()
     assert state.facts == {"class_names": ["coat", "shirt"], "seed": 0}
     torch.testing.assert_close(state.tensors["norms"], torch.ones(3))
-
-
-def test_saving_again_replaces_the_whole_state(folder: Path) -> None:
-    save()
-    course.save_state("03", FrozenThing(), tensors={"other": torch.zeros(1)})
-    state = course.load_state("03", FrozenThing())
-    assert list(state.tensors) == ["other"]
-    assert state.facts == {}
+    save(models={}, tensors={"other": torch.zeros(1)}, facts={})
+    state = load()
+    assert (list(state.tensors), state.facts) == (["other"], {})
     assert not (folder / "03" / "gcpl").exists()
     assert [path.name for path in folder.iterdir()] == ["03"], "nothing half-made is left"
-
-
-def test_a_failing_save_leaves_the_earlier_state(folder: Path) -> None:
-    save()
-
-    class Broken:
-        def save(self, folder: str | Path) -> Path:
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        course.save_state("03", FrozenThing(), models={"gcpl": Broken()})
-    assert course.load_state("03", FrozenThing()).facts["seed"] == 0
-    assert [path.name for path in folder.iterdir()] == ["03"]
 
 
 def test_without_the_variable_states_lie_below_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,151 +77,86 @@ def test_without_the_variable_states_lie_below_runs(monkeypatch: pytest.MonkeyPa
     assert course.course_folder() == Path(course.__file__).parents[2] / "runs" / "course"
 
 
-@pytest.mark.parametrize("number", ["3", "003", "x", ""])
-def test_numbers_have_two_digits(number: str) -> None:
-    with pytest.raises(DataError, match="two digits"):
-        course.load_state(number, FrozenThing())
-
-
-def test_an_absent_state_names_the_notebook_and_the_command() -> None:
+def test_what_does_not_fit_is_refused_with_a_remedy(folder: Path) -> None:
+    for number in ("3", "003", "x", ""):
+        with pytest.raises(DataError, match="two digits"):
+            load(number)
     with pytest.raises(ArtifactError, match=r"notebook 04 has left nothing.*gcpl-lab catch-up 04"):
-        course.load_state("04", FrozenThing())
-
-
-def test_a_state_of_other_weights_is_refused() -> None:
+        load("04")
     save()
-    with pytest.raises(ArtifactError, match="other frozen weights"):
-        course.load_state("03", FrozenThing("b" * 64))
-
-    class OtherKind(FrozenThing):
-        pass
-
-    with pytest.raises(ArtifactError, match="other frozen weights"):
-        course.load_state("03", OtherKind())
-
-
-def test_damage_is_noticed(folder: Path) -> None:
-    save()
+    for other in (Frozen("b" * 64), SimpleNamespace(name="tiny", checksum=Frozen().checksum)):
+        with pytest.raises(ArtifactError, match="other frozen weights .*gcpl-lab catch-up 03 --replace"):
+            load(frozen=other)
     (folder / "03" / "state.safetensors").write_bytes((save("04", value=2.0) / "state.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="do not belong together"):
-        course.load_state("03", FrozenThing())
-    header = json.loads((folder / "04" / "state.json").read_text())
-    (folder / "04" / "state.json").write_text(json.dumps(header | {"format_version": 99}))
-    with pytest.raises(ArtifactError, match="format version 99"):
-        course.load_state("04", FrozenThing())
-    (folder / "04" / "state.json").write_text('{"format": "another"}')
-    with pytest.raises(ArtifactError, match="no state of a notebook"):
-        course.load_state("04", FrozenThing())
-
-
-# ------------------------------------------------------------------------------------- ship and catch up
+        load()
+    facts = folder / "04" / "state.json"
+    other_version = json.loads(facts.read_text()) | {"format_version": 99}
+    for content, told in ((other_version, "format version 99"), ({"format": "another"}, "no state of a notebook")):
+        facts.write_text(json.dumps(content))
+        with pytest.raises(ArtifactError, match=told):
+            load("04")
 
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """States of notebooks 03, 04 and 06, shipped; what the bundled models are is decided here."""
+    """States of notebooks 03, 04 and 06, shipped; the bundled model has their checksum."""
     for notebook in ("03", "04", "06"):
         save(notebook)
     target = tmp_path / "samples" / "course"
-    assert course.ship_states(target) == ["03", "04", "06"]
+    assert ship_states(target) == ["03", "04", "06"]
     monkeypatch.setattr(course, "find_samples", lambda name: tmp_path / "samples" / name)
     monkeypatch.setenv(course.COURSE_VARIABLE, str(tmp_path / "later"))
-    monkeypatch.setattr(course, "_check_weights", lambda *_: None)
+    monkeypatch.setattr(FrozenDiffusion, "load", lambda _: Frozen())
     return target
 
 
-def test_catching_up_restores_what_came_before(shipped: Path, tmp_path: Path) -> None:
-    assert course.catch_up("05") == {"03": "restored", "04": "restored"}
-    assert sorted(path.name for path in (tmp_path / "later").iterdir()) == ["03", "04"]
-    assert course.load_state("04", FrozenThing()).facts["seed"] == 0
-    assert course.catch_up("06") == {"03": "kept", "04": "kept", "06": "restored"}
-
-
-def test_ones_own_work_is_kept_unless_told_otherwise(shipped: Path) -> None:
-    save("03", value=7.0)
-    assert course.catch_up("03") == {"03": "kept"}
-    assert float(course.load_state("03", FrozenThing()).tensors["norms"][0]) == 7
-    assert course.catch_up("03", replace=True) == {"03": "restored"}
-    assert float(course.load_state("03", FrozenThing()).tensors["norms"][0]) == 1
-
-
-def test_nothing_to_restore_before_the_first_state(shipped: Path) -> None:
+def test_catching_up_restores_what_came_before(shipped: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(FrozenDiffusion, "load", lambda name: loaded.append(name) or Frozen())
     assert course.catch_up("02") == {}
-
-
-def test_damaged_missing_and_extra_shipped_files_are_listed(shipped: Path) -> None:
-    (shipped / "03" / "state.json").write_text("{}")
-    (shipped / "04" / "state.safetensors").unlink()
-    (shipped / "06" / "more.txt").write_text("?")
-    with pytest.raises(ArtifactError) as caught:
-        course.catch_up("06")
-    for what in ("damaged: 03/state.json", "missing: 04/state.safetensors", "extra: 06/more.txt"):
-        assert what in str(caught.value)
-
-
-def test_states_of_other_tiny_models_are_refused(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    monkeypatch.setenv(course.COURSE_VARIABLE, str(tmp_path / "later"))
-    monkeypatch.setattr(course, "find_samples", lambda name: tmp_path / "samples" / name)
-    for part in ("03", "04", "06"):
-        header = json.loads((shipped / part / "state.json").read_text())
-        header["frozen"]["kind"] = "FrozenDiffusion"
-        (shipped / part / "state.json").write_text(json.dumps(header))
-    monkeypatch.setattr(course, "_verify", lambda _: None)
-    from gcpl_lab.models import diffusion
-
-    loaded = []
-
-    def load(name: str) -> SimpleNamespace:
-        loaded.append(name)
-        return SimpleNamespace(checksum=lambda: "a" * 64)
-
-    monkeypatch.setattr(diffusion.FrozenDiffusion, "load", load)
-    assert course.catch_up("06") == {"03": "restored", "04": "restored", "06": "restored"}
+    (shipped / "03" / "more.txt").write_text("not listed, so not copied")
+    assert course.catch_up("05") == {"03": "restored", "04": "restored"}
     assert loaded == ["tiny"], "the weights are read once"
-    monkeypatch.setattr(diffusion.FrozenDiffusion, "load", lambda _: SimpleNamespace(checksum=lambda: "c" * 64))
+    assert sorted(path.name for path in (tmp_path / "later").iterdir()) == ["03", "04"]
+    assert not (tmp_path / "later" / "03" / "more.txt").exists()
+    assert load("04").facts["seed"] == 0
+    assert course.catch_up("06") == {"03": "kept", "04": "kept", "06": "restored"}
+    monkeypatch.setattr(FrozenDiffusion, "load", lambda _: Frozen("c" * 64))
     with pytest.raises(ArtifactError, match="other tiny models than the bundled ones"):
         course.catch_up("06", replace=True)
 
 
+def test_ones_own_work_is_kept_unless_told_otherwise(shipped: Path) -> None:
+    save("03", value=7.0)
+    for replace, done, value in ((False, "kept", 7), (True, "restored", 1)):
+        assert course.catch_up("03", replace) == {"03": done}
+        assert float(load().tensors["norms"][0]) == value
+
+
+def test_damaged_and_missing_shipped_files_are_listed(shipped: Path) -> None:
+    (shipped / "03" / "state.json").write_text("{}")
+    (shipped / "04" / "state.safetensors").unlink()
+    with pytest.raises(DataError, match=r"missing: 04/state.safetensors\n.*damaged: 03/state.json"):
+        course.catch_up("06")
+
+
 def test_only_sets_of_states_are_replaced(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no notebook has left a state"):
+        ship_states(tmp_path / "set")
     (tmp_path / "mine").mkdir()
     save()
     with pytest.raises(DataError, match="no set of shipped states"):
-        course.ship_states(tmp_path / "mine")
-    course.ship_states(tmp_path / "course_set")
+        ship_states(tmp_path / "mine")
+    ship_states(tmp_path / "set")
     save("04")
-    assert course.ship_states(tmp_path / "course_set") == ["03", "04"]
-
-
-def test_there_is_nothing_to_ship_before_a_notebook_ran(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no notebook has left a state"):
-        course.ship_states(tmp_path / "course_set")
-
-
-# ------------------------------------------------------------------------------------------ command line
+    assert ship_states(tmp_path / "set") == ["03", "04"]
 
 
 def test_catch_up_on_the_command_line(shipped: Path) -> None:
-    from gcpl_lab.cli.app import app
+    def told(*words: str) -> str:
+        return CliRunner().invoke(app, ["catch-up", *words]).output
 
-    first = CliRunner().invoke(app, ["catch-up", "4", "--json"])
-    assert first.exit_code == 0, first.output
-    assert json.loads(first.output) == {"03": "restored", "04": "restored"}
-    second = CliRunner().invoke(app, ["catch-up", "04"])
-    assert "03 kept" in second.output
-    assert "--replace" in second.output
-    assert "nothing to restore" in CliRunner().invoke(app, ["catch-up", "02"]).output
-
-
-def test_the_instructor_edition_does_not_overwrite_the_students(tmp_path: Path) -> None:
-    from gcpl_lab.cli.app import app
-
-    done = CliRunner().invoke(
-        app, ["course", "--edition", "instructor", "--source", str(tmp_path), "--target", str(tmp_path)]
-    )
-    assert done.exit_code == 2
-    assert "target" in done.output
-    assert CliRunner().invoke(app, ["course", "--edition", "teacher"]).exit_code == 2
+    assert json.loads(told("4", "--json")) == {"03": "restored", "04": "restored"}
+    assert re.search(r"03 kept(.|\n)*--replace", told("04"))
+    assert "nothing to restore" in told("02")

@@ -1,14 +1,19 @@
 """Editions of a notebook: the form is checked, solutions go or fold, failures name the cell."""
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
+from gcpl_lab.cli.app import app
 from gcpl_lab.errors import DataError, LabError
-from gcpl_lab.workshop import editions
+from tools import editions
 
 HEADER = """\
 # 07 · A notebook
@@ -42,97 +47,74 @@ def cell(kind: str, source: str, *tags: str) -> Any:
 
 
 def small() -> Any:
-    cells = [
-        cell("markdown", HEADER),
-        cell("code", 'preset = "tiny"  # or another'),
-        cell("code", "value = 2\nvalue"),
-        cell("code", "assert value == 2", "sanity"),
-        cell("markdown", "## Exercises"),
-        cell("markdown", "### Exercise 1\n\nDouble it."),
-        cell("code", "print(2 * value)", "solution"),
-        cell("markdown", "### Exercise 2\n\nSay why."),
-        cell("markdown", "Because.", "solution"),
-        cell("markdown", "### Exercise 3\n\nHalve it."),
-        cell("code", "value / 2", "solution"),
-        cell("markdown", QUESTIONS),
-    ]
-    metadata = {
-        "jupytext": {"formats": "ipynb,py:percent"},
-        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-    }
+    cells = [cell("markdown", HEADER), cell("code", 'preset = "tiny"  # or another')]
+    cells += [cell("code", "value = 2\nvalue"), cell("code", "assert value == 2", "sanity")]
+    cells += [cell("markdown", "## Exercises")]
+    solutions = (("code", "print(2 * value)"), ("markdown", "Because."), ("code", "value / 2"))
+    for number, (task, solution) in enumerate(zip(("Double it.", "Say why.", "Halve it."), solutions, strict=True), 1):
+        cells += [cell("markdown", f"### Exercise {number}\n\n{task}"), cell(*solution, "solution")]
+    cells += [cell("markdown", QUESTIONS)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"jupytext": {"formats": "ipynb,py:percent"}, "kernelspec": kernel}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
 def write(folder: Path, notebook: Any, name: str = "07_small") -> Path:
-    import jupytext
-
-    path = folder / f"{name}.py"
-    jupytext.write(notebook, path, fmt="py:percent")
-    return path
+    jupytext.write(notebook, folder / f"{name}.py", fmt="py:percent")
+    return folder / f"{name}.py"
 
 
-def replaced(place: int, source: str) -> Any:
+def changed(place: int, source: str | None = None) -> Any:
+    """The notebook with another cell at a place, or without it."""
     notebook = small()
-    notebook.cells[place].source = source
+    if source is None:
+        del notebook.cells[place]
+    else:
+        notebook.cells[place].source = source
     return notebook
-
-
-def without(place: int) -> Any:
-    notebook = small()
-    del notebook.cells[place]
-    return notebook
-
-
-# ---------------------------------------------------------------------------------------------- the form
-
-
-def test_a_good_notebook_has_no_problems() -> None:
-    assert editions.check_form(small()) == []
-    assert editions.stated_minutes(small()) == 1.5
 
 
 @pytest.mark.parametrize(
     ("notebook", "problem"),
     [
-        (replaced(0, HEADER.replace("# 07 ·", "# Seven:")), "does not begin with a title"),
-        (replaced(0, HEADER.replace("- two things,\n", "")), "three points"),
-        (replaced(0, HEADER.replace("About 1.5 minutes", "Some minutes")), "line on minutes"),
-        (replaced(0, HEADER.replace("1.5", "4")), "states 4 minutes; expected at most 3"),
-        (replaced(1, 'preset = "sd-1.4"'), "preset"),
-        (replaced(2, 'preset = "tiny"'), "exactly once"),
-        (replaced(2, "\n".join(["value = 2"] * 16)), "16 lines"),
-        (replaced(3, "value"), "asserts nothing"),
-        (without(3), "sanity"),
-        (without(5), r"\['2', '3'\]"),
-        (without(8), "'### Exercise 2' is not followed by"),
-        (replaced(8, "<details>Because</details>"), "folds itself"),
-        (replaced(11, QUESTIONS.replace("**2.**", "**3.**")), "numbered"),
-        (replaced(11, QUESTIONS.replace("Right.", "No.")), "question 2 has 3 options, 0 of them right"),
-        (replaced(11, QUESTIONS.replace("No: it is\nnot so.", "Right too.")), "question 1 has 2 options, 2 of them"),
-        (replaced(11, "The end."), "the last cell is not"),
+        (changed(0, HEADER.replace("# 07 ·", "# Seven:")), "does not begin with a title"),
+        (changed(0, HEADER.replace("- two things,\n", "")), "three points"),
+        (changed(0, HEADER.replace("About 1.5 minutes", "Some minutes")), "line on minutes"),
+        (changed(0, HEADER.replace("1.5", "4")), "states 4 minutes; expected at most 3"),
+        (changed(1, 'preset = "sd-1.4"'), "preset"),
+        (changed(2, 'preset = "tiny"'), "exactly once"),
+        (changed(2, "\n".join(["value = 2"] * 16)), "16 lines"),
+        (changed(3, "value"), "asserts nothing"),
+        (changed(3), "sanity"),
+        (changed(5), r"\['2', '3'\]"),
+        (changed(8), "'### Exercise 2' is not followed by"),
+        (changed(8, "<details>Because</details>"), "folds itself"),
+        (changed(11, QUESTIONS.replace("**2.**", "**3.**")), "numbered"),
+        (changed(11, QUESTIONS.replace("Right.", "No.")), "question 2 has 3 options, 0 of them right"),
+        (changed(11, QUESTIONS.replace("No: it is\nnot so.", "Right too.")), "question 1 has 2 options, 2 of them"),
+        (changed(11, "The end."), "the last cell is not"),
     ],
 )
 def test_each_broken_rule_is_named(notebook: Any, problem: str) -> None:
-    import re
-
     found = editions.check_form(notebook)
     assert any(re.search(problem, each) for each in found), found
 
 
-def test_a_header_without_minutes_is_an_error() -> None:
+def test_a_good_notebook_has_no_problems_after_the_text_format(tmp_path: Path) -> None:
+    assert editions.check_form(small()) == []
+    assert editions.stated_minutes(small()) == 1.5
     with pytest.raises(DataError, match="lacks its line"):
-        editions.stated_minutes(replaced(0, "# 07 · Title"))
-
-
-# ---------------------------------------------------------------------------------------------- editions
+        editions.stated_minutes(changed(0, "# 07 · Title"))
+    first, second = (editions.read_source(write(tmp_path, small())) for _ in range(2))
+    assert [each.id for each in first.cells] == [each.id for each in second.cells]
+    assert editions.check_form(first) == [], "tags and sources survive the text format"
 
 
 def test_students_get_no_solutions_and_no_pairing() -> None:
     source = small()
     made = editions.make_edition(source, "student")
-    assert [each.source for each in made.cells] == [
-        each.source for each in source.cells if "solution" not in each.metadata.get("tags", [])
-    ]
+    kept = [each.source for each in source.cells if "solution" not in each.metadata.get("tags", [])]
+    assert [each.source for each in made.cells] == kept
     assert "formats" not in made.metadata.jupytext
     assert len(source.cells) == 12, "the source stays as it is"
     assert source.metadata.jupytext.formats == "ipynb,py:percent"
@@ -140,39 +122,24 @@ def test_students_get_no_solutions_and_no_pairing() -> None:
 
 def test_instructors_get_them_folded() -> None:
     made = editions.make_edition(small(), "instructor")
-    assert len(made.cells) == 13, "one cell tells how to unfold"
     code, text = [each for each in made.cells if "solution" in each.metadata.get("tags", [])][:2]
     assert code.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
     assert text.source == "<details><summary>Solution</summary>\n\nBecause.\n\n</details>"
     nbformat.validate(made)
-
-
-def test_there_are_two_editions() -> None:
     with pytest.raises(DataError, match="student, instructor"):
-        editions.make_edition(small(), "teacher")  # type: ignore[arg-type]
-
-
-def test_ids_of_cells_are_the_same_every_time(tmp_path: Path) -> None:
-    path = write(tmp_path, small())
-    first, second = (editions.read_source(path) for _ in range(2))
-    assert [each.id for each in first.cells] == [each.id for each in second.cells]
-    assert editions.check_form(first) == [], "tags and sources survive the text format"
+        editions.make_edition(small(), "teacher")
 
 
 def test_sources_are_found_by_name_and_number(tmp_path: Path) -> None:
     for name in ("07_small", "03_other"):
         write(tmp_path, small(), name)
     (tmp_path / "notes.py").write_text("")
-    assert [path.stem for path in editions.list_sources(tmp_path)] == ["03_other", "07_small"]
-    assert [path.stem for path in editions.list_sources(tmp_path, ["07"])] == ["07_small"]
-    assert [path.stem for path in editions.list_sources(tmp_path, ["03_other"])] == ["03_other"]
+    found = {(): ["03_other", "07_small"], ("07",): ["07_small"], ("03_other",): ["03_other"]}
+    assert {names: [path.stem for path in editions.list_sources(tmp_path, names)] for names in found} == found
     with pytest.raises(DataError, match=r"no notebook 09.*03_other, 07_small"):
         editions.list_sources(tmp_path, ["07", "09"])
     with pytest.raises(DataError, match="no notebook source"):
         editions.list_sources(tmp_path / "nowhere")
-
-
-# ----------------------------------------------------------------------------------------------- running
 
 
 def test_a_widget_leaves_its_picture_only() -> None:
@@ -202,62 +169,39 @@ def test_seconds_leave_solutions_out() -> None:
 
 def test_a_notebook_is_checked_run_and_written(tmp_path: Path) -> None:
     (row,) = editions.write_course(write(tmp_path, small()).parent, tmp_path / "out", "instructor")
-    written = nbformat.read(row["file"], as_version=4)
-    printed = [
-        output.text
-        for each in written.cells
-        if each.cell_type == "code"
-        for output in each.outputs
-        if output.output_type == "stream"
-    ]
-    assert printed == ["4\n"], "solutions run too"
-    assert row["stated_minutes"] == 1.5
+    cells = nbformat.read(row["file"], as_version=4).cells
+    outputs = [output for each in cells if each.cell_type == "code" for output in each.outputs]
+    assert [output.text for output in outputs if output.output_type == "stream"] == ["4\n"], "solutions run too"
     assert 0 < row["seconds"] < 60
-    assert not any("execution" in each.metadata for each in written.cells)
+    assert not any("execution" in each.metadata for each in cells)
 
 
-def test_a_failing_cell_is_told_and_nothing_is_written(tmp_path: Path) -> None:
-    notebook = replaced(3, "assert value == 3, 'look at the cell above'")
-    path = write(tmp_path, notebook)
-    with pytest.raises(LabError, match=r"# 07 · A notebook: a cell failed(.|\n)*look at the cell above"):
-        editions.write_edition(path, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("notebook", "message"),
+    [
+        (changed(3, "assert value == 3, 'look above'"), r"# 07 · A notebook: a cell failed(.|\n)*look above"),
+        (changed(2, "import os\nos._exit(1)"), "# 07 · A notebook: (the kernel died|a cell failed)"),
+        (changed(3, "value"), "common form:\n- .*asserts nothing"),
+    ],
+)
+def test_what_goes_wrong_is_told_and_nothing_is_written(tmp_path: Path, notebook: Any, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        editions.write_edition(write(tmp_path, notebook), tmp_path / "out")
     assert not (tmp_path / "out" / "07_small.ipynb").exists()
 
 
-def test_a_kernel_that_dies_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="# 07 · A notebook: (the kernel died|a cell failed)"):
-        editions.write_edition(write(tmp_path, replaced(2, "import os\nos._exit(1)")), tmp_path / "out")
-
-
-def test_bad_form_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="common form:\n- .*asserts nothing"):
-        editions.write_edition(write(tmp_path, replaced(3, "value")), tmp_path / "out")
-
-
-def test_without_running_there_are_no_outputs(tmp_path: Path) -> None:
-    path, seconds = editions.write_edition(write(tmp_path, small()), tmp_path / "out", run=False)
-    assert seconds is None
-    assert all(not each.outputs for each in nbformat.read(path, as_version=4).cells if each.cell_type == "code")
-
-
 def test_the_command_writes_editions(tmp_path: Path) -> None:
-    import json
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["course", "07", "--source", str(write(tmp_path, small()).parent), *words])
 
-    from typer.testing import CliRunner
-
-    from gcpl_lab.cli.app import app
-
-    write(tmp_path, small())
-    options = ["course", "07", "--no-execute", "--source", str(tmp_path), "--target", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*options, "--edition", "instructor", "--json"])
-    assert done.exit_code == 0, done.output
-    (row,) = json.loads(done.output)["notebooks"]
-    assert row == {
-        "notebook": "07_small",
-        "file": str(tmp_path / "out" / "07_small.ipynb"),
-        "seconds": None,
-        "stated_minutes": 1.5,
-    }
-    assert len(nbformat.read(row["file"], as_version=4).cells) == 13
-    shown = CliRunner().invoke(app, options)
-    assert "not run" in shown.output
+    file = str(tmp_path / "out" / "07_small.ipynb")
+    options = ("--no-execute", "--target", str(tmp_path / "out"))
+    (row,) = json.loads(run(*options, "--edition", "instructor", "--json").output)["notebooks"]
+    assert row == {"notebook": "07_small", "file": file, "seconds": None, "stated_minutes": 1.5}
+    written = nbformat.read(file, as_version=4).cells
+    assert len(written) == 13, "one cell tells how to unfold"
+    assert not any(each.outputs for each in written if each.cell_type == "code")
+    assert "not run" in run(*options).stdout
+    same = run("--target", str(tmp_path), "--edition", "instructor")
+    assert (same.exit_code, "target" in same.output) == (2, True)
+    assert run("--edition", "teacher").exit_code == 2

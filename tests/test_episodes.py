@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gcpl_lab.data.episodes import cross_validation_folds, draw_episode, draw_test
-from gcpl_lab.data.readers import ImageSet
+from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 
 
@@ -19,9 +19,8 @@ def make_set(*sizes: int) -> ImageSet:
 def test_an_episode_holds_each_class_in_turn() -> None:
     pool = make_set(9, 12, 10)
     chosen = draw_episode(pool, 4, seed=1)
-    assert chosen.dtype == np.int64
+    assert (chosen.dtype, len(set(chosen.tolist()))) == (np.int64, 12)
     assert pool.labels[chosen].tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert len(set(chosen.tolist())) == 12
     np.testing.assert_array_equal(chosen, draw_episode(pool, 4, seed=1))
     assert chosen.tolist() != draw_episode(pool, 4, seed=2).tolist()
 
@@ -34,47 +33,44 @@ def test_fewer_shots_are_a_prefix(seed: int) -> None:
         np.testing.assert_array_equal(fewer.reshape(2, shots), more.reshape(2, shots + 1)[:, :shots])
 
 
-def test_episodes_that_cannot_be_drawn() -> None:
-    pool = make_set(9, 3)
-    with pytest.raises(DataError, match="'class 1' has 3 pictures, fewer than the 4 shots"):
-        draw_episode(pool, 4, seed=0)
-    for shots in (0, -1, 1.5, True):
-        with pytest.raises(DataError, match="shots is"):
-            draw_episode(pool, shots, seed=0)
-    with pytest.raises(DataError, match="seed is -1"):
-        draw_episode(pool, 1, seed=-1)
+@pytest.mark.parametrize(
+    ("shots", "seed", "message"),
+    [
+        (4, 0, "'class 1' has 3 images, fewer than the 4 shots"),
+        *((shots, 0, "shots is") for shots in (0, -1, 1.5, True)),
+        (1, -1, "seed is -1"),
+    ],
+)
+def test_episodes_that_cannot_be_drawn(shots: int, seed: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        draw_episode(make_set(9, 3), shots, seed)
 
 
 def test_test_draws() -> None:
     pool = make_set(6, 9, 7)
-    per_class = draw_test(pool, per_class=5, seed=2)
-    assert np.bincount(pool.labels[per_class]).tolist() == [5, 5, 5]
+    assert np.bincount(pool.labels[draw_test(pool, per_class=5, seed=2)]).tolist() == [5, 5, 5]
     assert sorted(draw_test(pool).tolist()) == list(range(22))
-    total = draw_test(pool, total=11, seed=2)
+    total, again, other = (draw_test(pool, total=11, seed=seed).tolist() for seed in (2, 2, 3))
     assert sorted(np.bincount(pool.labels[total]).tolist()) == [3, 4, 4]
-    np.testing.assert_array_equal(total, draw_test(pool, total=11, seed=2))
-    assert total.tolist() != draw_test(pool, total=11, seed=3).tolist()
-
-
-def test_a_class_that_runs_out_leaves_its_share() -> None:
-    pool = make_set(2, 30, 30)
-    chosen = draw_test(pool, total=20, seed=0)
-    assert np.bincount(pool.labels[chosen]).tolist() == [2, 9, 9]
+    assert total == again != other
+    pool = make_set(2, 30, 30)  # the first class runs out and leaves its share
+    assert np.bincount(pool.labels[draw_test(pool, total=20, seed=0)]).tolist() == [2, 9, 9]
     assert len(draw_test(pool, total=62, seed=0)) == 62
 
 
-def test_test_draws_that_cannot_be_made() -> None:
-    with pytest.raises(DataError, match="class 'class 1' has no test picture"):
-        draw_test(make_set(4, 0, 4), per_class=2)
-    pool = make_set(4, 5)
-    with pytest.raises(DataError, match="one of the two"):
-        draw_test(pool, per_class=1, total=2)
-    with pytest.raises(DataError, match="'class 0' has 4 pictures"):
-        draw_test(pool, per_class=5)
-    with pytest.raises(DataError, match="total is 10"):
-        draw_test(pool, total=10)
-    with pytest.raises(DataError, match="total is 1; expected a whole number, 2 or more"):
-        draw_test(pool, total=1)
+@pytest.mark.parametrize(
+    ("sizes", "counts", "message"),
+    [
+        ((4, 0, 4), {"per_class": 2}, "class 'class 1' has no test image"),
+        ((4, 5), {"per_class": 1, "total": 2}, "one of the two"),
+        ((4, 5), {"per_class": 5}, "'class 0' has 4 images"),
+        ((4, 5), {"total": 10}, "total is 10"),
+        ((4, 5), {"total": 1}, "total is 1; expected a whole number, 2 or more"),
+    ],
+)
+def test_test_draws_that_cannot_be_made(sizes: tuple[int, ...], counts: dict[str, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        draw_test(make_set(*sizes), **counts)
 
 
 def test_folds_are_a_stratified_partition() -> None:
@@ -82,21 +78,22 @@ def test_folds_are_a_stratified_partition() -> None:
     folds = cross_validation_folds(labels, 4, seed=5)
     assert sorted(np.concatenate([held for _, held in folds]).tolist()) == list(range(21))
     for train, held in folds:
-        assert not set(train.tolist()) & set(held.tolist())
-        assert len(train) + len(held) == 21
+        assert sorted([*train, *held]) == list(range(21))
         assert len(held) in (5, 6)
-        for size, count in zip((10, 7, 4), np.bincount(labels[held], minlength=3), strict=True):
-            assert abs(count - size / 4) < 1
-    again = cross_validation_folds(labels, 4, seed=5)
+        assert (np.abs(np.bincount(labels[held], minlength=3) - np.array([10, 7, 4]) / 4) < 1).all()
+    again, other = (cross_validation_folds(labels, 4, seed=seed) for seed in (5, 6))
     assert all(np.array_equal(first[1], second[1]) for first, second in zip(folds, again, strict=True))
-    other = cross_validation_folds(labels, 4, seed=6)
     assert any(not np.array_equal(first[1], second[1]) for first, second in zip(folds, other, strict=True))
 
 
-def test_folds_that_cannot_be_made() -> None:
-    with pytest.raises(DataError, match="label 7 has 2 pictures, fewer than the 3 folds"):
-        cross_validation_folds([5, 5, 5, 7, 7], 3, seed=0)
-    with pytest.raises(DataError, match="num_folds is 1"):
-        cross_validation_folds([0, 0], 1, seed=0)
-    with pytest.raises(DataError, match="whole numbers"):
-        cross_validation_folds([], 2, seed=0)
+@pytest.mark.parametrize(
+    ("labels", "num_folds", "message"),
+    [
+        ([5, 5, 5, 7, 7], 3, "label 7 has 2 images, fewer than the 3 folds"),
+        ([0, 0], 1, "num_folds is 1"),
+        ([], 2, "whole numbers"),
+    ],
+)
+def test_folds_that_cannot_be_made(labels: list[int], num_folds: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        cross_validation_folds(labels, num_folds, seed=0)

@@ -1,4 +1,4 @@
-"""Every method on the same photographs: right shapes, honest costs, and nothing seen that must not be seen.
+"""Every method on the same images: right shapes, honest costs, and nothing seen that must not be seen.
 
 The models have random weights; how well a method recognises anything is measured elsewhere.
 """
@@ -10,43 +10,38 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gcpl_lab.baselines.base as base
 import gcpl_lab.experiments.few_shot as experiments
-from gcpl_lab.baselines.pixels import PixelForest
+from gcpl_lab.baselines import coop, pixels, tip_adapter
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiments.few_shot import GENERATIVE_METHODS, METHOD_TITLES, METHODS, FewShotExperiment
-from gcpl_lab.gcpl.classifier import class_scores, fit_reading
+from gcpl_lab.experiments.few_shot import METHOD_TITLES, METHODS, QUICK_METHODS, FewShotExperiment, Outcome
+from gcpl_lab.gcpl.calibration import class_scores, fit_reading
+from gcpl_lab.gcpl.objectives import GCPL, register_objective
 
 ZERO_SHOT = ("zero_shot_clip", "zero_shot_clip_ensemble", "zero_shot_diffusion")
-PROMISED = {
-    "name",
-    "seed",
-    "accuracy",
-    "accuracy_within_family",
-    "denoiser_evaluations",
-    "train_seconds",
-    "predict_seconds",
-}
+LEARNED = ("gcpl", "comple", "discriminative")
 TIMES = ("train_seconds", "predict_seconds")
+PROMISED = {"name", "seed", "accuracy", "accuracy_within_family", "denoiser_evaluations", *TIMES}
 
 Make = Callable[..., FewShotExperiment]
 
 
 @pytest.fixture(autouse=True)
-def short_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADAPTER_TRAINING", "TIP_ADAPTER_TRAINING", "NETWORK_TRAINING"):
-        monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), num_steps=3))
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        (coop, "ADAPTER_TRAINING"),
+        (tip_adapter, "TIP_ADAPTER_TRAINING"),
+        (pixels, "NETWORK_TRAINING"),
+    ):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), num_steps=3))
     monkeypatch.setattr(experiments, "PUBLISHED_SETTINGS", {**experiments.PUBLISHED_SETTINGS, "num_steps": 2})
     monkeypatch.setattr(experiments, "PUBLISHED_STAGES", ((2, 1), (1, 3)))
-    monkeypatch.setattr(PixelForest, "NUM_TREES", 5)
-
-
-def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in TIMES}
+    monkeypatch.setattr(pixels.PixelForest, "NUM_TREES", 5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_answers_for_every_test_picture(few_shot: FewShotExperiment, method: str) -> None:
+def test_every_method_answers_for_every_test_image(few_shot: FewShotExperiment, method: str) -> None:
     outcome = few_shot.run(method, 2, 0)
     shape = (len(few_shot.test), 3)
     assert outcome.scores.shape == outcome.probabilities.shape == shape
@@ -56,39 +51,70 @@ def test_every_method_answers_for_every_test_picture(few_shot: FewShotExperiment
     assert outcome.row["name"] == outcome.method == method
     assert outcome.row["accuracy"] == pytest.approx((outcome.scores.argmax(1) == few_shot.test.labels).mean())
     assert outcome.shots == outcome.row["shots"] == (0 if method in ZERO_SHOT else 2)
-    assert (outcome.model is not None) == (method in GENERATIVE_METHODS)
-    diffusion = (*GENERATIVE_METHODS, "zero_shot_diffusion", "diffusion_offsets")
+    assert (outcome.model is not None) == (method in LEARNED)
+    diffusion = (*LEARNED, "zero_shot_diffusion", "diffusion_offsets")
     assert (outcome.evidence is not None) == (method in diffusion)
     assert all(outcome.row[name] >= 0 for name in TIMES)
 
 
-def test_every_method_has_a_title() -> None:
-    assert list(METHOD_TITLES) == list(METHODS)
-    assert len(set(METHOD_TITLES.values())) == len(METHODS)
+def test_methods_stand_in_the_order_of_the_tables() -> None:
+    diffusion = ["zero_shot_diffusion", "diffusion_offsets", *LEARNED, "gcpl_published"]
+    assert list(METHODS) == list(METHOD_TITLES) == [*base.BASELINES, *diffusion]
+    assert list(QUICK_METHODS) == list(METHODS)[:-1]
+    assert len(set(METHOD_TITLES.values())) == len(METHODS) == 16
+    assert METHOD_TITLES["gcpl_published"] == "GCPL, published settings"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_numbers(make_few_shot: Make, few_shot: FewShotExperiment, method: str) -> None:
-    first, again = few_shot.run(method, 2, 3), make_few_shot().run(method, 2, 3)
-    assert without_times(first.row) == without_times(again.row)
-    np.testing.assert_array_equal(first.scores, again.scores)
+def test_an_objective_that_is_registered_later_is_a_method(few_shot: FewShotExperiment, own_registries: None) -> None:
+    @register_objective("mine", title="My objective", starts_from="gcpl")
+    class Mine(GCPL):
+        """Goes on from GCPL's prompts, registered as a cell of a notebook does it."""
+
+    assert list(METHODS)[-2:] == ["mine", "gcpl_published"]
+    assert "mine" in QUICK_METHODS
+    assert METHOD_TITLES["mine"] == "My objective"
+    gcpl, outcome = few_shot.run("gcpl", 2, 0), few_shot.run("mine", 2, 0)
+    assert outcome.row.keys() == gcpl.row.keys()
+    assert outcome.row["train_evaluations"] == 2 * gcpl.row["train_evaluations"]
+    np.testing.assert_array_equal(outcome.model.states_[0], gcpl.model.prompts_.vectors.detach())
+
+
+def test_a_row_and_a_baseline_of_ones_own_need_no_more_than_a_function(
+    few_shot: FewShotExperiment, own_registries: None
+) -> None:
+    @base.register_baseline("guess", shots=False)
+    class Guess:
+        def __init__(self, support: base.FeatureSupport) -> None:
+            self.num_classes = len(support.class_names)
+
+        def scores(self, features: Any) -> Any:
+            return features.new_zeros(len(features), self.num_classes)
+
+    @METHODS.register("copy", title="A copy", quick=False, defaults={"of": "guess"})
+    def copy(experiment: FewShotExperiment, method: str, shots: int, seed: int, of: str) -> Outcome:
+        return experiment.run(of, shots, seed)
+
+    assert list(METHODS)[-1] == "copy"
+    assert "copy" not in QUICK_METHODS
+    row = few_shot.run("copy", 2, 0).row
+    assert (row["name"], row["shots"], row["accuracy"]) == ("guess", 0, pytest.approx(1 / 3))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ZERO_SHOT])
-def test_another_seed_learns_from_other_photographs(few_shot: FewShotExperiment, method: str) -> None:
+def test_another_seed_learns_from_other_images(few_shot: FewShotExperiment, method: str) -> None:
     assert set(draw_episode(few_shot.support, 2, 0)) != set(draw_episode(few_shot.support, 2, 1))
     assert not np.array_equal(few_shot.run(method, 2, 0).scores, few_shot.run(method, 2, 1).scores)
 
 
 def test_evaluations_are_counted(few_shot: FewShotExperiment) -> None:
-    """Settings of the fixture: 2 updates of 4; 2 discriminative ones of 2 photographs × 2 (t, ε) × 3 prompts."""
-    rows = {name: few_shot.run(name, 2, 0).row for name in ("zero_shot_diffusion", "linear_probe", *GENERATIVE_METHODS)}
+    """Settings of the fixture: 2 updates of 4; 2 discriminative ones of 2 images × 2 (t, ε) × 3 prompts."""
+    rows = {name: few_shot.run(name, 2, 0).row for name in ("zero_shot_diffusion", "linear_probe", *LEARNED)}
     of_test = len(few_shot.test) * 3 * 2
-    assert rows["zero_shot_diffusion"]["denoiser_evaluations"] == of_test
-    assert rows["gcpl"]["denoiser_evaluations"] == rows["discriminative"]["denoiser_evaluations"] == of_test
-    assert rows["linear_probe"]["denoiser_evaluations"] == rows["linear_probe"]["train_evaluations"] == 0
-    assert rows["zero_shot_diffusion"]["train_evaluations"] == 0
-    assert rows["gcpl"]["train_evaluations"] == rows["comple"]["train_evaluations"] == 2 * 4
+    found = {name: (row["train_evaluations"], row["denoiser_evaluations"]) for name, row in rows.items()}
+    assert found["zero_shot_diffusion"] == (0, of_test)
+    assert found["linear_probe"] == (0, 0)
+    assert found["gcpl"] == found["comple"] == (2 * 4, of_test)
+    assert found["discriminative"] == (2 * 4 + 2 * 2 * 2 * 3, of_test)  # it pays for its warm start
 
 
 def test_offsets_alone_move_every_score_of_a_class_by_one_number(make_few_shot: Make) -> None:
@@ -98,14 +124,13 @@ def test_offsets_alone_move_every_score_of_a_class_by_one_number(make_few_shot: 
     np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-6)
     assert np.abs(moved[0]).max() > 0
     assert moved[0].mean() == pytest.approx(0, abs=1e-6)
-    assert offsets.row["train_evaluations"] == 2 * 3 * 3 * 2  # support photographs × prompts × (t, ε)
+    assert offsets.row["train_evaluations"] == 2 * 3 * 3 * 2  # support images × prompts × (t, ε)
 
 
 def test_names_have_the_weighting_of_the_pool_and_offsets_the_one_of_their_exemplars(
     make_few_shot: Make, few_shot: FewShotExperiment
 ) -> None:
     names = few_shot.run("zero_shot_diffusion", 2, 0)
-    assert names.evidence is not None
     assert names.row["weighting"] == "relative"
     np.testing.assert_array_equal(names.scores, class_scores(names.evidence.errors, "relative"))
     assert few_shot.run("diffusion_offsets", 2, 0).row["weighting"] in ("relative", "absolute")
@@ -117,7 +142,6 @@ def test_names_have_the_weighting_of_the_pool_and_offsets_the_one_of_their_exemp
 @pytest.mark.parametrize("method", ["gcpl", "diffusion_offsets"])
 def test_readings_are_what_each_choice_would_have_given(few_shot: FewShotExperiment, method: str) -> None:
     outcome = few_shot.run(method, 2, 0)
-    assert outcome.evidence is not None
     readings, labels = outcome.row["readings"], few_shot.test.labels
     for weighting in ("relative", "absolute"):
         plain = class_scores(outcome.evidence.errors, weighting).argmax(1) == labels  # type: ignore[arg-type]
@@ -153,68 +177,58 @@ def test_published_settings_are_the_authors(few_shot: FewShotExperiment, monkeyp
 
 def test_tip_adapter_f_is_trained_as_its_authors_do(make_few_shot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    config = experiments.TIP_ADAPTER_TRAINING
+    config = tip_adapter.TIP_ADAPTER_TRAINING
     assert (config.num_steps, config.learning_rate, config.epsilon) == (20, 1e-3, 1e-4)
     assert (config.optimizer, config.schedule, config.weight_decay) == ("adamw", "cosine", 0.01)
     trained: list[int] = []
-    real = experiments.train
+    real = base.train
 
     def spy(objective: Any, batches: Any, used: Any) -> Any:
         trained.append(used.num_steps)
-        assert len(batches(0)[0]) == len(objective.keys)  # one batch an epoch: few photographs
+        assert len(batches(0)[0]) == len(objective.keys)  # one batch an epoch: few images
         return real(objective, batches, used)
 
-    monkeypatch.setattr(experiments, "train", spy)
+    monkeypatch.setattr(base, "train", spy)
     make_few_shot().run("tip_adapter_f", 4, 0)
     assert trained == [20] * (4 + 1)  # four folds for weight and sharpness, then all exemplars
 
 
-def test_the_discriminative_objective_pays_for_its_warm_start(few_shot: FewShotExperiment) -> None:
+def test_a_warm_start_is_learned_once(few_shot: FewShotExperiment) -> None:
     gcpl, outcome = few_shot.run("gcpl", 2, 0), few_shot.run("discriminative", 2, 0)
-    assert outcome.model is not None
-    assert gcpl.model is not None
-    own = outcome.model.train_evaluations_
-    assert own == 2 * 2 * 2 * 3
-    assert outcome.row["train_evaluations"] == own + gcpl.row["train_evaluations"]
+    assert few_shot.run("gcpl", 2, 0) is gcpl is not few_shot.run("gcpl", 1, 0)
     assert outcome.row["train_seconds"] > gcpl.row["train_seconds"]
     np.testing.assert_array_equal(outcome.model.states_[0], gcpl.model.prompts_.vectors.detach())
 
 
-def test_gcpl_is_learned_once_for_itself_and_for_the_warm_start(few_shot: FewShotExperiment) -> None:
-    assert few_shot.run("gcpl", 2, 0) is few_shot.run("gcpl", 2, 0)
-    assert few_shot.run("gcpl", 2, 0) is not few_shot.run("gcpl", 1, 0)
-
-
-@pytest.mark.parametrize("method", ZERO_SHOT)
-def test_zero_shot_methods_use_no_support_photograph(
+@pytest.mark.parametrize("method", [*ZERO_SHOT, "linear_probe", "tip_adapter", "gcpl"])
+def test_zero_shot_methods_alone_use_no_support_image(
     make_few_shot: Make, few_shot: FewShotExperiment, method: str
 ) -> None:
     shuffled = few_shot.support.subset(np.random.default_rng(5).permutation(len(few_shot.support)))
     wrong = replace(few_shot.support, labels=np.roll(few_shot.support.labels, 4))
+    expected = few_shot.run(method, 2, 0)
+    if method not in ZERO_SHOT:
+        assert not np.array_equal(make_few_shot(support=wrong).run(method, 2, 0).scores, expected.scores)
+        return
     for support in (shuffled, wrong):
         found = make_few_shot(support=support).run(method, 2, 0)
-        np.testing.assert_array_equal(found.scores, few_shot.run(method, 2, 0).scores)
-        np.testing.assert_array_equal(found.probabilities, few_shot.run(method, 2, 0).probabilities)
-
-
-@pytest.mark.parametrize("method", ["linear_probe", "tip_adapter", "gcpl"])
-def test_the_probe_of_the_test_above_sees_wrong_labels(
-    make_few_shot: Make, few_shot: FewShotExperiment, method: str
-) -> None:
-    """Methods that learn do answer otherwise when the support labels are wrong."""
-    wrong = replace(few_shot.support, labels=np.roll(few_shot.support.labels, 4))
-    assert not np.array_equal(make_few_shot(support=wrong).run(method, 2, 0).scores, few_shot.run(method, 2, 0).scores)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_test_labels_change_no_score_and_no_probability(
+def test_the_seed_alone_and_no_test_label_decides_over_scores_and_probabilities(
     make_few_shot: Make, few_shot: FewShotExperiment, method: str
 ) -> None:
+    expected, again = few_shot.run(method, 2, 0), make_few_shot()
     permuted = replace(few_shot.test, labels=np.random.default_rng(1).permutation(few_shot.test.labels))
     assert not np.array_equal(permuted.labels, few_shot.test.labels)
-    found, expected = make_few_shot(test=permuted).run(method, 2, 0), few_shot.run(method, 2, 0)
+    again.test = permuted
+    found = again.run(method, 2, 0)
     np.testing.assert_array_equal(found.scores, expected.scores)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    spent = "train_evaluations", "denoiser_evaluations"
+    assert [found.row[name] for name in spent] == [expected.row[name] for name in spent]
 
 
 def test_progress_is_told_of_every_update(make_few_shot: Make) -> None:
@@ -223,40 +237,31 @@ def test_progress_is_told_of_every_update(make_few_shot: Make) -> None:
     experiment.on_step = lambda method, record, total: told.append((method, record.step, total))
     for method in ("tip_adapter_f", "discriminative"):
         experiment.run(method, 2, 0)
-    assert told == [
-        ("tip_adapter_f", 1, 3),
-        ("tip_adapter_f", 2, 3),
-        ("tip_adapter_f", 3, 3),
-        ("gcpl", 1, 2),
-        ("gcpl", 2, 2),
-        ("discriminative", 1, 2),
-        ("discriminative", 2, 2),
-    ]
+    expected = {"tip_adapter_f": 3, "gcpl": 2, "discriminative": 2}
+    assert told == [(method, step, total) for method, total in expected.items() for step in range(1, total + 1)]
 
 
-def test_class_lists_that_differ_are_refused(make_few_shot: Make, few_shot: FewShotExperiment) -> None:
+def test_sets_that_cannot_be_compared_are_refused(make_few_shot: Make, few_shot: FewShotExperiment) -> None:
     other = replace(few_shot.test, class_names=("bag", "boot", "coat"), families={})
     with pytest.raises(DataError, match="support has the classes .*shirt.* and test .*coat.*; they must be the same"):
         make_few_shot(test=other)
-
-
-def test_a_class_without_a_test_picture_is_named(make_few_shot: Make, few_shot: FewShotExperiment) -> None:
     without = few_shot.test.subset(np.flatnonzero(few_shot.test.labels != 1))
-    with pytest.raises(DataError, match="no test picture of boot; add some or leave the class out"):
+    with pytest.raises(DataError, match="no test image of boot; add some or leave the class out"):
         make_few_shot(test=without)
-
-
-def test_more_shots_than_pictures_are_refused_by_name(few_shot: FewShotExperiment) -> None:
-    for method in ("linear_probe", "gcpl"):
-        with pytest.raises(DataError, match="class 'bag' has 4 pictures, fewer than the 5 shots"):
-            few_shot.run(method, 5, 0)
-
-
-def test_an_unknown_method_is_refused_with_a_list(few_shot: FewShotExperiment) -> None:
-    with pytest.raises(ValueError, match="'magic' is no method; expected one of zero_shot_clip, .*discriminative"):
-        few_shot.run("magic", 2, 0)
-
-
-def test_comparisons_look_at_complete_evidence(few_shot: FewShotExperiment) -> None:
     with pytest.raises(DataError, match="classification is 'fast'; a comparison looks at every class"):
-        FewShotExperiment(few_shot.support, few_shot.test, settings={"classification": "fast"})
+        make_few_shot(classification="fast")
+
+
+@pytest.mark.parametrize(
+    ("method", "shots", "message"),
+    [
+        ("linear_probe", 5, "class 'bag' has 4 [a-z]+, fewer than the 5 shots"),
+        ("gcpl", 5, "class 'bag' has 4 [a-z]+, fewer than the 5 shots"),
+        ("magic", 2, "'magic' is no method; expected one of zero_shot_clip, .*discriminative"),
+    ],
+)
+def test_trials_that_cannot_be_run_are_refused(
+    few_shot: FewShotExperiment, method: str, shots: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        few_shot.run(method, shots, 0)

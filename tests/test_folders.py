@@ -1,4 +1,4 @@
-"""Labelled pictures from class folders, or from a metadata file beside them."""
+"""Labelled images from class folders, or from a metadata file beside them."""
 
 import json
 from pathlib import Path
@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcpl_lab.data.folders import read_image_folder
-from gcpl_lab.data.readers import read_class_folders, read_images
+from gcpl_lab.data import folders
+from gcpl_lab.data.folders import draw_sets, read_image_folder, read_pictures, read_support_and_test
+from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
-from gcpl_lab.workshop.project import read_pictures
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures in one folder, two of them below it."""
+    """Four images in one folder, two of them below it."""
     for index, name in enumerate(("a.png", "b.png", "more/c.png", "more/d.png")):
-        path = tmp_path / "pictures" / name
+        path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (60 * index, 0, 0)).save(path)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def write_csv(folder: Path, *lines: str) -> None:
@@ -28,26 +28,21 @@ def write_csv(folder: Path, *lines: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["label", "labels"])
-def test_classes_from_a_csv_file(folder: Path, column: str) -> None:
-    write_csv(folder, f"file_name,{column}", "more/d.png,worn pipe", "a.png,new pipe", "b.png,worn pipe")
+def test_classes_from_a_file_in_both_formats(folder: Path, column: str) -> None:
+    rows = [("more/d.png", "worn pipe"), ("a.png", "new pipe"), ("b.png", "worn pipe")]
+    write_csv(folder, f"file_name,{column}", *(",".join(row) for row in rows))
     found = read_image_folder(folder)
-    assert found.class_names == ("new pipe", "worn pipe")
+    assert (found.name, found.class_names) == ("images", ("new pipe", "worn pipe"))
     assert [path.relative_to(folder).as_posix() for path in found.images] == ["more/d.png", "a.png", "b.png"]
     assert found.labels.tolist() == [1, 0, 1]
-    assert found.name == "pictures"
     assert read_image_folder(folder, "mine").name == "mine"
-
-
-def test_classes_from_json_lines_are_the_same_set(folder: Path) -> None:
-    rows = [("a.png", "new"), ("more/c.png", "worn")]
-    write_csv(folder, "file_name,label", *(",".join(row) for row in rows))
-    table = read_image_folder(folder)
     (folder / "metadata.csv").unlink()
-    lines = [json.dumps({"file_name": name, "label": label}) for name, label in rows]
+    lines = [json.dumps({"file_name": name, column: label}) for name, label in rows]
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    found = read_image_folder(folder)
-    assert (found.class_names, found.images, found.checksum) == (table.class_names, table.images, table.checksum)
-    np.testing.assert_array_equal(found.labels, table.labels)
+    assert read_image_folder(folder).checksum == found.checksum
+    write_csv(folder, "file_name,label", "a.png,new")
+    with pytest.raises(DataError, match=r"has metadata.csv and metadata.jsonl; expected one of them"):
+        read_image_folder(folder)
 
 
 def test_class_folders_where_the_file_has_captions_alone(folder: Path) -> None:
@@ -60,10 +55,10 @@ def test_class_folders_where_the_file_has_captions_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file_name,label", "a.png,new", "b.png,"], r"line 3: b.png has 0 classes; expected one a picture"),
+        (["file_name,label", "a.png,new", "b.png,"], r"line 3: b.png has 0 classes; expected one an image"),
         (["file_name,label", "a.png,new;worn"], r"line 2: a.png has 2 classes; .* gcpl-lab train lmpt"),
         (["file_name,label", "a.png,new", "b.png,new"], r"metadata.csv: has one class only \(new\)"),
-        (["file_name,label", "a.png,new", "e.png,worn"], r"1 of 2 listed pictures are missing"),
+        (["file_name,label", "a.png,new", "e.png,worn"], r"1 of 2 listed images are missing"),
         (["file_name,label", "a.png,new", "a.png,worn"], r"a.png"),
         (["picture,label", "a.png,new"], r"has no 'file_name'; the columns are picture, label"),
     ],
@@ -71,13 +66,6 @@ def test_class_folders_where_the_file_has_captions_alone(folder: Path) -> None:
 def test_what_is_wrong_is_named(folder: Path, lines: list[str], message: str) -> None:
     write_csv(folder, *lines)
     with pytest.raises(DataError, match=message):
-        read_image_folder(folder)
-
-
-def test_two_metadata_files_are_one_too_many(folder: Path) -> None:
-    write_csv(folder, "file_name,label", "a.png,new")
-    (folder / "metadata.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"has metadata.csv and metadata.jsonl; expected one of them"):
         read_image_folder(folder)
 
 
@@ -92,14 +80,39 @@ def test_support_and_test_may_have_a_file_each(folder: Path, tmp_path: Path) -> 
     assert support.class_names == test.class_names == ("new", "worn")
 
 
-def test_pictures_of_foreign_formats_are_not_passed_over(tmp_path: Path) -> None:
-    """A telephone's photograph that nobody can read here would be missing without a trace."""
-    for name in ("new", "worn"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (16, 16), "red" if name == "new" else "blue").save(tmp_path / name / "still.gif")
-    (tmp_path / "new" / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    (tmp_path / "new" / "Thumbs.db").write_bytes(b"no picture")
-    found = read_class_folders(tmp_path)
-    assert [path.name for path in found.images] == ["photo.HEIC", "still.gif", "still.gif"]
-    with pytest.raises(DataError, match=r"1 pictures cannot be used:\n.*photo.HEIC: is no picture that can be read"):
-        read_images(found.images)
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes, five images for support and three for test each."""
+    for part, count in (("support", 5), ("test", 3)):
+        for name in ("red_coat", "blue_coat"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (32, 32), 20 * number).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def test_train_is_another_name_for_support(images: Path) -> None:
+    (images / "support").rename(images / "train")
+    assert [len(part) for part in read_pictures(images)] == [10, 6]
+
+
+def test_both_parts_must_have_the_same_classes(images: Path) -> None:
+    (images / "test" / "red_coat").rename(images / "test" / "red_cape")
+    with pytest.raises(DataError, match=r"support/ and test/ have different classes \(red cape, red coat in one"):
+        read_pictures(images)
+
+
+def test_without_a_test_folder_the_rest_is_the_test_set(images: Path) -> None:
+    support, test = draw_sets(images / "support", shots=3, seed=1)
+    assert np.bincount(support.labels).tolist() == [3, 3]
+    assert np.bincount(test.labels).tolist() == [2, 2]
+    assert not set(support.images) & set(test.images)
+    assert len(draw_sets(images, shots=3, seed=1, most_test=2)[1]) == 2
+
+
+def test_a_published_set_is_read_by_its_name(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "load_published", lambda *asked: asked)
+    assert read_support_and_test(images, "dtd") == (("dtd", images, "train"), ("dtd", images, "test"))
+    assert [len(part) for part in read_support_and_test(images)] == [10, 6]
+    with pytest.raises(DataError, match=r"support: has no test set; expected support/ and test/ with one sub-folder"):
+        read_support_and_test(images / "support")

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 
 from gcpl_lab.data.samples import find_samples
-from gcpl_lab.workshop import course, editions
+from gcpl_lab.workshop import course
+from tools import editions
 
 ROOT = Path(__file__).parents[1]
 SOURCES = editions.list_sources(ROOT / "notebooks")

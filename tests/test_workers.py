@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import pytest
 import torch
 
 from gcpl_lab.errors import TrainingError
-from gcpl_lab.experiments.demo import run_demo
 from gcpl_lab.training import workers
 from gcpl_lab.training.processes import Processes
-from gcpl_lab.training.workers import run_side_by_side, threads_each, useful_workers
-
-Report = Callable[..., None]
+from gcpl_lab.training.workers import Report, run_side_by_side, threads_each, useful_workers
 
 
 def tell_place(report: Report, name: str) -> None:
@@ -33,7 +29,7 @@ def wait_for_the_other(report: Report, own: Path, other: Path) -> None:
 
 
 def fail(report: Report) -> None:
-    raise FileNotFoundError("no such picture")
+    raise FileNotFoundError("no such image")
 
 
 def die(report: Report) -> None:
@@ -62,7 +58,7 @@ def test_two_workers_share_the_threads_and_work_at_the_same_time(
 
 
 def test_what_goes_wrong_in_a_worker_arrives() -> None:
-    with pytest.raises(FileNotFoundError, match="no such picture"):
+    with pytest.raises(FileNotFoundError, match="no such image"):
         run_side_by_side([(fail,), (tell_place, "a")], num_workers=2)
     with pytest.raises(TrainingError, match="want of memory; what was finished is kept"):
         run_side_by_side([(die,), (die,)], num_workers=2)
@@ -70,37 +66,32 @@ def test_what_goes_wrong_in_a_worker_arrives() -> None:
         run_side_by_side([], num_workers=0)
 
 
-def test_more_than_one_is_of_use_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(workers, "default_device", lambda: "cpu")
-    assert useful_workers() == 2
-    monkeypatch.setattr(workers, "default_device", lambda: "cuda")
-    assert useful_workers() == 1
-    monkeypatch.setattr(workers, "default_device", lambda: "cpu")
-    monkeypatch.setattr(workers, "processes", lambda: Processes(0, 2))
-    assert useful_workers() == 1
-    monkeypatch.undo()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert useful_workers() == 1
+@pytest.mark.parametrize(
+    ("device", "num_processes", "threads", "useful"),
+    [("cpu", 1, 8, 2), ("cuda", 1, 8, 1), ("cpu", 2, 8, 1), ("cpu", 1, 1, 1)],
+)
+def test_more_than_one_is_of_use_on_a_cpu_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, num_processes: int, threads: int, useful: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(workers, "default_device", lambda: device)
+    monkeypatch.setattr(workers, "processes", lambda: Processes(0, num_processes))
+    assert useful_workers() == useful
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two demonstrations
 def test_the_demonstration_is_the_same_side_by_side(tmp_path: Path) -> None:
-    settings = {
-        "num_vectors": 2,
-        "num_steps": 4,
-        "batch_size": 8,
-        "discriminative_steps": 2,
-        "num_evidence": 2,
-        "evidence_bfloat16": False,
-    }
+    from gcpl_lab.experiments.demo import run_demo
+
+    steps = {"num_steps": 4, "discriminative_steps": 2, "num_evidence": 2}
+    settings = {"num_vectors": 2, "batch_size": 8, "evidence_bfloat16": False, **steps}
     arguments: dict[str, Any] = {"shots": 4, "test_total": 40, "settings": settings, "multilabel": False}
     events: list[Any] = []
     alone = run_demo(tmp_path / "alone", **arguments)
     together = run_demo(tmp_path / "together", num_workers=2, on_event=lambda *event: events.append(event), **arguments)
     for one, two in zip(alone.outcomes, together.outcomes, strict=True):
-        # Another number of threads rounds otherwise, and a photograph that was nearly a tie may be decided otherwise.
+        # Another number of threads rounds otherwise, and an image that was nearly a tie may be decided otherwise.
         assert one.method == two.method
         assert one.row["accuracy"] == pytest.approx(two.row["accuracy"], abs=0.03)
         # One context for all classes swings about in 200 updates, and what is rounded otherwise swings with it; an

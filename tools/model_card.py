@@ -11,26 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gcpl_lab.baselines.clip_features import LinearProbe, ZeroShotCLIP
-from gcpl_lab.data.captions import SPOKEN_NAMES, AttributeScale, photo_caption
-from gcpl_lab.data.fashion import (
-    FASHION_CLASSES,
-    FASHION_FAMILIES,
-    PRETRAIN_PART,
-    SUPPORT_PART,
-    RawFashion,
-    family_of,
-    read_raw_fashion,
-)
-from gcpl_lab.data.samples import bundled_photographs
-from gcpl_lab.data.scenes import compose_scene
+from gcpl_lab.baselines.features import LinearProbe
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
+from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
-from gcpl_lab.gcpl.classifier import DiffusionClassifier, class_scores, spaced_timesteps
+from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps
 from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import Preset
 from gcpl_lab.storage import read_json, write_json, write_text
+from tools.captions import SPOKEN_NAMES, AttributeScale, photo_caption
+from tools.raw_fashion import PRETRAIN_PART, SUPPORT_PART, RawFashion, read_raw_fashion
+from tools.samples import bundled_images
+from tools.scenes import compose_scene
 
 NUM_TEST = 1000
 NUM_SCENES = 300
@@ -49,7 +44,7 @@ frozen pair."""
 
 
 def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple[float, float] = (0.0, 1.0)) -> Path:
-    """Measure the pair in ``target`` on photographs it never saw, and write ``README.md`` and ``card.json`` there.
+    """Measure the pair in ``target`` on images it never saw, and write ``README.md`` and ``card.json`` there.
 
     None of them is in ``data_samples``: what is reported there must not have been looked at here.
 
@@ -63,14 +58,14 @@ def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple
     source = f"local-dir:{target / 'clip'}"
     preset = Preset("tiny", str(target / "diffusion"), source, "", "Apache-2.0", 0, evidence_range)
     diffusion, clip = FrozenDiffusion.load(preset), FrozenCLIP.load(preset)
-    judged = np.setdiff1d(np.arange(len(raw.test_labels)), list(bundled_photographs("test")))
+    judged = np.setdiff1d(np.arange(len(raw.test_labels)), list(bundled_images("test")))
     raw = replace(raw, test_images=raw.test_images[judged], test_labels=raw.test_labels[judged])
-    pictures = [Image.fromarray(image).convert("RGB") for image in raw.test_images[:NUM_TEST]]
+    images = [Image.fromarray(image).convert("RGB") for image in raw.test_images[:NUM_TEST]]
     labels = raw.test_labels[:NUM_TEST]
     measured: dict[str, Any] = {
-        "vae": _measure_vae(diffusion, pictures, target),
-        "clip": _measure_clip(clip, raw, pictures, labels),
-        "denoiser": _measure_denoiser(diffusion, raw, pictures[:NUM_DENOISED], labels[:NUM_DENOISED]),
+        "vae": _measure_vae(diffusion, images, target),
+        "clip": _measure_clip(clip, raw, images, labels),
+        "denoiser": _measure_denoiser(diffusion, raw, images[:NUM_DENOISED], labels[:NUM_DENOISED]),
     }
     _draw_generated(diffusion, target)
     write_json(target / "card.json", measured)
@@ -78,14 +73,14 @@ def write_card(target: str | Path, raw_folder: str | Path, evidence_range: tuple
 
 
 def _grid(rows: list[list[np.ndarray]], scale: int = 2) -> Image.Image:
-    """Rows of pictures (height, width, 3), two pixels apart on white."""
+    """Rows of images (height, width, 3), two pixels apart on white."""
     padded = [[np.pad(p, ((1, 1), (1, 1), (0, 0)), constant_values=255) for p in row] for row in rows]
     whole = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in padded], axis=0))
     return whole.resize((whole.width * scale, whole.height * scale), Image.Resampling.NEAREST)
 
 
-def _measure_vae(diffusion: FrozenDiffusion, pictures: list[Image.Image], target: Path) -> dict[str, float]:
-    pixels = diffusion.preprocess(pictures)
+def _measure_vae(diffusion: FrozenDiffusion, images: list[Image.Image], target: Path) -> dict[str, float]:
+    pixels = diffusion.preprocess(images)
     means, log_variances = diffusion.encode_moments(pixels)
     decoded = [np.asarray(p, np.float32) for p in diffusion.decode(diffusion.scale_latents(means))]
     original = ((pixels.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round()
@@ -101,15 +96,15 @@ def _measure_vae(diffusion: FrozenDiffusion, pictures: list[Image.Image], target
     }
 
 
-def _measure_clip(clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image], labels: np.ndarray) -> dict[str, Any]:
-    features = clip.encode_images(pictures)
+def _measure_clip(clip: FrozenCLIP, raw: RawFashion, images: list[Image.Image], labels: np.ndarray) -> dict[str, Any]:
+    features = clip.encode_images(images)
     scores = ZeroShotCLIP(clip, FASHION_CLASSES).scores(features).numpy()
     matrix = confusion_matrix(scores, labels)
     family = np.array([list(FASHION_FAMILIES).index(family_of(name)) for name in FASHION_CLASSES])
     wrong = scores.argmax(1) != labels
     inside = family[scores.argmax(1)[wrong]] == family[labels[wrong]]
     probes = []
-    free = np.setdiff1d(np.arange(SUPPORT_PART.start, SUPPORT_PART.stop), list(bundled_photographs("train")))
+    free = np.setdiff1d(np.arange(SUPPORT_PART.start, SUPPORT_PART.stop), list(bundled_images("train")))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         part = raw.train_labels[free]
@@ -128,7 +123,7 @@ def _measure_clip(clip: FrozenCLIP, raw: RawFashion, pictures: list[Image.Image]
 
 
 def _scene_map(clip: FrozenCLIP, raw: RawFashion) -> float:
-    """Mean average precision of the class names on composed scenes of one to five test photographs."""
+    """Mean average precision of the class names on composed scenes of one to five test images."""
     from sklearn.metrics import average_precision_score
 
     rng = np.random.default_rng(0)
@@ -142,9 +137,9 @@ def _scene_map(clip: FrozenCLIP, raw: RawFashion) -> float:
 
 
 def _measure_denoiser(
-    diffusion: FrozenDiffusion, raw: RawFashion, pictures: list[Image.Image], labels: np.ndarray
+    diffusion: FrozenDiffusion, raw: RawFashion, images: list[Image.Image], labels: np.ndarray
 ) -> dict[str, Any]:
-    latents = diffusion.scale_latents(diffusion.encode_moments(diffusion.preprocess(pictures))[0])
+    latents = diffusion.scale_latents(diffusion.encode_moments(diffusion.preprocess(images))[0])
     hidden = diffusion.encode_texts([f"a photo of a {name}" for name in FASHION_CLASSES])
     classifier = DiffusionClassifier(diffusion, hidden, timestep_range=diffusion.evidence_range)
     found = classifier.exact(latents, 12).errors
@@ -193,8 +188,8 @@ def _errors_by_timestep(diffusion: FrozenDiffusion, latents: Tensor, hidden: Ten
 def _draw_generated(diffusion: FrozenDiffusion, target: Path, each: int = 6) -> None:
     prompts = [f"a photo of a {name}" for name in FASHION_CLASSES]
     hidden = diffusion.encode_texts(prompts).repeat_interleave(each, 0)
-    pictures = [np.asarray(picture) for picture in diffusion.generate(hidden, num_steps=40, guidance=4.0, seed=1)]
-    rows = [pictures[start : start + each] for start in range(0, len(pictures), each)]
+    images = [np.asarray(image) for image in diffusion.generate(hidden, num_steps=40, guidance=4.0, seed=1)]
+    rows = [images[start : start + each] for start in range(0, len(images), each)]
     columns = [[row[index] for row in rows] for index in range(each)]
     _grid(columns).save(target / "card" / "generated.png")
 

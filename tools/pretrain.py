@@ -2,7 +2,7 @@
 
 Every stage draws its randomness from (seed, step) alone, so an interrupted stage resumes from its last
 checkpoint and ends as if it had not been interrupted. Only ``PRETRAIN_PART`` of the training images is
-seen (see ``gcpl_lab.data.fashion``).
+seen (see ``tools.raw_fashion``).
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcpl_lab.data.captions import AttributeScale, caption_vocabulary, photo_caption, scene_caption
-from gcpl_lab.data.fashion import PRETRAIN_PART, RawFashion, read_raw_fashion
-from gcpl_lab.data.scenes import CANVAS_SIZE, compose_scene
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.fast.prompt_tower import encode_token_embeddings
+from gcpl_lab.models.clip import encode_token_embeddings
 from gcpl_lab.models.diffusion import quiet_libraries
 from gcpl_lab.storage import read_json, read_tensors, write_json, write_tensors, write_text
+from tools.captions import AttributeScale, caption_vocabulary, photo_caption, scene_caption
+from tools.raw_fashion import PRETRAIN_PART, RawFashion, read_raw_fashion
+from tools.scenes import CANVAS_SIZE, compose_scene
+from tools.words import COMMON_WORDS
 
 CONTEXT_LENGTH = 32
 TEXT_WIDTH = 128
@@ -40,7 +41,7 @@ class StageConfig:
 
     Attributes:
         num_steps: Optimiser updates.
-        batch_size: Pictures an update.
+        batch_size: Images an update.
         learning_rate: Peak of AdamW's rate; linear warm-up, constant, then a cosine to zero over the last
             ``decay_share`` of the steps.
         decay_share: Share of the steps in the final decay.
@@ -80,11 +81,11 @@ class PretrainData:
         self.levels = self.scale.levels(self.images, self.labels)
 
     def photo_captions(self, indices: np.ndarray, rng: np.random.Generator) -> list[str]:
-        """One fresh caption for each of the photographs ``indices`` (batch,)."""
+        """One fresh caption for each of the images ``indices`` (batch,)."""
         return [photo_caption(int(self.labels[i]), self.levels[i], rng) for i in indices]
 
     def clip_batch(self, batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        """Half single photographs, half scenes of one to five items, with captions.
+        """Half single garments, half scenes of one to five items, with captions.
 
         Returns:
             uint8 (batch, 64, 64) and ``batch`` captions.
@@ -93,14 +94,14 @@ class PretrainData:
         singles = rng.integers(0, len(self.images), batch_size - num_scenes)
         photos = torch.from_numpy(self.images[singles]).unsqueeze(1).float()
         photos = F.interpolate(photos, size=CANVAS_SIZE, mode="bicubic", align_corners=False).clamp(0, 255)
-        pictures = [photos[:, 0].round().byte().numpy()]
+        images = [photos[:, 0].round().byte().numpy()]
         captions = self.photo_captions(singles, rng)
         scenes = []
         for _ in range(num_scenes):
             items = rng.integers(0, len(self.images), int(rng.integers(1, 6)))
             scenes.append(compose_scene([self.images[i] for i in items], rng))
             captions.append(scene_caption([int(self.labels[i]) for i in items], [self.levels[i] for i in items], rng))
-        batch = np.concatenate([*pictures, np.stack(scenes)])
+        batch = np.concatenate([*images, np.stack(scenes)])
         flipped = rng.random(batch_size) < 0.5
         batch[flipped] = batch[flipped][:, :, ::-1]
         return batch, captions
@@ -223,8 +224,6 @@ def build_tokenizer(folder: Path) -> Any:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
-
-    from gcpl_lab.data.words import COMMON_WORDS
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
@@ -351,13 +350,13 @@ def train_vae(data: PretrainData, vae: Any, config: PretrainConfig, folder: Path
     def loss_at(step: int) -> Tensor:
         rng, generator = _generators(config.seed, 1, step)
         indices = rng.integers(0, len(data.images), stage.batch_size)
-        pictures = _to_rgb(data.images[indices], LATENT_IMAGE_SIZE)
+        images = _to_rgb(data.images[indices], LATENT_IMAGE_SIZE)
         if step % 2:
-            pictures = pictures.flip(-1)
-        posterior = vae.encode(pictures).latent_dist
+            images = images.flip(-1)
+        posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return F.l1_loss(decoded, pictures) + F.mse_loss(decoded, pictures) + 1e-3 * divergence
+        return F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + 1e-3 * divergence
 
     yield from train_stage("vae", vae, loss_at, stage, folder, config.checkpoint_seconds)
 
@@ -365,7 +364,7 @@ def train_vae(data: PretrainData, vae: Any, config: PretrainConfig, folder: Path
 def train_clip(
     data: PretrainData, clip: Any, tokenizer: Any, config: PretrainConfig, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """CLIP's symmetric cross entropy on photographs and scenes, both towers."""
+    """CLIP's symmetric cross entropy on images and scenes, both towers."""
 
     def loss_at(step: int) -> Tensor:
         rng, _ = _generators(config.seed, 2, step)
@@ -374,8 +373,8 @@ def train_clip(
     yield from train_stage("clip", clip, loss_at, config.clip, folder, config.checkpoint_seconds)
 
 
-def _contrastive_loss(clip: Any, tokenizer: Any, pictures: np.ndarray, captions: list[str]) -> Tensor:
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).unsqueeze(1).float().div_(255)
+def _contrastive_loss(clip: Any, tokenizer: Any, images: np.ndarray, captions: list[str]) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).float().div_(255)
     values = ((values - IMAGE_MEAN) / IMAGE_STD).expand(-1, 3, -1, -1)
     ids = tokenize(tokenizer, captions)
     ends = (ids == ids.max()).int().argmax(1)
@@ -393,7 +392,7 @@ def _contrastive_loss(clip: Any, tokenizer: Any, pictures: np.ndarray, captions:
 
 @torch.no_grad()
 def encode_latents(data: PretrainData, vae: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every photograph's latent and its mirror image's.
+    """Mean and standard deviation of every image's latent and its mirror image's.
 
     Returns:
         Two float32 (2, count, 4, 8, 8), before scaling.
@@ -401,8 +400,8 @@ def encode_latents(data: PretrainData, vae: Any) -> tuple[Tensor, Tensor]:
     means, deviations = [], []
     for flip in (False, True):
         for start in range(0, len(data.images), 500):
-            pictures = _to_rgb(data.images[start : start + 500], LATENT_IMAGE_SIZE)
-            posterior = vae.encode(pictures.flip(-1) if flip else pictures).latent_dist
+            images = _to_rgb(data.images[start : start + 500], LATENT_IMAGE_SIZE)
+            posterior = vae.encode(images.flip(-1) if flip else images).latent_dist
             means.append(posterior.mean)
             deviations.append(posterior.std)
     shape = (2, len(data.images), *means[0].shape[1:])

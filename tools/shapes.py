@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcpl_lab.experiments.live_bytes import LiveBytes
+from gcpl_lab.experiments.profile import LiveBytes
 from gcpl_lab.models.presets import StepMemory
 from gcpl_lab.storage import write_json, write_tensors, write_text
 
@@ -33,7 +33,7 @@ class DiffusionShape:
     Attributes:
         channels: Of the denoiser's four levels; each a multiple of 32.
         heads: Attention heads of each level (diffusers calls this ``attention_head_dim``).
-        latent_size: Side of the latents; pictures are eight times as large.
+        latent_size: Side of the latents; images are eight times as large.
         text_width: Of the token embeddings and of the denoiser's cross-attention.
         text_layers: Blocks of the text encoder.
         text_heads: Its attention heads.
@@ -66,7 +66,7 @@ DIFFUSION_SHAPES = {
         text_activation="gelu",
         linear_projection=True,
     ),
-    # The blocks of SD 1.x with few channels, for 64-px pictures: seconds instead of minutes.
+    # The blocks of SD 1.x with few channels, for 64-px images: seconds instead of minutes.
     "sd-1.x-small": DiffusionShape(
         channels=(32, 64, 128, 128),
         heads=(2, 2, 2, 2),
@@ -84,7 +84,7 @@ SMALL_CLIP: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2},
 }
-"""The blocks of OpenAI's ViT-B/16 with few channels, for 64-px pictures, in the words of open_clip's configurations."""
+"""The blocks of OpenAI's ViT-B/16 with few channels, for 64-px images, in the words of open_clip's configurations."""
 
 
 def build_denoiser(shape: DiffusionShape) -> Any:
@@ -312,14 +312,14 @@ def _peak_of_step(
 
 
 def count_clip_memory(model_config: dict[str, Any]) -> StepMemory:
-    """The same for LMPT in float32: one prompt forth and back through the text tower, one picture through the other.
+    """The same for LMPT in float32: a prompt forward and backward through its tower, an image through the other.
 
     Args:
         model_config: As for :func:`save_clip`.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from gcpl_lab.fast.prompt_tower import encode_token_embeddings
+    from gcpl_lab.models.clip import encode_token_embeddings
 
     with FakeTensorMode():
         model = build_clip(model_config).requires_grad_(False).eval()

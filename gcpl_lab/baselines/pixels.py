@@ -1,12 +1,12 @@
-"""What needs no frozen model at all: a forest and a small network on the pixels of the same photographs.
+"""What needs no frozen model at all: a forest and a small network on the pixels of the same images.
 
-A sceptic's first question is whether a few photographs and no pretraining would do as well. Both learn from
-photographs and mirror images, like the methods that they are compared with.
+A sceptic's first question is whether a few images and no pretraining would do as well. Both learn from images and
+mirror images, like the methods that they are compared with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,18 +15,23 @@ from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
+from gcpl_lab.baselines.base import Batches, PixelSupport, register_baseline
 from gcpl_lab.models.diffusion import square_pixels
+from gcpl_lab.training.loop import TrainingConfig
 
-PIXEL_SIZE = 32
-"""Side of the squares that pixels are read at."""
+NETWORK_TRAINING = TrainingConfig(num_steps=200, learning_rate=3e-3, weight_decay=0.05)
+"""Chosen, like the network, on images of the bundled pool outside the exemplars (``gcpl-lab compare --held-out
+--methods small_network``)."""
+NETWORK_BATCH = 64
 
 
-def read_pixels(pictures: Sequence[Image.Image], size: int = PIXEL_SIZE) -> Tensor:
-    """What the denoiser would be shown of each picture at this size: float32 (image, 3, size, size) in [-1, 1]."""
-    squares = [square_pixels(picture, size) for picture in pictures]
+def read_pixels(images: Sequence[Image.Image], size: int = 32) -> Tensor:
+    """What the denoiser would be shown of each image at this size: float32 (image, 3, size, size) in [-1, 1]."""
+    squares = [square_pixels(image, size) for image in images]
     return torch.stack(squares) if squares else torch.empty(0, 3, size, size)
 
 
+@register_baseline("pixel_forest", title="Random forest on pixels", sees="pixels")
 class PixelForest:
     """A random forest on raw pixels.
 
@@ -35,11 +40,11 @@ class PixelForest:
 
     NUM_TREES = 500
 
-    def __init__(self, pixels: Tensor, labels: Tensor, seed: int = 0, *, flip: bool = True) -> None:
-        """Fit on pixels (image, 3, height, width) and, with ``flip``, on their mirror images; class ids (image,)."""
-        seen = torch.cat([pixels, pixels.flip(-1)]) if flip else pixels
-        self._model = RandomForestClassifier(self.NUM_TREES, random_state=seed)
-        self._model.fit(seen.flatten(1).numpy(), labels.repeat(len(seen) // len(pixels)).numpy())
+    def __init__(self, support: PixelSupport) -> None:
+        pixels = support.pixels
+        seen = torch.cat([pixels, pixels.flip(-1)]) if support.flip else pixels
+        self._model = RandomForestClassifier(self.NUM_TREES, random_state=support.seed)
+        self._model.fit(seen.flatten(1).numpy(), support.labels.repeat(len(seen) // len(pixels)).numpy())
 
     def scores(self, pixels: Tensor) -> Tensor:
         """Logarithms of the trees' mean shares (image, class); a class that no tree names has half a tree's."""
@@ -48,33 +53,22 @@ class PixelForest:
 
 
 class SmallNetwork:
-    """A convolutional network of 0.1 million weights that starts from nothing; an objective for the training loop.
-
-    Batches come shifted and mirrored from :func:`shifted_batches`. Its settings were chosen on photographs of the
-    bundled pool outside the exemplars (``gcpl-lab compare --held-out --methods small_network``).
-    """
+    """A convolutional network of 0.1 million weights that starts from nothing; an objective for the training loop."""
 
     WIDTHS = (32, 64, 128)
 
     def __init__(self, num_classes: int, seed: int = 0, channels: int = 3) -> None:
-        """Draw the weights from the seed, leaving the global random state as it is."""
-        with torch.random.fork_rng(devices=[]):
+        layers: list[nn.Module] = []
+        with torch.random.fork_rng(devices=[]):  # the global random state stays as it is
             torch.manual_seed(seed)
-            layers: list[nn.Module] = []
             for width in self.WIDTHS:
-                layers += [
-                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                    nn.MaxPool2d(2),
-                ]
+                layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+                layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
                 channels = width
-            self.network = nn.Sequential(
-                *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, num_classes)
-            )
+            layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, num_classes)]
+        self.network = nn.Sequential(*layers)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """All weights."""
         return list(self.network.parameters())
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -85,7 +79,7 @@ class SmallNetwork:
 
     @torch.no_grad()
     def scores(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
-        """Logits (image, class), the mean over each picture and its mirror image."""
+        """Logits (image, class), the mean over each image and its mirror image."""
         self.network.eval()
         parts = [(self.network(part) + self.network(part.flip(-1))) / 2 for part in pixels.split(batch_size)]
         return torch.cat(parts)
@@ -93,16 +87,10 @@ class SmallNetwork:
 
 def shifted_batches(
     pixels: Tensor, labels: Tensor, batch_size: int, seed: int, *, most_shift: int = 3, flip: bool = True
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Batches of shifted and mirrored pictures for the training loop, each from its step's number.
+) -> Batches:
+    """Batches for the training loop, each from its step's number; no image twice in one.
 
-    Args:
-        pixels: (image, 3, height, width).
-        labels: (image,).
-        batch_size: Pictures a batch, without repetition.
-        seed: Of the draws.
-        most_shift: Pixels up, down, left or right, at most; the edge is repeated.
-        flip: Mirror half of them.
+    Images (image, 3, height, width) are shifted by up to ``most_shift`` pixels, the edge repeated; half are mirrored.
     """
     padded = F.pad(pixels, (most_shift,) * 4, mode="replicate")
     height, width = pixels.shape[-2:]
@@ -117,3 +105,17 @@ def shifted_batches(
         return torch.stack(shown), labels[torch.from_numpy(chosen)]
 
     return batch_at
+
+
+@register_baseline("small_network", title="Small network from scratch", sees="pixels")
+def fit_network(support: PixelSupport) -> SmallNetwork:
+    """In one thread: training from nothing magnifies rounding, which depends on the number of threads."""
+    network = SmallNetwork(len(support.class_names), support.seed)
+    batches = shifted_batches(support.pixels, support.labels, NETWORK_BATCH, support.seed, flip=support.flip)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        support.train(network, batches, NETWORK_TRAINING)
+    finally:
+        torch.set_num_threads(threads)
+    return network

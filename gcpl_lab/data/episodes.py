@@ -1,4 +1,4 @@
-"""Few-shot episodes, test draws and cross-validation folds: which pictures are used, by seed alone."""
+"""Few-shot episodes, test draws and cross-validation folds: which images are used, by seed alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,77 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gcpl_lab.data.readers import ImageSet
+from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 
 # Separate streams, so that equal seeds do not couple what is drawn for different purposes.
 _EPISODE, _TEST, _FOLDS = 0, 1, 2
+
+
+def draw_episode(image_set: ImageSet, shots: int, seed: int) -> np.ndarray:
+    """Draw the exemplars of a few-shot episode: int64 (class · shots,), indices into the set, class by class.
+
+    With the same seed, each class's k exemplars are the first k of its k + 1 exemplars, so curves over the
+    number of shots change by added images only. A class with fewer images is named by a DataError.
+    """
+    _check_count("shots", shots, 1)
+    members = _shuffle(image_set.labels, len(image_set.class_names), seed, _EPISODE)
+    return _take_each(image_set, members, shots, "shots")
+
+
+def draw_test(image_set: ImageSet, per_class: int | None = None, total: int | None = None, seed: int = 0) -> np.ndarray:
+    """Draw test images, as evenly over the classes as the set allows: int64 (count,), indices, class by class.
+
+    Args:
+        image_set: Every class must have an image.
+        per_class: Images of each class; give this or ``total``.
+        total: Images together, by default all; at least one a class. A class that runs out leaves its share to others.
+    """
+    if per_class is not None and total is not None:
+        raise DataError(f"per_class is {per_class} and total is {total}; expected one of the two")
+    members = _shuffle(image_set.labels, len(image_set.class_names), seed, _TEST)
+    for name, indices in zip(image_set.class_names, members, strict=True):
+        if not len(indices):
+            raise DataError(f"{image_set.name}: class {name!r} has no test image; add some or leave the class out")
+    if per_class is not None:
+        _check_count("per_class", per_class, 1)
+        return _take_each(image_set, members, per_class, "test images")
+    total = len(image_set) if total is None else total
+    _check_count("total", total, len(members))
+    if total > len(image_set):
+        raise DataError(f"total is {total}, but {image_set.name} has {len(image_set)} images; ask for fewer")
+    # One place a class in turn, in a seeded order, until each class has run out.
+    available, counts = np.array([len(indices) for indices in members]), np.zeros(len(members), np.int64)
+    order = np.random.default_rng([int(seed), _TEST]).permutation(len(members))
+    while (left := total - int(counts.sum())) > 0:
+        counts[[label for label in order if counts[label] < available[label]][:left]] += 1
+    chosen = [indices[:count] for indices, count in zip(members, counts, strict=True)]
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def cross_validation_folds(
+    labels: Sequence[int] | np.ndarray, num_folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Part labelled images into folds that each hold every class in equal number, give or take one.
+
+    Returns:
+        For every fold, the sorted indices to train on and the sorted indices held out, int64.
+    """
+    _check_count("num_folds", num_folds, 2)
+    values = np.asarray(labels)
+    if values.ndim != 1 or not values.size or not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"labels are {values.dtype} of shape {values.shape}; expected whole numbers (count,)")
+    kinds, ids, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    if sizes.min() < num_folds:
+        smallest = int(sizes.argmin())
+        raise DataError(
+            f"label {kinds[smallest]} has {sizes[smallest]} images, fewer than the {num_folds} folds; "
+            f"expected one a fold at least: use at most {sizes[smallest]} folds, or more images"
+        )
+    fold_of = np.empty(len(values), np.int64)
+    # Each class goes on where the last one stopped, which keeps the folds of equal size.
+    fold_of[np.concatenate(_shuffle(ids, len(kinds), seed, _FOLDS))] = np.arange(len(values)) % num_folds
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds)]
 
 
 def _check_count(what: str, value: int, least: int) -> None:
@@ -18,7 +84,7 @@ def _check_count(what: str, value: int, least: int) -> None:
         raise DataError(f"{what} is {value!r}; expected a whole number, {least} or more")
 
 
-def _shuffled_members(labels: np.ndarray, num_classes: int, seed: int, stream: int) -> list[np.ndarray]:
+def _shuffle(labels: np.ndarray, num_classes: int, seed: int, stream: int) -> list[np.ndarray]:
     """Indices of every class in an order that depends on seed and class alone, not on the number taken."""
     _check_count("seed", seed, 0)
     return [
@@ -31,108 +97,7 @@ def _take_each(image_set: ImageSet, members: list[np.ndarray], count: int, what:
     for name, indices in zip(image_set.class_names, members, strict=True):
         if len(indices) < count:
             raise DataError(
-                f"{image_set.name}: class {name!r} has {len(indices)} pictures, fewer than the {count} {what}; "
-                f"add pictures or ask for at most {min(len(m) for m in members)}"
+                f"{image_set.name}: class {name!r} has {len(indices)} images, fewer than the {count} {what}; "
+                f"add images or ask for at most {min(len(each) for each in members)}"
             )
     return np.concatenate([indices[:count] for indices in members]).astype(np.int64)
-
-
-def draw_episode(image_set: ImageSet, shots: int, seed: int) -> np.ndarray:
-    """Draw the exemplars of a few-shot episode.
-
-    With the same seed, each class's k exemplars are the first k of its k + 1 exemplars, so curves over the
-    number of shots change by added pictures only.
-
-    Args:
-        image_set: The support pool.
-        shots: Pictures a class, 1 or more.
-        seed: 0 or more.
-
-    Returns:
-        int64 (class · shots,): indices into the set, class by class.
-
-    Raises:
-        DataError: ``shots`` or ``seed`` is out of range, or a class, named, has fewer pictures.
-    """
-    _check_count("shots", shots, 1)
-    members = _shuffled_members(image_set.labels, len(image_set.class_names), seed, _EPISODE)
-    return _take_each(image_set, members, shots, "shots")
-
-
-def draw_test(image_set: ImageSet, per_class: int | None = None, total: int | None = None, seed: int = 0) -> np.ndarray:
-    """Draw test pictures, as evenly over the classes as the set allows.
-
-    Args:
-        image_set: The test set; every class must have a picture.
-        per_class: Pictures of each class; give this, or ``total``, or neither for the whole set.
-        total: Pictures together, at least one a class. A class that has run out leaves its share to others.
-        seed: 0 or more.
-
-    Returns:
-        int64 (count,): indices into the set, class by class.
-
-    Raises:
-        DataError: A class has no or too few pictures, ``total`` exceeds the set, or both counts are given.
-    """
-    if per_class is not None and total is not None:
-        raise DataError(f"per_class is {per_class} and total is {total}; expected one of the two")
-    members = _shuffled_members(image_set.labels, len(image_set.class_names), seed, _TEST)
-    for name, indices in zip(image_set.class_names, members, strict=True):
-        if not len(indices):
-            raise DataError(f"{image_set.name}: class {name!r} has no test picture; add some or leave the class out")
-    if per_class is not None:
-        _check_count("per_class", per_class, 1)
-        return _take_each(image_set, members, per_class, "test pictures")
-    if total is None:
-        return np.concatenate([np.sort(indices) for indices in members]).astype(np.int64)
-    _check_count("total", total, len(members))
-    if total > len(image_set):
-        raise DataError(f"total is {total}, but {image_set.name} has {len(image_set)} pictures; ask for fewer")
-    counts = _even_counts(np.array([len(indices) for indices in members]), total, seed)
-    chosen = [indices[:count] for indices, count in zip(members, counts, strict=True)]
-    return np.concatenate(chosen).astype(np.int64)
-
-
-def _even_counts(available: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """Hand out ``total`` places one a class in turn, in a seeded order, until each class has run out."""
-    counts = np.zeros_like(available)
-    order = np.random.default_rng([int(seed), _TEST]).permutation(len(available))
-    while (left := total - int(counts.sum())) > 0:
-        counts[[label for label in order if counts[label] < available[label]][:left]] += 1
-    return counts
-
-
-def cross_validation_folds(
-    labels: Sequence[int] | np.ndarray, num_folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Part labelled pictures into folds that each hold every class in equal number, give or take one.
-
-    Args:
-        labels: Whole numbers (count,), of any values.
-        num_folds: 2 or more, at most the size of the smallest class.
-        seed: 0 or more.
-
-    Returns:
-        For every fold, the sorted indices to train on and the sorted indices held out, int64.
-
-    Raises:
-        DataError: A count is out of range, or a class, named by its label, is smaller than ``num_folds``.
-    """
-    _check_count("num_folds", num_folds, 2)
-    values = np.asarray(labels)
-    if values.ndim != 1 or not values.size or not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"labels are {values.dtype} of shape {values.shape}; expected whole numbers (count,)")
-    kinds, ids, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    if sizes.min() < num_folds:
-        smallest = int(sizes.argmin())
-        raise DataError(
-            f"label {kinds[smallest]} has {sizes[smallest]} pictures, fewer than the {num_folds} folds; "
-            f"expected one a fold at least: use at most {sizes[smallest]} folds, or more pictures"
-        )
-    fold_of = np.empty(len(values), np.int64)
-    start = 0
-    for members in _shuffled_members(ids, len(kinds), seed, _FOLDS):
-        # Each class goes on where the last one stopped, which keeps the folds of equal size.
-        fold_of[members] = (start + np.arange(len(members))) % num_folds
-        start += len(members)
-    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds)]

@@ -36,14 +36,11 @@ def run_trials(
 ) -> list[dict[str, Any]]:
     """Run every trial whose result is not in ``folder`` yet, and return all results in order.
 
-    A result is one JSON file named by the trial and by ``fingerprint`` (settings, data, model), so an
-    interrupted comparison goes on where it stopped and never mixes results of different settings.
+    A result is one JSON file named by the trial and by ``fingerprint``, whatever it depends on besides (settings, data,
+    model): an interrupted comparison goes on where it stopped and never mixes results of different settings.
 
     Args:
-        trials: What to run.
         run: Returns a JSON-able result for a trial. With several workers it is sent to them.
-        folder: Where results are kept.
-        fingerprint: Whatever the results depend on besides the trial.
         num_workers: Processes side by side; the trials of one draw stay together and in order, as later ones may
             begin where an earlier one ended.
         on_trial: Called before a trial that runs.
@@ -71,55 +68,36 @@ def _path(folder: str | Path, trial: Trial, fingerprint: str) -> Path:
 
 
 def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "accuracy") -> list[dict[str, Any]]:
-    """Mean and spread for each (method, shots), and the paired difference from a reference method.
+    """Mean and spread for each (method, shots), and the difference from a reference method on the same exemplars.
 
-    Pairs are trials with the same seed and shots: the same photographs. The interval and the p-value are
-    those of Student's paired t-test over seeds; with fewer than two seeds they are None.
-
-    Args:
-        rows: Results with ``method``, ``shots``, ``seed`` and ``metric``.
-        reference: The method the others are compared with.
-        metric: Which number.
-
-    Returns:
-        One dict for each (method, shots): num_seeds, mean, standard_deviation, difference, low, high (95 %
-        interval of the difference), p_value.
+    Rows are results with ``method``, ``shots``, ``seed`` and the metric. Of each (method, shots) are returned the two,
+    num_seeds, mean, standard_deviation (None for one seed) and what :func:`paired_difference` gives.
     """
     table: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
         table.setdefault((row["method"], row["shots"]), {})[row["seed"]] = float(row[metric])
-    summaries = []
-    for (method, shots), values in table.items():
-        numbers = np.array(list(values.values()))
-        summary: dict[str, Any] = {
+    return [
+        {
             "method": method,
             "shots": shots,
-            "num_seeds": len(numbers),
-            "mean": float(numbers.mean()),
-            "standard_deviation": float(numbers.std(ddof=1)) if len(numbers) > 1 else None,
+            "num_seeds": len(values),
+            "mean": float(np.mean(list(values.values()))),
+            "standard_deviation": float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else None,
+            **paired_difference(values, table.get((reference, shots), {})),
         }
-        summaries.append(summary | paired_difference(values, table.get((reference, shots), {})))
-    return summaries
+        for (method, shots), values in table.items()
+    ]
 
 
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, float | None]:
-    """Mean difference over the seeds that both have, with the interval and p-value of Student's paired t-test.
+    """Mean ``difference`` over the seeds of both, ``low`` and ``high`` (95 %), and ``p_value`` of a paired t-test.
 
-    Args:
-        values: A number a seed.
-        reference: What is subtracted.
-
-    Returns:
-        ``difference``, ``low`` and ``high`` (95 %), ``p_value``; None where there are too few seeds.
+    None stands where there are too few seeds.
     """
-    shared = sorted(values.keys() & reference.keys())
-    differences = np.array([values[seed] - reference[seed] for seed in shared])
-    empty: dict[str, float | None] = {"difference": None, "low": None, "high": None, "p_value": None}
-    if not len(differences):
-        return empty
-    mean = float(differences.mean())
+    differences = np.array([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
+    mean = float(differences.mean()) if len(differences) else None
     if len(differences) < 2:
-        return empty | {"difference": mean}
+        return {"difference": mean, "low": None, "high": None, "p_value": None}
     if np.allclose(differences, differences[0]):  # no spread: the t-test is undefined
         return {"difference": mean, "low": mean, "high": mean, "p_value": None if mean else 1.0}
     test = stats.ttest_1samp(differences, 0.0)

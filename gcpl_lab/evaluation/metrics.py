@@ -6,17 +6,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gcpl_lab.errors import DataError
+
 NUM_BINS = 15
 """Of confidence, in every calibration error: numbers with other bins are other numbers."""
 
 
-def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose best score is their own class's.
+def check_rows(
+    what: str, values: np.ndarray, labels: np.ndarray, infinite: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values as float64 (row, column) with a label for each row, or a DataError that names the first wrong row.
 
-    Args:
-        scores: (image, class), larger is better.
-        labels: int (image,).
+    ``what`` is a row's name in messages. ``infinite`` allows the infinite scores of classes that were left out.
     """
+    values, labels = np.asarray(values, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 2 or 0 in values.shape or labels.shape != values.shape[:1]:
+        raise DataError(
+            f"{what}: values have shape {values.shape} and labels {labels.shape}; expected (row, column), neither "
+            "of them 0, and one label a row"
+        )
+    wrong = np.flatnonzero((np.isnan(values) if infinite else ~np.isfinite(values)).any(axis=1))
+    if len(wrong):
+        raise DataError(f"{what} {wrong[0]} holds a value that is not finite; leave it out or mend its source")
+    return values, labels
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose best score, of (image, class), is their own class's."""
     return float((scores.argmax(axis=1) == labels).mean())
 
 
@@ -25,21 +41,16 @@ def accuracy_within_family(
 ) -> float:
     """How often the own class beats the look-alikes of its family, whatever the other families score.
 
-    Only images of families with at least two classes count; nan where there is none.
-
     Args:
-        scores: (image, class).
-        labels: int (image,).
-        class_names: In the order of the class ids.
-        families: Family → class names; a class in no family has no look-alike.
+        scores: (image, class), larger is better; ``labels`` int (image,).
+        families: Family to class names. Images of families with fewer than two classes do not count: nan without any.
     """
     correct: list[bool] = []
     for members in families.values():
         ids = np.array([index for index, name in enumerate(class_names) if name in members])
-        if len(ids) < 2:
-            continue
-        chosen = np.isin(labels, ids)
-        correct.extend(ids[scores[chosen][:, ids].argmax(axis=1)] == labels[chosen])
+        if len(ids) > 1:
+            chosen = np.isin(labels, ids)
+            correct.extend(ids[scores[chosen][:, ids].argmax(axis=1)] == labels[chosen])
     return float(np.mean(correct)) if correct else float("nan")
 
 
@@ -48,7 +59,7 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean gap between confidence and accuracy over equal bins of confidence, weighted by their images.
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599; computed by torchmetrics.
@@ -56,13 +67,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    error = multiclass_calibration_error(
-        torch.from_numpy(probabilities).float(),
-        torch.from_numpy(labels),
-        num_classes=probabilities.shape[1],
-        n_bins=num_bins,
-    )
-    return float(error)
+    chances, truth = torch.from_numpy(probabilities).float(), torch.from_numpy(labels)
+    return float(multiclass_calibration_error(chances, truth, num_classes=chances.shape[1], n_bins=NUM_BINS))
 
 
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

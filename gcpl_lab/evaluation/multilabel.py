@@ -1,7 +1,7 @@
-"""How well scores rank and decide several labels a picture: average precision, thresholds, calibration.
+"""How well scores rank and decide several labels an image: average precision, thresholds, calibration.
 
-Scores are compared within a class, over the pictures; nothing is a softmax over classes. A class without a
-positive picture has no average precision: it is reported as None and left out of every mean.
+A class without a positive image has no average precision: None, and left out of every mean. Everywhere scores are
+(image, class), finite, and targets (image, class), 0 or 1; a DataError names what is not.
 """
 
 from __future__ import annotations
@@ -10,50 +10,47 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, precision_recall_fscore_support
 
-from gcpl_lab.data.multilabel import check_targets, head_medium_tail
+from gcpl_lab.data.multilabel import head_medium_tail
+from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.metrics import NUM_BINS
+
+
+def check_scores(scores: np.ndarray, targets: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Scores as float64 and targets as uint8, both (image, class), or a DataError that names the first wrong entry."""
+    scores, targets = np.asarray(scores, dtype=np.float64), check_targets(targets)
+    if scores.shape != targets.shape:
+        raise DataError(f"scores have shape {scores.shape} and targets {targets.shape}; expected equal ones")
+    right = (scores >= 0) & (scores <= 1) if probabilities else np.isfinite(scores)
+    if not right.all():
+        row, column = np.argwhere(~right)[0]
+        expected = "0 to 1: put a sigmoid on logits" if probabilities else "finite numbers"
+        raise DataError(f"the score of image {row}, class {column} is {scores[row, column]}; expected {expected}")
+    return scores, targets
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray, even: bool = False) -> list[float | None]:
-    """Average precision of every class, as scikit-learn defines it (no interpolation).
+    """Average precision of every class, as scikit-learn defines it; None for a class without a positive image.
 
-    The average precision of a random ranking is the share of positives, so on pictures with a long tail a class with
-    two positives has a small and very noisy one. ``even`` weighs positives and negatives of each class as if all
-    classes were as frequent as they are on average: what is wanted where settings are chosen on such pictures for
-    a test set without a tail.
-
-    Args:
-        scores: (image, class), any finite numbers; only their order within a class counts.
-        targets: (image, class), 0 or 1.
-        even: See above.
-
-    Returns:
-        One number from 0 to 1 a class; None for a class without a positive image.
-
-    Raises:
-        DataError: Shapes differ, a score is not finite, or a target is neither 0 nor 1.
+    A random ranking's is the share of positives, so on a long tail a class with two positives has a small and very
+    noisy one. ``even`` weighs positives and negatives of each class as if all classes were as frequent as they are on
+    average: what is wanted where settings are chosen on such images for a test set without a tail.
     """
-    scores, targets = _check(scores, targets)
+    scores, targets = check_scores(scores, targets)
     shares = targets.mean(axis=0)
     wanted = float(targets.mean()) if even else shares
     with np.errstate(divide="ignore", invalid="ignore"):  # a class without positives or negatives is not weighed
         weights = np.where(targets == 1, wanted / shares, (1 - wanted) / (1 - shares))
     return [
-        float(average_precision_score(targets[:, label], scores[:, label], sample_weight=weights[:, label]))
-        if targets[:, label].any()
-        else None
-        for label in range(targets.shape[1])
+        float(average_precision_score(truth, ranked, sample_weight=weight)) if truth.any() else None
+        for truth, ranked, weight in zip(targets.T, scores.T, weights.T, strict=True)
     ]
 
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean of :func:`average_precisions` over the classes that have one.
-
-    Raises:
-        DataError: As there; also where no class has a positive image.
-    """
+    """Mean of :func:`average_precisions` over the classes that have one; a DataError where none has."""
     mean = _mean(average_precisions(scores, targets))
     if mean is None:
         raise DataError("no class has a positive image, so there is no average precision; check the targets")
@@ -70,19 +67,13 @@ def multilabel_report(
     """Mean average precision over all, head, medium and tail classes, and every class by itself.
 
     Args:
-        scores: (image, class), any finite numbers.
-        targets: (image, class), 0 or 1.
-        train_counts: (class,): training images with each class; they part head, medium and tail.
-        class_names: One a class.
-        even: See :func:`average_precisions`.
+        train_counts: The training images with each class, which part head, medium and tail.
+        even: As for :func:`average_precisions`.
 
     Returns:
         ``map``, ``map_head``, ``map_medium``, ``map_tail`` (None where a part has no class to average),
         ``classes``: a list of ``name, part, average_precision, num_train, num_test``, and
         ``classes_without_positives``: names that are in no mean.
-
-    Raises:
-        DataError: As :func:`average_precisions`; also where counts or names are of another number.
     """
     precisions = average_precisions(scores, targets, even)
     for what, values in (("train_counts", train_counts), ("class_names", class_names)):
@@ -91,44 +82,29 @@ def multilabel_report(
     parts = head_medium_tail(train_counts)
     part_of = {int(label): part for part, labels in parts.items() for label in labels}
     positives = np.asarray(targets).sum(axis=0)
-    classes = [
-        {
-            "name": str(class_names[label]),
-            "part": part_of[label],
-            "average_precision": precision,
-            "num_train": int(train_counts[label]),
-            "num_test": int(positives[label]),
-        }
-        for label, precision in enumerate(precisions)
-    ]
-    report: dict[str, Any] = {"map": _mean(precisions)}
-    for part, labels in parts.items():
-        report[f"map_{part}"] = _mean([precisions[label] for label in labels])
-    report["classes"] = classes
-    report["classes_without_positives"] = [entry["name"] for entry in classes if entry["average_precision"] is None]
-    return report
+    classes: list[dict[str, Any]] = []
+    for label, precision in enumerate(precisions):
+        counts = {"num_train": int(train_counts[label]), "num_test": int(positives[label])}
+        name = str(class_names[label])
+        classes.append({"name": name, "part": part_of[label], "average_precision": precision, **counts})
+    means = {f"map_{part}": _mean([precisions[label] for label in labels]) for part, labels in parts.items()}
+    without = [entry["name"] for entry in classes if entry["average_precision"] is None]
+    return {"map": _mean(precisions), **means, "classes": classes, "classes_without_positives": without}
 
 
 def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The threshold of every class with the best F1; to be chosen on validation, never on test.
+    """The threshold of every class, (class,), with the best F1; to be chosen on validation, never on test.
 
     Halfway to the next lower score, so that it does not hang on one image's exact score. A class without a
     positive image takes the median of the others' thresholds (the largest score where there is none).
-
-    Args:
-        scores: (image, class), any finite numbers.
-        targets: (image, class), 0 or 1.
-
-    Returns:
-        float64 (class,): a class is predicted where its score is at least this.
     """
-    scores, targets = _check(scores, targets)
+    scores, targets = check_scores(scores, targets)
     thresholds = np.full(targets.shape[1], np.nan)
     for label in np.flatnonzero(targets.any(axis=0)):
         precision, recall, candidates = precision_recall_curve(targets[:, label], scores[:, label])
-        best = int(np.argmax(2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)))
-        lower = scores[scores[:, label] < candidates[best], label]
-        thresholds[label] = (candidates[best] + lower.max()) / 2 if len(lower) else candidates[best]
+        best = candidates[np.argmax((2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1])]
+        lower = scores[scores[:, label] < best, label]
+        thresholds[label] = (best + lower.max()) / 2 if len(lower) else best
     known = thresholds[~np.isnan(thresholds)]
     fallback = float(np.median(known)) if len(known) else float(scores.max(initial=0.0))
     return np.where(np.isnan(thresholds), fallback, thresholds)
@@ -137,80 +113,64 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def decision_quality(scores: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float = 0.5) -> dict[str, float]:
     """Precision, recall and F1 of thresholded scores: the mean over classes (macro) and over all decisions (micro).
 
-    Args:
-        scores: (image, class), any finite numbers.
-        targets: (image, class), 0 or 1.
-        thresholds: (class,) or one for all; a class is predicted where its score is at least this.
+    A class is predicted where its score is at least its threshold: (class,), or one for all.
 
     Returns:
         ``precision_macro``, ``recall_macro``, ``f1_macro`` over the classes with a positive image, and
         ``precision_micro``, ``recall_micro``, ``f1_micro``; a ratio without denominator counts as 0.
     """
-    scores, targets = _check(scores, targets)
-    predicted = scores >= np.asarray(thresholds)
-    present = targets.astype(bool)
-    right = (predicted & present).sum(axis=0)
-    called, there = predicted.sum(axis=0), present.sum(axis=0)
-    known = there > 0
-    macro = [float(values[known].mean()) if known.any() else 0.0 for values in _ratios(right, called, there)]
-    micro = [float(values) for values in _ratios(right.sum(), called.sum(), there.sum())]
-    names = ("precision", "recall", "f1")
-    return {f"{name}_macro": value for name, value in zip(names, macro, strict=True)} | {
-        f"{name}_micro": value for name, value in zip(names, micro, strict=True)
-    }
+    scores, targets = check_scores(scores, targets)
+    predicted = (scores >= np.asarray(thresholds)).astype(int)
+
+    def quality(chosen: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return np.array(precision_recall_fscore_support(chosen, answers, average="binary", zero_division=0)[:3])
+
+    by_class = [quality(targets[:, label], predicted[:, label]) for label in np.flatnonzero(targets.any(axis=0))]
+    means = [*np.mean(by_class or [np.zeros(3)], axis=0), *quality(targets.ravel(), predicted.ravel())]
+    names = [f"{name}_{average}" for average in ("macro", "micro") for name in ("precision", "recall", "f1")]
+    return {name: float(value) for name, value in zip(names, means, strict=True)}
 
 
-def calibration_error(probabilities: np.ndarray, targets: np.ndarray, num_bins: int = 15) -> float:
-    """Expected calibration error over all scores: how far a said probability is from what happens.
+def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Expected calibration error, 0 to 1: how far a said probability is from what happens, in bins of equal width.
 
-    Every (image, class) pair is one binary statement. Bins are of equal width from 0 to 1, each weighed by the
-    share of pairs in it.
-
-    Args:
-        probabilities: (image, class), from 0 to 1.
-        targets: (image, class), 0 or 1.
-        num_bins: 1 or more.
-
-    Returns:
-        From 0 (calibrated) to 1.
+    Every (image, class) pair is one binary statement.
 
     Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning"
     """
-    probabilities, targets = _check(probabilities, targets)
-    outside = np.argwhere((probabilities < 0) | (probabilities > 1))
-    if len(outside):
-        row, column = outside[0]
-        raise DataError(
-            f"the probability of image {row}, class {column} is {probabilities[row, column]}; "
-            "expected 0 to 1: put a sigmoid on logits"
-        )
-    if num_bins < 1:
-        raise DataError(f"num_bins is {num_bins}; expected 1 or more")
-    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1).ravel()
-    said = np.bincount(bins, weights=probabilities.ravel(), minlength=num_bins)
-    happened = np.bincount(bins, weights=targets.ravel(), minlength=num_bins)
-    return float(np.abs(said - happened).sum() / max(probabilities.size, 1))
+    probabilities, targets = check_scores(probabilities, targets, probabilities=True)
+    gaps, _ = np.histogram(probabilities, NUM_BINS, (0, 1), weights=probabilities - targets)
+    return float(np.abs(gaps).sum() / max(probabilities.size, 1))
 
 
-def _check(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores, targets = np.asarray(scores, dtype=np.float64), check_targets(targets)
-    if scores.shape != targets.shape:
-        raise DataError(f"scores have shape {scores.shape} and targets {targets.shape}; expected equal ones")
-    wrong = np.argwhere(~np.isfinite(scores))
-    if len(wrong):
-        row, column = wrong[0]
-        raise DataError(f"the score of image {row}, class {column} is {scores[row, column]}; expected finite numbers")
-    return scores, targets
+def sigmoid(logits: np.ndarray, scale_and_bias: tuple[float, float]) -> np.ndarray:
+    """Probabilities 1 / (1 + exp(−(scale · logit + bias))), without overflow."""
+    scale, bias = scale_and_bias
+    return np.exp(-np.logaddexp(0.0, -(scale * np.asarray(logits, np.float64) + bias)))
+
+
+def measure_scores(
+    logits: np.ndarray,
+    scale_and_bias: tuple[float, float],
+    thresholds: np.ndarray,
+    targets: np.ndarray,
+    train_counts: Sequence[int] | np.ndarray,
+    class_names: Sequence[str] | np.ndarray,
+) -> dict[str, Any]:
+    """Ranking, decisions and calibration of one method's logits (image, class) on labelled images.
+
+    Args:
+        scale_and_bias: Of their sigmoid, and ``thresholds`` (class,) on its probabilities; both from validation.
+
+    Returns:
+        What :func:`multilabel_report` and :func:`decision_quality` give, and ``calibration_error``.
+    """
+    chances = sigmoid(logits, scale_and_bias)
+    report = multilabel_report(logits, targets, train_counts, [str(name) for name in class_names])
+    quality = decision_quality(chances, targets, thresholds)
+    return report | quality | {"calibration_error": calibration_error(chances, targets)}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _ratios(right: Any, called: Any, there: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 from counts; 0 where there is nothing to divide by."""
-    return tuple(
-        np.where(below > 0, above / np.maximum(below, 1), 0.0)
-        for above, below in ((right, called), (right, there), (2 * right, called + there))
-    )  # type: ignore[return-value]

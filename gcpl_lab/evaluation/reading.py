@@ -4,61 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
 
-class ReadableTower(Protocol):
-    """A text encoder whose vocabulary can be spelled out."""
-
-    def word_of(self, token_id: int) -> str:
-        """The piece of text of a token id, with ``</w>`` at the end of a word."""
-
-    @property
-    def embedding_table(self) -> Tensor:
-        """(vocabulary, dim)."""
+NUM_RANDOM = 200  # vectors behind the baseline of every nearest word
 
 
 @dataclass(frozen=True)
 class NearestWords:
-    """Whole words of the vocabulary nearest to one learned vector.
-
-    Attributes:
-        words: The nearest first.
-        similarities: Their cosines, −1 to 1.
-        random_similarity: Mean best cosine of random vectors: what nearness means nothing.
-    """
+    """Whole words of the vocabulary nearest to one learned vector, the nearest first."""
 
     words: tuple[str, ...]
-    similarities: tuple[float, ...]
-    random_similarity: float
+    similarities: tuple[float, ...]  # cosines
+    random_similarity: float  # mean best cosine of random vectors; a word that is no nearer means nothing
 
 
-def nearest_words(
-    tower: ReadableTower, vectors: Tensor, num_words: int = 5, num_random: int = 200, seed: int = 0
-) -> list[NearestWords]:
-    """Find the whole words whose token embeddings point the way each vector does.
-
-    Args:
-        tower: Offers the vocabulary and its embeddings.
-        vectors: (vector, dim).
-        num_words: Words for each vector.
-        num_random: Random normal vectors, spread like the table, for the baseline.
-        seed: Of the random vectors.
-
-    Returns:
-        One entry a vector.
-    """
+def nearest_words(tower: FrozenDiffusion | FrozenCLIP, vectors: Tensor, num_words: int = 5) -> list[NearestWords]:
+    """For each vector of (vector, dim), the tower's whole words whose token embeddings point the way it does."""
     table = tower.embedding_table.detach().float().cpu()
     pieces = [tower.word_of(index) for index in range(len(table))]
     ids = [i for i, piece in enumerate(pieces) if piece.endswith("</w>") and len(piece) > 5 and piece[:-4].isalpha()]
     words = [pieces[index].removesuffix("</w>") for index in ids]
     directions = F.normalize(table[torch.tensor(ids)], dim=-1)
-    generator = torch.Generator().manual_seed(seed)
-    random = table.mean(0) + table.std(0) * torch.randn((num_random, table.shape[1]), generator=generator)
+    generator = torch.Generator().manual_seed(0)  # random vectors that are spread like the table
+    random = table.mean(0) + table.std(0) * torch.randn((NUM_RANDOM, table.shape[1]), generator=generator)
     baseline = float((F.normalize(random, dim=-1) @ directions.T).max(dim=1).values.mean())
     cosines = F.normalize(vectors.detach().float().cpu(), dim=-1) @ directions.T
     best = cosines.topk(min(num_words, len(words)), dim=1)
@@ -69,16 +43,14 @@ def nearest_words(
 
 
 def prompt_similarity(hidden: Tensor) -> Tensor:
-    """Cosine matrix (class, class) of prompts' conditionings.
+    """Cosine matrix (class, class) of prompts' conditionings (class, token, dim).
 
-    Every position of a prompt counts, since the denoiser attends to all of them; the mean prompt is taken
-    away first, because what all prompts share says nothing about classes.
-
-    Args:
-        hidden: (class, token, dim).
+    The denoiser attends to every position of a prompt; the mean prompt is taken away first, because what all prompts
+    share says nothing about classes.
     """
     flat = hidden.detach().float().flatten(1).cpu()
-    return F.normalize(flat - flat.mean(0), dim=-1) @ F.normalize(flat - flat.mean(0), dim=-1).T
+    directions = F.normalize(flat - flat.mean(0), dim=-1)
+    return directions @ directions.T
 
 
 def mean_similarity(matrix: Tensor, class_names: Sequence[str], members: Sequence[str]) -> float:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.readers import ImageSet
+from gcpl_lab.data.folders import read_support_and_test
 from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.compare import Trial, paired_difference, run_trials, summarise
+from gcpl_lab.evaluation.compare import Trial, paired_difference, summarise
+from gcpl_lab.experiments.base import OnTrial, run_all
 from gcpl_lab.experiments.few_shot import FewShotExperiment
-from gcpl_lab.experiments.reports import measure_profiles
-from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.storage import write_json
-from gcpl_lab.training.machine import describe_machine, describe_versions
+from gcpl_lab.experiments.registry import usable_workers
+from gcpl_lab.experiments.results import separation_of
+from gcpl_lab.training.machine import describe_machine
 from gcpl_lab.training.workers import describe_workers
-from gcpl_lab.workshop.project import read_support_and_test
 
 AVERAGED = (
     "accuracy_within_family",
@@ -48,93 +47,59 @@ def run_comparison(
     settings: Mapping[str, Any] | None = None,
     num_workers: int = 1,
     command: str = "",
-    on_trial: Callable[[str], None] | None = None,
+    on_trial: OnTrial | None = None,
 ) -> dict[str, Any]:
     """Run every trial that has no result yet and write ``results.json``.
 
     Args:
         folder: Results of single trials go to ``trials/`` in it.
         methods: Names of ``gcpl_lab.experiments.few_shot.METHODS``.
-        shots: Photographs a class.
+        shots: Images a class.
         seeds: Draws of exemplars; every method sees the same ones.
         reference: The method the others are paired with.
         images: Folder with ``support/`` (or ``train/``) and ``test/`` class folders; None for the bundled fashion set.
         published: A name in ``gcpl_lab.data.published.PUBLISHED`` in its place; ``images`` is then where torchvision
             keeps its sets.
-        held_out: Judge on the support photographs outside the exemplars, a different set for each draw, and leave the
-            test photographs alone: for choosing between settings.
-        preset: The frozen pair.
+        held_out: Judge on the support images outside the exemplars, a different set for each draw, and leave the test
+            images alone: for choosing between settings.
         settings: Fields of ``GCPLConfig``.
-        num_workers: Draws that are worked on side by side, in processes of their own.
+        num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
+            registered anything, as others do not know it.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
 
     Returns:
-        The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary. In the summary
-        a method with fitted offsets has ``offsets``, the paired difference from itself without them, and ``readings``,
-        its mean accuracy with either weighting of the errors, without and with offsets.
+        The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary. There a method
+        with fitted offsets has ``offsets``, the paired difference from itself without them, and ``readings``, its mean
+        accuracy with either weighting of the errors, without and with offsets.
 
     Raises:
-        DataError: The pictures are not there, or there are none to test on.
+        DataError: The images are not there, or there are none to test on.
     """
-    folder = Path(folder)
     if images is None and published is None:
         support, test = load_fashion("support"), load_fashion("test")
     else:
         support, test = read_support_and_test(images or "", published)
     test = support if held_out else test
     whole = FewShotExperiment(support, test, preset=preset, settings=settings)
-
-    run = _Judge(whole, held_out)
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
-    config = GCPLConfig.from_dict({**(settings or {}), "preset": preset})
-    fingerprint = repr((config, support.checksum, test.checksum, whole.diffusion.checksum()))
-    rows = run_trials(
-        trials,
-        run,
-        folder / "trials",
-        fingerprint,
-        num_workers=num_workers,
-        on_trial=on_trial and partial(_tell, on_trial),
-    )
+    run = {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers, "on_trial": on_trial}
+    rows = run_all(folder, trials, _Judge(whole, held_out), whole.fingerprint(), **run)  # type: ignore[arg-type]
     summary = summarise(rows, reference)
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
         entry |= {name: _mean([row[name] for row in same]) for name in AVERAGED}
-        entry |= _reading_of(same)
-    result = {
-        "command": command,
-        "data": {
-            "name": test.name,
-            "checksum": test.checksum,
-            "classes": list(test.class_names),
-            "shots": list(shots),
-            "test_size": len(test),
-            "held_out": held_out,
-        },
-        "preset": preset,
-        "config": config.as_dict(),
-        "versions": describe_versions(),
-        "machine": {**describe_machine(), **describe_workers(num_workers)},
-        "methods": rows,
-        "summary": summary,
-    }
-    write_json(folder / "results.json", result)
-    return result
-
-
-def _tell(on_trial: Callable[[str], None], trial: Trial) -> None:
-    on_trial(f"{trial.method}, {trial.shots} shots, seed {trial.seed}")
+        if all("readings" in row for row in same):
+            entry |= _reading_of(same)
+    data: dict[str, Any] = {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names)}
+    data |= {"shots": list(shots), "test_size": len(test), "held_out": held_out}
+    machine = {**describe_machine(), **describe_workers(usable_workers(num_workers))}
+    return whole.write_results(folder, command, data=data, machine=machine, methods=rows, summary=summary)
 
 
 @dataclass
 class _Judge:
-    """A trial's result, in whatever process it is asked for.
-
-    Attributes:
-        whole: The experiment on the test photographs, or on the whole pool where those are left alone.
-        held_out: Judge on what a draw of the pool leaves over.
-    """
+    """A trial's result, in whatever process it is asked for; ``held_out``: on what a draw of the pool leaves over."""
 
     whole: FewShotExperiment
     held_out: bool
@@ -143,8 +108,8 @@ class _Judge:
     def __call__(self, trial: Trial) -> dict[str, Any]:
         experiment = self._leaving_out(trial.shots, trial.seed) if self.held_out else self.whole
         outcome = experiment.run(trial.method, trial.shots, trial.seed)
-        separation = list(measure_profiles(experiment, [outcome]).values())
-        return {**outcome.row, "shots": trial.shots, "separation": separation[0] if separation else None}
+        separation = separation_of(experiment, outcome).as_dict() if outcome.evidence else None
+        return {**outcome.row, "shots": trial.shots, "separation": separation}
 
     def _leaving_out(self, shots: int, seed: int) -> FewShotExperiment:
         if (shots, seed) not in self._left:  # trials come draw by draw: one is kept
@@ -155,22 +120,20 @@ class _Judge:
 
 
 def _outside(support: ImageSet, shots: int, seed: int) -> np.ndarray:
-    """The photographs of the pool that an episode leaves over."""
+    """The images of the pool that an episode leaves over."""
     left = np.setdiff1d(np.arange(len(support)), draw_episode(support, shots, seed))
     counts = np.bincount(support.labels[left], minlength=len(support.class_names))
     if not counts.all():
         empty = support.class_names[int(counts.argmin())]
         raise DataError(
-            f"{support.name}: {shots} exemplars of {empty!r} leave no photograph to judge on; take fewer shots, or "
-            "judge on test photographs"
+            f"{support.name}: {shots} exemplars of {empty!r} leave no image to judge on; take fewer shots, or judge on "
+            "test images"
         )
     return left
 
 
 def _reading_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What offsets and weighting were worth to a method, over its draws; nothing for methods that have neither."""
-    if not all("readings" in row for row in rows):
-        return {}
+    """What offsets and weighting were worth to a method, over its draws."""
     with_offsets = {row["seed"]: row["accuracy"] for row in rows}
     without = {row["seed"]: row["accuracy_without_offsets"] for row in rows}
     return {
@@ -180,6 +143,6 @@ def _reading_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Their mean; None where nothing was measured."""
+    """None where nothing was measured."""
     measured = [value for value in values if value is not None]
     return float(np.mean(measured)) if measured else None

@@ -1,23 +1,27 @@
-"""The demonstration: look-alike photographs told apart, every claim beside its measurement, in one command."""
+"""The demonstration: look-alike images told apart, every claim beside its measurement, in one command."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
-from gcpl_lab.experiments.few_shot import METHOD_TITLES, QUICK_METHODS, FewShotExperiment, Outcome
+from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment, Outcome
+from gcpl_lab.experiments.figures import WORDS, draw_figures
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
-from gcpl_lab.experiments.multilabel_reports import DEMO_METHODS, LMPTDemo, demo_experiment, run_lmpt_demo
-from gcpl_lab.experiments.reports import ReportFigure, answer_of, caveats_of, collect_results, draw_figures
-from gcpl_lab.experiments.run_views import keep_states
+from gcpl_lab.experiments.registry import usable_workers
+from gcpl_lab.experiments.results import collect_results, collect_scenes, read_prompts
+from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states, title_of
+from gcpl_lab.experiments.sentences import LIMITS, QUESTION, answer_of, caveats_of, scenes_answer, scenes_caveats
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.workers import Report, Task, describe_workers, run_side_by_side, threads_each
+from gcpl_lab.views.report import ReportFigure, write_report
 
 SIDE_BY_SIDE = (
     ("gcpl", "discriminative"),  # the second starts from the first
@@ -26,33 +30,19 @@ SIDE_BY_SIDE = (
 )
 """What is learned in one process, the longest first; the methods that need no denoiser are a part of their own."""
 
-QUESTION = "Does a learned prompt tell look-alike photographs apart?"
-LIMITS = (
-    "The bundled models are tiny and were trained on Fashion-MNIST for this package: 28-pixel photographs of ten "
-    "classes. They show how the methods behave, not how well Stable Diffusion does on your pictures.",
-    "The captions that these models learned from were made more wrong after an earlier pair's names had been found "
-    "too good: part of the distance between class names and learned prompts is made.",
-    "This page is one draw of exemplars. gcpl-lab compare repeats it over seeds and numbers of shots.",
-    "Intervals count the test photographs only, not the draw of exemplars or the training of the frozen models.",
-)
+DEMO_METHODS = ("zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db", "lmpt")
+DEMO_SETTINGS = {"num_epochs": 25, "learning_rate": 0.02}
+"""Half the default epochs at twice the rate: the demonstration has minutes for everything."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made.
+    """What the demonstration made."""
 
-    Attributes:
-        results: The content of ``results.json``.
-        outcomes: One a method.
-        answer: One line.
-        caveats: What does not hold.
-        report: The page.
-    """
-
-    results: dict[str, Any]
-    outcomes: list[Outcome]
+    results: dict[str, Any]  # the content of results.json
+    outcomes: list[Outcome]  # one a method
     answer: str
-    caveats: list[str]
+    caveats: list[str]  # what does not hold
     report: Path
 
 
@@ -70,15 +60,11 @@ def run_demo(
     on_event: Report | None = None,
     command: str = "gcpl-lab demo",
 ) -> DemoResult:
-    """Learn from a few bundled photographs, classify others, compare, and write the report.
+    """Learn from a few bundled images, classify others, compare, and write the report.
 
     Args:
         folder: Receives ``report.html``, ``results.json``, ``states.safetensors``, ``figures/``, ``prompts/`` and
             ``cache/``, from which a second run takes what depends on nothing that has changed.
-        preset: The frozen pair.
-        shots: Photographs a class to learn from.
-        seed: Of the draw and of every method.
-        test_total: Test photographs.
         settings: Fields of :class:`~gcpl_lab.gcpl.settings.GCPLConfig`.
         multilabel: Show LMPT on the bundled scenes too.
         fresh: Learn everything anew, whatever the cache holds.
@@ -88,98 +74,88 @@ def run_demo(
             ``"report"`` is the last of all. With several workers from another thread.
         command: What is written down as having made the results.
     """
-    from gcpl_lab.views.report import write_report
-
-    folder, tell = Path(folder), on_event or (lambda *_event: None)
+    folder, tell, trial = Path(folder), on_event or (lambda *_event: None), (shots, seed)
+    num_workers = usable_workers(num_workers)
     support, test = load_fashion("support"), load_fashion("test")
     test = test.subset(draw_test(test, total=test_total, seed=0))
     experiment = FewShotExperiment(support, test, preset=preset, settings=settings)
-    scenes = demo_experiment(preset) if multilabel else None
+    scenes = None
+    if multilabel:
+        sets = load_wardrobe("train"), load_wardrobe("test")
+        scenes = MultiLabelExperiment(*sets, preset=preset, settings=DEMO_SETTINGS)
     if fresh:
         shutil.rmtree(folder / "cache", ignore_errors=True)
     cache = OutcomeCache(folder / "cache", threads_each(num_workers))
-    open_methods = [method for method in QUICK_METHODS if not cache.holds(experiment, method, shots, seed)]
-    open_scenes = [method for method in DEMO_METHODS if scenes and not cache.holds_multilabel(scenes, method, seed)]
-    parts = SIDE_BY_SIDE if num_workers > 1 else ()
-    parts = (*parts, tuple(method for method in QUICK_METHODS if not any(method in part for part in parts)))
-    tasks: list[Task] = [
-        (_learn, cache.run, experiment, chosen, (shots, seed), "")
-        for part in parts
-        if (chosen := [method for method in part if method in open_methods])
-    ]
-    if open_scenes:
-        tasks.append((_learn, cache.run_multilabel, scenes, open_scenes, (seed,), "scenes/"))
+    together = SIDE_BY_SIDE if num_workers > 1 else ()
+    alone = [method for method in QUICK_METHODS if not any(method in part for part in together)]
+    tasks: list[Task] = [(_learn, cache, experiment, methods, trial, "") for methods in (*together, alone)]
+    if scenes:
+        tasks.append((_learn, cache, scenes, DEMO_METHODS, (seed,), "scenes/"))
+    tasks = [task for task in tasks if _missing(*task[1:5])]
     run_side_by_side(tasks, num_workers=min(num_workers, max(1, len(tasks))), on_event=tell)
 
     tell("begin", "report")
-    outcomes = [cache.run(experiment, method, shots, seed) for method in QUICK_METHODS]
+    outcomes = [cache.run(experiment, method, *trial) for method in QUICK_METHODS]
     for outcome in outcomes:
         if outcome.model is not None:
-            outcome.model.save(folder / "prompts" / outcome.method)
+            outcome.model.save(folder / PROMPTS / outcome.method)
     results = collect_results(experiment, outcomes, shots, command)
     results["machine"] |= describe_workers(num_workers)
     keep_states(experiment, outcomes, folder)
-    drawings: list[Task] = [
-        (_draw, cache, experiment, (shots, seed), folder / "figures", False),
-        (_draw, cache, experiment, (shots, seed), folder / "figures", True),
-    ]
+    # The map takes as long as all others together.
+    first, *rest = WORDS["few_shot"]
+    drawings: list[Task] = [(_draw, cache, experiment, trial, folder / "figures", names) for names in ([first], rest)]
     if scenes:
-        drawings.append((_show_scenes, cache, scenes, seed, folder / "multilabel"))
-    others, mapped, *shown = run_side_by_side(drawings, num_workers=min(num_workers, len(drawings)), on_event=tell)
-    figures = [*mapped, *others]
-    models = [outcome.model for outcome in outcomes if outcome.model is not None]
-    answer, caveats = answer_of(outcomes), caveats_of(outcomes, models[0].config.contrast_weight)
-    for scenes_shown in shown:
-        results["multilabel"] = {"data": scenes_shown.data, "methods": scenes_shown.rows}
-        figures, caveats = [*figures, *scenes_shown.figures], [*caveats, *scenes_shown.caveats]
-        answer = f"{answer} {scenes_shown.answer}"
-    write_json(folder / "results.json", results)
-    report = write_report(
-        folder / "report.html",
-        results,
-        figures,
-        question=QUESTION,
-        answer=answer,
-        caveats=caveats,
-        limits=LIMITS,
-        command=command,
-        titles=METHOD_TITLES,
-    )
+        drawings.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
+    mapped, others, *shown = run_side_by_side(drawings, num_workers=min(num_workers, len(drawings)), on_event=tell)
+    figures, run = [*mapped, *others], Run(folder, results)
+    answer, caveats = answer_of(run), caveats_of(run)
+    for found, drawn in shown:
+        results["multilabel"] = found
+        figures += drawn
+        answer = f"{answer} {scenes_answer(found['methods'])}"
+        caveats += scenes_caveats(found["methods"])
+    write_json(folder / RESULTS, results)
+    page = {"question": QUESTION, "answer": answer, "caveats": caveats, "limits": LIMITS, "command": command}
+    titles = {name: title_of(name) for name in run.rows}
+    report = write_report(folder / "report.html", results, figures, titles=titles, **page)
     tell("end", "report")
     return DemoResult(results, outcomes, answer, caveats, report)
 
 
+def _missing(cache: OutcomeCache, experiment: Any, methods: Sequence[str], trial: Sequence[int]) -> list[str]:
+    """Those that are not in the cache yet."""
+    return [method for method in methods if not cache.holds(experiment, method, *trial)]
+
+
 def _learn(
-    report: Report,
-    run: Callable[..., Any],
-    experiment: FewShotExperiment | MultiLabelExperiment,
-    methods: Sequence[str],
-    trial: tuple[int, ...],
-    prefix: str,
+    report: Report, cache: OutcomeCache, experiment: Any, methods: Sequence[str], trial: Sequence[int], prefix: str
 ) -> None:
-    """Learn some methods into the cache whose ``run`` this is, in whatever process this is."""
+    """Learn into the cache what it lacks, in whatever process has time."""
     experiment.on_step = lambda method, *event: report("step", prefix + method, *event)
-    for method in methods:
+    for method in _missing(cache, experiment, methods, trial):
         report("begin", prefix + method)
-        run(experiment, method, *trial)
+        cache.run(experiment, method, *trial)
         report("end", prefix + method)
 
 
 def _draw(
-    _report: Report,
-    cache: OutcomeCache,
-    experiment: FewShotExperiment,
-    trial: tuple[int, int],
-    folder: Path,
-    mapped: bool,
+    _report: Report, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[int, int], *place: Any
 ) -> list[ReportFigure]:
-    """Figures of what is learned already."""
-    outcomes = [cache.run(experiment, method, *trial) for method in QUICK_METHODS]
-    return draw_figures(experiment, outcomes, folder, mapped=mapped)
+    return draw_figures(experiment, [cache.run(experiment, method, *trial) for method in QUICK_METHODS], *place)
 
 
-def _show_scenes(
-    _report: Report, cache: OutcomeCache, scenes: MultiLabelExperiment, seed: int, folder: Path
-) -> LMPTDemo:
-    """The part of several labels, learned already."""
-    return run_lmpt_demo(folder, scenes, seed=seed, cache=cache)
+def show_scenes(
+    _report: Report, cache: OutcomeCache, experiment: MultiLabelExperiment, seed: int, folder: Path
+) -> tuple[dict[str, Any], list[ReportFigure]]:
+    """Learn the scenes with every multi-label method, and draw what came of it.
+
+    ``folder`` receives ``figures/``, ``prompts/lmpt/`` and ``reading.json``. Gives data and methods for
+    ``results.json``, and the figures for the report.
+    """
+    outcomes = [cache.run(experiment, method, seed) for method in DEMO_METHODS]
+    learned = outcomes[-1]
+    assert learned.model is not None
+    learned.model.save(folder / PROMPTS / "lmpt")
+    write_json(folder / "reading.json", read_prompts(learned))
+    return collect_scenes(experiment, outcomes), draw_figures(experiment, outcomes, folder / "figures")

@@ -1,288 +1,38 @@
 """What a run will cost before it is started: denoiser evaluations, time, memory and money.
 
-The number of evaluations follows exactly from the settings. Seconds come from a :class:`Profile`, a model with few
-numbers: fitted to a few steps on the present machine, or recorded on another one. ``benchmarks/scaling.py`` tests its
-predictions on work that it was not fitted to. Memory is counted tensor by tensor.
+The evaluations follow from the settings; seconds and bytes come from a :class:`~gcpl_lab.experiments.profile.Profile`.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
 from gcpl_lab.errors import DataError, ModelError
+from gcpl_lab.experiments.profile import Profile, Timed, load_profile
+from gcpl_lab.gcpl.estimator import MAX_TEMPERATURE_IMAGES
+from gcpl_lab.gcpl.objectives import OBJECTIVES
+from gcpl_lab.gcpl.objectives import Stage as Updates
 from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.models.presets import MEMORY_BASIS, PRESETS, StepMemory, find_preset
-from gcpl_lab.storage import read_json
-from gcpl_lab.training.device import choose_fastest, wait_for_device
-
-if TYPE_CHECKING:
-    from gcpl_lab.models.diffusion import FrozenDiffusion
-
-PROFILES_FOLDER = Path(__file__).parent / "profiles"
-PUBLISHED_STAGES = ((5, 1), (50, 500))
-"""Classes kept after each stage of the published classifier, and (t, ε) pairs a class up to it."""
-
-Timed = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How long the parts of one preset take on one machine.
-
-    Attributes:
-        preset: Whose weights.
-        machine: Where it was measured.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        source: Who measured it, and what.
-        encoding_seconds: The VAE, for one picture.
-        training_seconds: A denoiser evaluation with its backward pass, everything around it included, by precision.
-        classifying_seconds: A denoiser evaluation of the classifier, what is shared between prompts shared out.
-        memory: Bytes in float32.
-        derived: Which of these numbers were not measured, and what they follow from.
-        update_seconds: What an update takes however few pictures it has: text encoder, optimiser; 0 where absent.
-    """
-
-    preset: str
-    machine: str
-    device: str
-    source: str
-    encoding_seconds: float
-    training_seconds: dict[Timed, float]
-    classifying_seconds: dict[Timed, float]
-    memory: StepMemory
-    derived: tuple[str, ...] = ()
-    update_seconds: dict[Timed, float] = field(default_factory=dict)
-
-    def training_time(self, num_updates: int, batch_size: int, precision: Timed) -> float:
-        """Seconds of some updates of ``batch_size`` evaluations each."""
-        each = self.update_seconds.get(precision, 0.0) + batch_size * self.training_seconds[precision]
-        return num_updates * each
-
-    def classifying_time(self, num_evaluations: int, precision: Timed) -> float:
-        """Seconds of some evaluations without a backward pass."""
-        return num_evaluations * self.classifying_seconds[precision]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "derived": list(self.derived)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Profile:
-        """Back from JSON."""
-        return cls(**{**values, "memory": StepMemory(**values["memory"]), "derived": tuple(values["derived"])})
-
-
-def recorded_profiles() -> list[str]:
-    """The presets with a profile that comes with the package."""
-    return sorted(path.stem for path in PROFILES_FOLDER.glob("*.json"))
-
-
-def load_profile(preset: str) -> Profile:
-    """The recorded profile of a preset, or of one with the same shape.
-
-    Raises:
-        ModelError: There is none; the message lists what there is.
-    """
-    stand_in = "sd-1.4" if preset == "sd-1.5" else preset
-    if stand_in not in recorded_profiles():
-        raise ModelError(
-            f"no profile of {preset!r} is recorded; recorded ones are {', '.join(recorded_profiles())}. Time it on "
-            "the machine that will run it: gcpl-lab plan --measure"
-        )
-    return replace(Profile.from_dict(read_json(PROFILES_FOLDER / f"{stand_in}.json")), preset=preset)
-
-
-# ----------------------------------------------------------------------------------------- measuring
-
-
-def measure_profile(
-    diffusion: FrozenDiffusion, *, preset: str = "", batch_size: int = 8, num_steps: int = 3
-) -> Profile:
-    """Time a few training steps and evaluations of a loaded model, in float32 and bfloat16.
-
-    Args:
-        diffusion: Where it will run; its weights' type is kept, so a model loaded in bfloat16 is timed in that alone.
-        preset: What the profile is called; the model's name by default.
-        batch_size: Pictures a step, and evaluations a pass: larger passes cost less a picture. Steps of a quarter of
-            it tell what an update takes however many pictures it has.
-        num_steps: Timed steps after one that warms up; their median counts.
-    """
-    import torch
-
-    from gcpl_lab.training.machine import describe_machine
-
-    generator = torch.Generator().manual_seed(0)
-    size = diffusion.image_size
-    pixels = torch.rand((2, 3, size, size), generator=generator) * 2 - 1
-    encoding = _median_seconds(lambda: diffusion.encode_moments(pixels), num_steps, diffusion) / len(pixels)
-    precisions: list[Timed] = ["float32", "bfloat16"] if diffusion.dtype == torch.float32 else ["bfloat16"]
-    before = diffusion.num_denoiser_evaluations
-    updates = {kind: _update_model(diffusion, batch_size, num_steps, kind) for kind in precisions}
-    classifying = {kind: _classifying_seconds(diffusion, batch_size, num_steps, kind) for kind in precisions}
-    memory = count_memory(diffusion)
-    diffusion.num_denoiser_evaluations = before
-    machine = describe_machine()
-    return Profile(
-        preset or diffusion.name,
-        f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
-        diffusion.device.type,
-        f"gcpl-lab plan, {num_steps} steps of {batch_size} pictures",
-        encoding,
-        {kind: picture for kind, (_, picture) in updates.items()},
-        classifying,
-        memory,
-        update_seconds={kind: start for kind, (start, _) in updates.items()},
-    )
-
-
-def _median_seconds(run: Callable[[], Any], num_steps: int, diffusion: FrozenDiffusion) -> float:
-    seconds = []
-    for step in range(num_steps + 1):
-        began = time.perf_counter()
-        run()
-        wait_for_device(diffusion.device)
-        if step:  # the first one warms up
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
-
-
-def _objective_and_batches(diffusion: FrozenDiffusion, batch_size: int) -> tuple[Any, Any]:
-    import torch
-
-    from gcpl_lab.gcpl.objectives import GCPL
-    from gcpl_lab.gcpl.prompts import ClassPrompts
-    from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
-
-    prompts = ClassPrompts(diffusion, ["coat", "shirt"], num_vectors=1).to(diffusion.device)
-    zeros = torch.zeros(2, 2, *diffusion.latent_shape)
-    exemplars = Exemplars(zeros, zeros, torch.tensor([0, 1]))
-    return GCPL(diffusion, prompts), ExemplarSampler(diffusion, exemplars, batch_size=batch_size)
-
-
-def _update_model(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> tuple[float, float]:
-    """Seconds of an update without pictures, and of each picture: the line through two sizes of batches."""
-    whole, few = _update_seconds(diffusion, batch_size, num_steps, precision), max(1, batch_size // 4)
-    if few == batch_size:
-        return 0.0, whole / batch_size
-    picture = (whole - _update_seconds(diffusion, few, num_steps, precision)) / (batch_size - few)
-    picture = min(max(picture, 0.0), whole / batch_size)  # neither part can take less than nothing
-    return whole - batch_size * picture, picture
-
-
-def _update_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
-    """A whole update of the training loop."""
-    from gcpl_lab.training.device import make_accelerator
-    from gcpl_lab.training.loop import TrainingConfig, train
-
-    objective, batches = _objective_and_batches(diffusion, batch_size)
-    accelerator = make_accelerator(
-        cpu=diffusion.device.type == "cpu", mixed_precision={"float32": "no", "bfloat16": "bf16"}[precision]
-    )
-    config = TrainingConfig(num_steps=num_steps + 1, learning_rate=1e-3)
-    times = [0.0] + [record.seconds for record in train(objective, batches, config, accelerator=accelerator)]
-    return float(statistics.median(np.diff(times)[1:]))
-
-
-def _classifying_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
-    import torch
-
-    from gcpl_lab.gcpl.estimator import make_classifier
-
-    hidden = diffusion.encode_texts([f"a photo of a {name}" for name in ("coat", "shirt", "bag", "dress") * 2])
-    latents = torch.zeros(1, *diffusion.latent_shape)
-
-    def of_each(size: int) -> float:
-        """An evaluation in passes of some size."""
-        num_classes = min(8, max(2, size))
-        samples = max(1, size // num_classes)
-        config = GCPLConfig(evidence_batch_size=max(2, size), evidence_bfloat16=precision == "bfloat16")
-        classifier = make_classifier(diffusion, hidden[:num_classes], config, seed=0)
-        return _median_seconds(lambda: classifier.exact(latents, samples), num_steps, diffusion) / (
-            num_classes * samples
-        )
-
-    seconds, usual = of_each(batch_size), GCPLConfig().evidence_batch_size
-    # Small models spend much of a pass on what does not grow with it; theirs are cheap enough to time as they will be.
-    return of_each(usual) if batch_size < usual and usual * seconds < 1 else seconds
-
-
-def count_memory(diffusion: FrozenDiffusion) -> StepMemory:
-    """Count every tensor that one real step and one evaluation make, and the weights they stand on.
-
-    Args:
-        diffusion: A loaded model; bytes are given as in float32, whatever its type.
-    """
-    import torch
-
-    from gcpl_lab.experiments.live_bytes import LiveBytes
-
-    parts = (diffusion.denoiser, diffusion.text_encoder)
-    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    objective, batches = _objective_and_batches(diffusion, 1)
-    batch = batches(0)
-    known = [*weights, batch.latents, batch.noise, batch.timesteps, batch.labels, *objective.trainable_parameters()]
-    peaks = []
-    for checkpointed in (False, True):
-        if checkpointed:
-            diffusion.denoiser.enable_gradient_checkpointing()
-        try:
-            with LiveBytes(known) as live:
-                objective(batch)["loss"].backward()
-        finally:
-            diffusion.denoiser.disable_gradient_checkpointing()
-        peaks.append(live.peak)
-    hidden = diffusion.encode_texts([""])
-    with LiveBytes([*known, hidden]) as live, torch.no_grad():
-        diffusion.predict_noise(batch.latents, batch.timesteps, hidden)
-    factor = 32 // torch.finfo(diffusion.dtype).bits
-    vae = sum(tensor.numel() * tensor.element_size() for tensor in diffusion.vae.parameters())
-    held = sum(tensor.numel() * tensor.element_size() for tensor in weights)
-    return StepMemory(*(factor * value for value in (held, vae, peaks[0], peaks[1], live.peak)))
-
-
-# ------------------------------------------------------------------------------------------ planning
+from gcpl_lab.models.presets import MEMORY_BASIS, PRESETS, find_preset
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run.
+    """One part of a run."""
 
-    Attributes:
-        name: ``"training"``, ``"calibration"`` (temperature and offsets) or ``"classification"``.
-        denoiser_evaluations: (picture, timestep, prompt) triples.
-        encoded_pictures: Pictures through the VAE, mirror images counted.
-        seconds: Of both.
-        memory_bytes: At peak: weights and one pass.
-        cost: Where a price an hour was given.
-    """
-
-    name: str
-    denoiser_evaluations: int
-    encoded_pictures: int
+    name: str  # "training", "calibration" (temperature and offsets) or "classification"
+    denoiser_evaluations: int  # (image, timestep, prompt) triples
+    encoded_pictures: int  # images through the VAE, mirror images counted
     seconds: float
-    memory_bytes: int
-    cost: float | None = None
+    memory_bytes: int  # at peak: weights and one pass
+    cost: float | None = None  # where a price an hour was given
 
 
 @dataclass(frozen=True)
 class Saving:
-    """What another choice would change.
-
-    Attributes:
-        name: Of the choice.
-        title: In words.
-        how: The setting that makes it.
-        seconds: The whole run's with it; ``saved_seconds`` is the difference (negative: it costs more).
-        denoiser_evaluations: The whole run's with it.
-        memory_bytes: The largest stage's with it.
-    """
+    """What another choice, had by ``how``, would change: the totals of the whole run with it, and the difference."""
 
     name: str
     title: str
@@ -295,114 +45,187 @@ class Saving:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run costs.
-
-    Attributes:
-        preset: Frozen models.
-        num_classes, num_shots, num_test: The task.
-        config: The settings that were counted.
-        precision: Of training.
-        stages: Training, calibration, classification.
-        savings: What other choices would change, one at a time.
-        profile: Where the seconds come from.
-        price_per_hour: What an hour of the machine costs, or None.
-    """
+    """What learning class prompts and classifying test images costs; made by :func:`make_plan`."""
 
     preset: str
     num_classes: int
     num_shots: int
     num_test: int
     config: GCPLConfig
-    precision: Timed
-    stages: tuple[Stage, ...]
     profile: Profile
     price_per_hour: float | None = None
-    savings: tuple[Saving, ...] = field(default=())
+    # Of a staged classifier: classes kept after each stage, and (t, ε) pairs a class up to it.
+    schedule: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
+    def precision(self) -> Timed:
+        """Of training, as the settings and the profile's device have it."""
+        chosen, timed = self.config.precision, list(self.profile.training_seconds)
+        halved = self.profile.device == "cuda" if chosen == "auto" else chosen in ("bfloat16", "float16")
+        wanted: Timed = "bfloat16" if halved else "float32"
+        return wanted if wanted in timed else timed[0]
+
+    @property
+    def evidence_precision(self) -> Timed:
+        """Of classification."""
+        halved = self.config.evidence_bfloat16 and "bfloat16" in self.profile.classifying_seconds
+        return "bfloat16" if halved else self.precision
+
+    @cached_property
     def training(self) -> Stage:
-        """The updates, with encoding of the exemplars."""
-        return self.stages[0]
+        """The updates, with the encoding of the exemplars and the choice of their rivals."""
+        config, profile, exemplars = self.config, self.profile, self.num_classes * self.num_shots
+        most, wanted = self.num_classes - 1, config.of_objective(config.objective).get("num_rivals", 0)
+        rivals = most if wanted is None else min(wanted, most)
+        choosing = exemplars * self.num_classes * config.num_samples if 0 < rivals < most else 0
+        seconds, backward, largest, encoded = 0.0, 0, 0, 2 * exemplars
+        for part in training_stages(config):
+            count, samples, evaluations = getattr(config, part.num_steps), getattr(config, part.batch_size), 1
+            if part.num_samples:
+                samples, evaluations = samples * getattr(config, part.num_samples), 1 + rivals
+            evaluations *= samples
+            encoded += 0 if config.cache_encodings else count * samples
+            seconds += profile.training_time(count, evaluations, self.precision)
+            backward, largest = backward + count * evaluations, max(largest, evaluations)
+        if config.gradient_checkpointing:  # everything is computed once more
+            seconds += profile.classifying_time(backward, self.precision)
+        seconds += profile.classifying_time(choosing, self.evidence_precision) + encoded * profile.encoding_seconds
+        each = profile.memory.checkpointed if config.gradient_checkpointing else profile.memory.training
+        memory = self._memory(min(largest, config.micro_batch_size or largest) * each, self.precision)
+        return Stage("training", backward + choosing, encoded, seconds, memory, self._cost(seconds))
 
-    @property
+    @cached_property
     def calibration(self) -> Stage:
-        """Evaluations on exemplars that fit temperature and offsets."""
-        return self.stages[1]
+        """Evaluations on exemplars that fit temperature and offsets; the fast classifier also trains folds of them."""
+        config, training, exemplars = self.config, self.training, self.num_classes * self.num_shots
+        fast = config.classification == "fast"
+        pool, folds = (exemplars * config.evidence_pool, config.num_folds) if fast else (0, 0)
+        fitting = self.num_classes * (min(MAX_TEMPERATURE_IMAGES, exemplars) * config.num_evidence + pool)
+        # A fold is trained like the whole, from encodings that are there already.
+        again = training.seconds - 2 * exemplars * self.profile.encoding_seconds
+        seconds = self.profile.classifying_time(fitting, self.evidence_precision) + folds * again
+        evaluations = fitting + folds * training.denoiser_evaluations
+        encoded = folds * (training.encoded_pictures - 2 * exemplars)
+        memory = max(self.classification.memory_bytes, training.memory_bytes if folds else 0)
+        return Stage("calibration", evaluations, encoded, seconds, memory, self._cost(seconds))
+
+    @cached_property
+    def classification(self) -> Stage:
+        """The test images; of the fast classifier, which stops early, the most there can be."""
+        to_keep, until = self.schedule or ((1,), (self.config.num_evidence,))
+        each, seen, left = 0, 0, self.num_classes
+        for keep, samples in zip(to_keep, until, strict=True):
+            each += left * (samples - seen)
+            left, seen = min(left, keep), samples
+        profile, evaluations = self.profile, self.num_test * each
+        seconds = profile.classifying_time(evaluations, self.evidence_precision)
+        seconds += self.num_test * profile.encoding_seconds
+        one_pass = self.config.evidence_batch_size * profile.memory.classifying
+        memory = self._memory(one_pass, self.evidence_precision)
+        return Stage("classification", evaluations, self.num_test, seconds, memory, self._cost(seconds))
+
+    def _memory(self, one_pass: int, precision: Timed) -> int:
+        """Bytes at peak, from those of a pass in float32."""
+        weights, halved = self.profile.memory.weights, {"float32": 1, "bfloat16": 2}
+        return weights // halved[self.precision] + one_pass // halved[precision]
+
+    def _cost(self, seconds: float) -> float | None:
+        return None if self.price_per_hour is None else self.price_per_hour * seconds / 3600
 
     @property
-    def classification(self) -> Stage:
-        """The test pictures."""
-        return self.stages[2]
+    def stages(self) -> tuple[Stage, Stage, Stage]:
+        """In the order of a run; the numbers below are sums over them, and the memory of the largest one."""
+        return self.training, self.calibration, self.classification
 
     @property
     def seconds(self) -> float:
-        """Of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
     def denoiser_evaluations(self) -> int:
-        """Of all stages."""
         return sum(stage.denoiser_evaluations for stage in self.stages)
 
     @property
     def memory_bytes(self) -> int:
-        """Of the largest stage."""
         return max(stage.memory_bytes for stage in self.stages)
 
     @property
     def cost(self) -> float | None:
-        """Of all stages, where a price was given."""
-        return None if self.price_per_hour is None else self.price_per_hour * self.seconds / 3600
+        return self._cost(self.seconds)
+
+    @property
+    def savings(self) -> list[Saving]:
+        """What other choices would change, one at a time; those made already, or that change nothing, are left out."""
+        config, pairs = self.config, self.config.num_evidence
+        quarter, half, updates = (max(1, count) for count in (pairs // 4, pairs // 2, config.num_steps // 2))
+        staged = f"staged classifier: all classes on {quarter} pairs, the best five on {pairs}"
+        float32 = self.precision == "float32" and "bfloat16" in self.profile.training_seconds
+        halved = {"precision": "bfloat16", "evidence_bfloat16": True}
+        checkpointing = "gradient checkpointing: less memory for more time"
+        published = "the published classifier: 50 pairs, then 500 for the best five"
+        choices: tuple[tuple[str, bool, str, Any], ...] = (
+            ("staged", self.num_classes > 5 and pairs >= 4, staged, ((5, 1), (quarter, pairs))),
+            ("fewer_samples", pairs > 1, f"half the (t, ε) pairs an image: {half}", {"num_evidence": half}),
+            ("fewer_updates", config.num_steps > 1, f"half the updates: {updates}", {"num_steps": updates}),
+            ("bfloat16", float32, "bfloat16 throughout", halved),
+            ("checkpointing", not config.gradient_checkpointing, checkpointing, {"gradient_checkpointing": True}),
+            ("published_classifier", True, published, ((5, 1), (50, 500))),
+        )
+        found = []
+        for name, possible, title, changed in choices:
+            if not possible:
+                continue
+            if isinstance(changed, dict):
+                other = replace(self, config=replace(config, **changed))
+                setting, value = next(iter(changed.items()))
+                how = f"--set {setting}={str(value).lower()}"
+            else:
+                other = replace(self, schedule=changed)
+                how = f"DiffusionClassifier.staged(latents, {changed[0]}, {changed[1]})"
+            whole = (other.seconds, self.seconds - other.seconds, other.denoiser_evaluations, other.memory_bytes)
+            found.append(Saving(name, title, how, *whole))
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
+        kept = ("preset", "precision", "seconds", "denoiser_evaluations", "memory_bytes", "cost", "price_per_hour")
         return {
-            "preset": self.preset,
-            "classes": self.num_classes,
-            "shots": self.num_shots,
-            "test": self.num_test,
-            "precision": self.precision,
-            "seconds": self.seconds,
-            "denoiser_evaluations": self.denoiser_evaluations,
-            "memory_bytes": self.memory_bytes,
+            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, f"num_{name}") for name in ("classes", "shots", "test")},
             "memory_basis": MEMORY_BASIS,
-            "cost": self.cost,
-            "price_per_hour": self.price_per_hour,
             "stages": [asdict(stage) for stage in self.stages],
             "savings": [asdict(saving) for saving in self.savings],
             "settings": self.config.as_dict(),
-            "profile": self.profile.as_dict(),
+            "profile": asdict(self.profile),
         }
 
 
 def published_config(preset: str, num_classes: int, **settings: Any) -> GCPLConfig:
-    """The recipe of the GCPL paper in this package's terms; of ``tiny``, the defaults.
+    """The recipe of the GCPL paper in this package's terms, with some settings otherwise; of ``tiny``, the defaults.
 
-    The authors make 500 updates for each class, each from four of its pictures (one at a time, gradients added
-    up). Here all classes learn at once: 500 updates of four pictures a class. AdamW does not mind that a class's
-    gradient is divided by the number of classes.
-
-    Args:
-        preset: Frozen models.
-        num_classes: That are learned.
-        **settings: Fields of :class:`~gcpl_lab.gcpl.settings.GCPLConfig` to have otherwise.
+    The authors make 500 updates for each class, each from four of its images (one at a time, gradients added up).
+    Here all classes learn at once: 500 updates of four images a class. AdamW does not mind that a class's gradient is
+    divided by the number of classes.
 
     Source: Chattopadhyay et al. 2024, https://arxiv.org/abs/2409.01835, and the authors' script
     """
     recipe: dict[str, Any] = {"preset": preset}
     if preset != "tiny":
-        recipe |= {
-            "num_vectors": 1,
-            "num_steps": 500,
-            "batch_size": 4 * num_classes,
-            "micro_batch_size": 4,
-            "learning_rate": 5e-4,
-            "schedule": "constant",
-            "weight_decay": 0.01,
-            "gradient_clip": 0.0,
-            "evidence_batch_size": 64,
-        }
+        recipe |= {"num_vectors": 1, "num_steps": 500, "batch_size": 4 * num_classes, "micro_batch_size": 4}
+        recipe |= {"learning_rate": 5e-4, "schedule": "constant", "weight_decay": 0.01, "gradient_clip": 0.0}
+        recipe |= {"evidence_batch_size": 64}
     return GCPLConfig.from_dict(recipe | settings)
+
+
+def training_stages(config: GCPLConfig) -> list[Updates]:
+    """The updates that an objective makes, behind those of the objective whose prompts it goes on from."""
+    first = OBJECTIVES[config.objective].facts.get("starts_from")
+    return [OBJECTIVES[name].facts.get("stage", Updates()) for name in (first, config.objective) if name]
+
+
+def count_updates(config: GCPLConfig) -> int:
+    """How many updates a training has."""
+    return sum(getattr(config, stage.num_steps) for stage in training_stages(config))
 
 
 def make_plan(
@@ -415,15 +238,12 @@ def make_plan(
     profile: Profile | None = None,
     price_per_hour: float | None = None,
 ) -> Plan:
-    """Count and time a run: learning class prompts, then classifying test pictures.
+    """Count and time a run: learning class prompts from ``num_shots`` images a class, then classifying test images.
 
     Args:
-        preset: Frozen models with a diffusion model.
-        num_classes: 2 or more.
-        num_shots: Pictures a class to learn from, 1 or more.
-        num_test: Pictures to classify, 0 or more.
-        config: Settings; by default those of :func:`published_config`.
-        profile: Seconds; by default the recorded ones of the preset.
+        num_classes, num_shots, num_test: At least 2, 1 and 0.
+        config: By default :func:`published_config`.
+        profile: By default the recorded one of the preset.
         price_per_hour: Of the machine, in any currency.
 
     Raises:
@@ -436,245 +256,5 @@ def make_plan(
     if not find_preset(preset).diffusion_source:
         with_one = ", ".join(name for name, other in PRESETS.items() if other.diffusion_source)
         raise ModelError(f"preset {preset!r} is a CLIP alone; plans are made for a diffusion model: {with_one}")
-    profile = profile or load_profile(preset)
-    task = _Task(num_classes, num_shots, num_test, config or published_config(preset, num_classes), profile)
-    plan = Plan(
-        preset,
-        num_classes,
-        num_shots,
-        num_test,
-        task.config,
-        task.precision,
-        task.stages(price_per_hour),
-        profile,
-        price_per_hour,
-    )
-    return replace(plan, savings=tuple(_savings(task, plan)))
-
-
-def _faster(seconds: Mapping[Timed, float]) -> Timed:
-    """The format that the measured rule would choose where these times were taken."""
-    if "float32" not in seconds:
-        return next(iter(seconds))
-    chosen = choose_fastest({name: [value] for name, value in seconds.items()})
-    return "bfloat16" if chosen == "bfloat16" else "float32"
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A run whose cost can be counted; ``schedule`` is a staged classifier's (to_keep, n_samples), or None."""
-
-    num_classes: int
-    num_shots: int
-    num_test: int
-    config: GCPLConfig
-    profile: Profile
-    schedule: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-
-    @property
-    def precision(self) -> Timed:
-        """Of training, as the settings and the profile's device have it."""
-        wanted = self.config.precision
-        if wanted == "measured" and self.profile.device == "cpu":  # what the profile's machine would choose
-            wanted = _faster(self.profile.training_seconds)
-        if wanted in ("auto", "measured"):
-            wanted = "bfloat16" if self.profile.device == "cuda" else "float32"
-        found: Timed = "bfloat16" if wanted in ("bfloat16", "float16") else "float32"
-        return found if found in self.profile.training_seconds else next(iter(self.profile.training_seconds))
-
-    @property
-    def evidence_precision(self) -> Timed:
-        """Of classification."""
-        known, halved = self.profile.classifying_seconds, self.config.evidence_bfloat16
-        if halved is None:  # measured when it runs
-            halved = _faster(known) == "bfloat16"
-        return "bfloat16" if halved and "bfloat16" in known else self.precision
-
-    def updates(self) -> list[tuple[int, int]]:
-        """Numbers of updates, and the evaluations with a backward pass in each."""
-        config = self.config
-        stages = [(config.num_steps, config.batch_size)]
-        if config.objective == "discriminative":
-            stages.append((config.discriminative_steps, self._discriminative_batch()))
-        return stages
-
-    def training_evaluations(self) -> int:
-        """Evaluations with a backward pass."""
-        return sum(count * size for count, size in self.updates())
-
-    def _training_time(self) -> float:
-        seconds = sum(self.profile.training_time(count, size, self.precision) for count, size in self.updates())
-        if self.config.gradient_checkpointing:  # everything is computed once more
-            seconds += self.profile.classifying_time(self.training_evaluations(), self.precision)
-        return seconds
-
-    def encoded_in_updates(self) -> int:
-        """Pictures that all updates show to the VAE where nothing is cached; each as often as it is a sample."""
-        config = self.config
-        if config.cache_encodings:
-            return 0
-        further = config.discriminative_steps * config.discriminative_batch_size * config.num_samples
-        return config.num_steps * config.batch_size + (further if config.objective == "discriminative" else 0)
-
-    def _discriminative_batch(self) -> int:
-        config, others = self.config, self.num_classes - 1
-        rivals = others if config.num_rivals is None else min(config.num_rivals, others)
-        return config.discriminative_batch_size * config.num_samples * (1 + rivals)
-
-    def rival_evaluations(self) -> int:
-        """Evaluations that find each class's hardest rivals, before discriminative updates."""
-        config = self.config
-        if config.objective != "discriminative" or config.num_rivals is None:
-            return 0
-        if config.num_rivals >= self.num_classes - 1:
-            return 0
-        return self.num_classes * self.num_shots * self.num_classes * config.num_samples
-
-    def calibration_evaluations(self) -> int:
-        """Evaluations of exemplars that fit temperature and offsets, and the fast classifier's plan."""
-        from gcpl_lab.gcpl.estimator import MAX_TEMPERATURE_IMAGES
-
-        exemplars = self.num_classes * self.num_shots
-        pool = exemplars * self.config.evidence_pool if self.config.classification == "fast" else 0
-        return self.num_classes * (min(MAX_TEMPERATURE_IMAGES, exemplars) * self.config.num_evidence + pool)
-
-    def classification_evaluations(self) -> int:
-        """Evaluations of all test pictures; of the fast classifier, which stops early, the most there can be."""
-        if self.schedule is None:
-            return self.num_test * self.num_classes * self.config.num_evidence
-        each, seen, left = 0, 0, self.num_classes
-        for keep, until in zip(*self.schedule, strict=True):
-            each += left * (until - seen)
-            left, seen = min(left, keep), until
-        return self.num_test * each
-
-    def stages(self, price: float | None = None) -> tuple[Stage, ...]:
-        """All three, with seconds, memory and money."""
-        profile, config = self.profile, self.config
-        exemplars = 2 * self.num_classes * self.num_shots  # as they are and mirrored
-        rivals, fitting, testing = (
-            self.rival_evaluations(),
-            self.calibration_evaluations(),
-            self.classification_evaluations(),
-        )
-        # The fast classifier's folds are trained like the whole; their rivals are found like the whole's.
-        folds = config.num_folds if config.classification == "fast" else 0
-        learning, training = self.training_evaluations() + rivals, self._training_time()
-        anew = self.encoded_in_updates()
-
-        def forward(evaluations: int) -> float:
-            return profile.classifying_time(evaluations, self.evidence_precision)
-
-        rows = (
-            ("training", learning, exemplars + anew, training + forward(rivals), self._training_memory()),
-            (
-                "calibration",
-                fitting + folds * learning,
-                folds * anew,
-                forward(fitting + folds * rivals) + folds * training,
-                max(self._classifying_memory(), self._training_memory() if folds else 0),
-            ),
-            ("classification", testing, self.num_test, forward(testing), self._classifying_memory()),
-        )
-        stages = []
-        for name, evaluations, pictures, seconds, memory in rows:
-            seconds += pictures * profile.encoding_seconds
-            cost = None if price is None else price * seconds / 3600
-            stages.append(Stage(name, evaluations, pictures, seconds, memory, cost))
-        return tuple(stages)
-
-    def _weights(self) -> int:
-        return self.profile.memory.weights // (2 if self.precision == "bfloat16" else 1)
-
-    def _training_memory(self) -> int:
-        config, memory = self.config, self.profile.memory
-        batch = config.batch_size
-        if config.objective == "discriminative":
-            batch = max(batch, self._discriminative_batch())
-        batch = min(batch, config.micro_batch_size or batch)
-        one = memory.checkpointed if config.gradient_checkpointing else memory.training
-        return self._weights() + batch * one // (2 if self.precision == "bfloat16" else 1)
-
-    def _classifying_memory(self) -> int:
-        halved = 2 if self.evidence_precision == "bfloat16" else 1
-        return self._weights() + self.config.evidence_batch_size * self.profile.memory.classifying // halved
-
-
-def _savings(task: _Task, plan: Plan) -> list[Saving]:
-    """One change at a time; choices that are made already, or that change nothing here, are left out."""
-    config, choices = task.config, []
-    pairs = config.num_evidence
-    if task.num_classes > 5 and pairs >= 4:
-        first = max(1, pairs // 4)
-        choices.append(
-            (
-                "staged",
-                f"staged classifier: all classes on {first} pairs, the best five on {pairs}",
-                f"DiffusionClassifier.staged(latents, (5, 1), ({first}, {pairs}))",
-                replace(task, schedule=((5, 1), (first, pairs))),
-            )
-        )
-    if pairs > 1:
-        choices.append(
-            (
-                "fewer_samples",
-                f"half the (t, ε) pairs a picture: {pairs // 2}",
-                f"--set num_evidence={pairs // 2}",
-                _with(task, num_evidence=pairs // 2),
-            )
-        )
-    if config.num_steps > 1:
-        choices.append(
-            (
-                "fewer_updates",
-                f"half the updates: {config.num_steps // 2}",
-                f"--set num_steps={config.num_steps // 2}",
-                _with(task, num_steps=config.num_steps // 2),
-            )
-        )
-    if task.precision == "float32" and "bfloat16" in task.profile.training_seconds:
-        choices.append(
-            (
-                "bfloat16",
-                "bfloat16 throughout",
-                "--set precision=bfloat16",
-                _with(task, precision="bfloat16", evidence_bfloat16=True),
-            )
-        )
-    if not config.gradient_checkpointing:
-        choices.append(
-            (
-                "checkpointing",
-                "gradient checkpointing: less memory for more time",
-                "--set gradient_checkpointing=true",
-                _with(task, gradient_checkpointing=True),
-            )
-        )
-    to_keep, samples = PUBLISHED_STAGES
-    choices.append(
-        (
-            "published_classifier",
-            "the published classifier: 50 pairs, then 500 for the best five",
-            f"DiffusionClassifier.staged(latents, {to_keep}, {samples})",
-            replace(task, schedule=PUBLISHED_STAGES),
-        )
-    )
-    return [_saving(name, title, how, changed, plan) for name, title, how, changed in choices]
-
-
-def _with(task: _Task, **settings: Any) -> _Task:
-    return replace(task, config=replace(task.config, **settings))
-
-
-def _saving(name: str, title: str, how: str, changed: _Task, plan: Plan) -> Saving:
-    stages = changed.stages()
-    seconds = sum(stage.seconds for stage in stages)
-    return Saving(
-        name,
-        title,
-        how,
-        seconds,
-        plan.seconds - seconds,
-        sum(stage.denoiser_evaluations for stage in stages),
-        max(stage.memory_bytes for stage in stages),
-    )
+    config, profile = config or published_config(preset, num_classes), profile or load_profile(preset)
+    return Plan(preset, num_classes, num_shots, num_test, config, profile, price_per_hour)

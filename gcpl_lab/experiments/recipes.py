@@ -5,31 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
+from gcpl_lab.data.episodes import draw_episode, draw_test
+from gcpl_lab.data.folders import read_support_and_test
+from gcpl_lab.data.lists import read_longtail_list
+from gcpl_lab.data.readers import read_images
 from gcpl_lab.errors import ArtifactError
+from gcpl_lab.evaluation.metrics import accuracy
 from gcpl_lab.experiments.plan import published_config
+from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.presets import find_preset, resolve
 from gcpl_lab.storage import read_json, write_json
-
-if TYPE_CHECKING:
-    from gcpl_lab.data.readers import ImageSet
-    from gcpl_lab.gcpl.estimator import GCPLClassifier
+from gcpl_lab.training.device import default_device
+from gcpl_lab.training.machine import describe_machine, describe_versions
 
 FORMAT = "gcpl_lab recipe 1"
-METHODS = ("gcpl", "lmpt")
+Found = dict[tuple[str, str], float]
+"""Shares by method and metric."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One published experiment.
-
-    Attributes:
-        path: Its file.
-        values: Its content.
-    """
+    """One published experiment: its file and what is in it."""
 
     path: Path
     values: dict[str, Any]
@@ -40,25 +44,16 @@ class Recipe:
         return str(self.values["method"])
 
     def gcpl_config(self, objective: str, num_classes: int, **settings: Any) -> GCPLConfig:
-        """Settings of one objective, once the number of classes is known.
-
-        Args:
-            objective: One of the recipe's.
-            num_classes: Of the data.
-            **settings: What to have otherwise.
-        """
+        """Settings of one objective on data with so many classes; ``settings`` is what to have otherwise."""
         values = self.values
-        batch = {"batch_size": values["pictures_per_class_and_update"] * num_classes}
-        chosen = {**values["settings"], **batch, "objective": objective, "seed": values["seed"], **settings}
+        batch_size = values["pictures_per_class_and_update"] * num_classes
+        own = {"batch_size": batch_size, "objective": objective, "seed": values["seed"]}
+        chosen = {**values["settings"], **own, **settings}
         preset = chosen.pop("preset", values["preset"])
         return published_config(preset, num_classes, **chosen)
 
     def lmpt_config(self, **settings: Any) -> LMPTConfig:
-        """Settings of an LMPT recipe.
-
-        Args:
-            **settings: What to have otherwise.
-        """
+        """Settings of an LMPT recipe; ``settings`` is what to have otherwise."""
         values = self.values
         chosen = {"preset": values["preset"], "seed": values["seed"], **values["settings"], **settings}
         return LMPTConfig.from_dict(chosen)
@@ -73,7 +68,7 @@ def load_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     values = read_json(path)
-    if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("method") not in METHODS:
+    if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("method") not in ("gcpl", "lmpt"):
         raise ArtifactError(f"{path}: is no recipe of gcpl_lab; expected the format {FORMAT!r} and a known method")
     recipe = Recipe(path, values)
     find_preset(values["preset"])
@@ -101,10 +96,9 @@ def run_recipe(
     """Run a recipe and write ``results.json`` with our figure beside the published one.
 
     Args:
-        recipe: What to run.
-        data: Where the pictures are: the folder that torchvision keeps the set in, or one with the recipe's layout.
+        data: Where the images are: the folder that torchvision keeps the set in, or one with the recipe's layout.
         output: Checkpoints, prompts and results; a rerun goes on.
-        most_test: Test pictures at most; the result says so and is then no reproduction.
+        most_test: Test images at most; the result says so and is then no reproduction.
         settings: What to have otherwise (the preset too); the result lists it.
         shots: Other than the recipe's.
         on_stage: Called with what comes next.
@@ -113,31 +107,22 @@ def run_recipe(
         The content of ``results.json``: the recipe with ``ours`` filled in, what was changed, machine and versions.
 
     Raises:
-        ModelError: The weights are not here; found out before pictures are read.
-        DataError: The pictures are not there or not as the recipe expects them.
+        ModelError: The weights are not here; found out before images are read.
+        DataError: The images are not there or not as the recipe expects them.
     """
-    from gcpl_lab.training.machine import describe_machine, describe_versions
-
-    changed = dict(settings or {})
+    changed, say = dict(settings or {}), on_stage or (lambda _text: None)
     preset = find_preset(str(changed.get("preset", recipe.values["preset"])))
     resolve(preset, "diffusion" if recipe.method == "gcpl" else "clip")
-    output, say = Path(output), on_stage or (lambda _text: None)
     if recipe.method == "gcpl":
-        found = _run_gcpl(recipe, Path(data), output, most_test, changed, shots, say)
+        found = _run_gcpl(recipe, Path(data), Path(output), most_test, changed, shots or recipe.values["shots"], say)
     else:
-        found = _run_lmpt(recipe, Path(data), output, most_test, changed, say)
-    results = [{**row, "ours": found.get((row["method"], row["metric"]))} for row in recipe.values["results"]]
-    for name, value in (("most_test", most_test), ("shots", shots)):
-        if value:
-            changed[name] = value
-    answer = {
-        **recipe.values,
-        "results": results,
-        "changed": changed,
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
-    write_json(output / "results.json", answer)
+        found = _run_lmpt(recipe, Path(data), Path(output), most_test, changed, say)
+    percent = {measured: round(100 * share, 2) for measured, share in found.items()}
+    results = [{**row, "ours": percent.get((row["method"], row["metric"]))} for row in recipe.values["results"]]
+    changed |= {name: value for name, value in (("most_test", most_test), ("shots", shots)) if value}
+    made = {"machine": describe_machine(), "versions": describe_versions()}
+    answer = {**recipe.values, "results": results, "changed": changed, **made}
+    write_json(Path(output) / "results.json", answer)
     return answer
 
 
@@ -147,74 +132,39 @@ def _run_gcpl(
     output: Path,
     most_test: int | None,
     changed: dict[str, Any],
-    shots: int | None,
+    shots: int,
     say: Callable[[str], None],
-) -> dict[tuple[str, str], float]:
-    from gcpl_lab.data.episodes import draw_episode, draw_test
-    from gcpl_lab.gcpl.estimator import GCPLClassifier
-    from gcpl_lab.workshop.project import read_support_and_test
-
-    seed = int(changed.get("seed", recipe.values["seed"]))
-    pool, test = read_support_and_test(data, recipe.values["data"].get("published"))
-    support = pool.subset(draw_episode(pool, shots or recipe.values["shots"], seed))
+) -> Found:
+    """Every objective's prompts under the published staged classifier, and zero-shot CLIP."""
+    values, found, diffusion = recipe.values, {}, None
+    seed = int(changed.get("seed", values["seed"]))
+    pool, test = read_support_and_test(data, values["data"].get("published"))
+    support, names = pool.subset(draw_episode(pool, shots, seed)), pool.class_names
     if most_test and most_test < len(test):
         test = test.subset(draw_test(test, total=most_test, seed=seed))
-    found: dict[tuple[str, str], float] = {}
-    diffusion, word = None, recipe.values.get("coarse_word")
-    coarse_words = [word] * len(pool.class_names) if word else None
-    for objective in recipe.values["objectives"]:
-        config = recipe.gcpl_config(objective, len(pool.class_names), **changed)
+    words = [values["coarse_word"]] * len(names) if values.get("coarse_word") else None
+    for objective in values["objectives"]:
+        config = recipe.gcpl_config(objective, len(names), **changed)
         model = GCPLClassifier(diffusion=diffusion, **config.as_dict())
-        say(f"{objective}: learning {len(pool.class_names)} prompts from {len(support)} pictures")
-        checkpoint = output / f"{objective}_checkpoint"
-        model.fit(
-            support.images, support.labels, pool.class_names, coarse_words=coarse_words, checkpoint_folder=checkpoint
-        )
+        say(f"{objective}: learning {len(names)} prompts from {len(support)} images")
+        folder = output / f"{objective}_checkpoint"
+        model.fit(support.images, support.labels, names, coarse_words=words, checkpoint_folder=folder)
         model.save(output / objective)
         diffusion = model.diffusion
-        say(f"{objective}: classifying {len(test)} pictures")
-        found[objective, "accuracy"] = _staged_accuracy(model, test, recipe.values["classifier"])
+        say(f"{objective}: classifying {len(test)} images")
+        evidence = model.staged_evidence(model.encode(test.images), **values["classifier"])
+        found[objective, "accuracy"] = accuracy(class_scores(evidence.errors, "absolute"), test.labels)
     if find_preset(config.preset).clip_source:
         say("zero-shot CLIP")
-        found["zero_shot_clip", "accuracy"] = _zero_shot_accuracy(config.preset, test)
+        clip = FrozenCLIP.load(config.preset, device=default_device())
+        logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(read_images(test.images)))
+        found["zero_shot_clip", "accuracy"] = accuracy(logits.numpy(), test.labels)
     return found
-
-
-def _zero_shot_accuracy(preset: str, test: ImageSet) -> float:
-    from gcpl_lab.baselines.clip_features import ZeroShotCLIP
-    from gcpl_lab.data.readers import read_images
-    from gcpl_lab.models.clip import FrozenCLIP
-    from gcpl_lab.training.device import default_device
-
-    clip = FrozenCLIP.load(preset, device=default_device())
-    logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(read_images(test.images)))
-    return _percent(logits.argmax(1).numpy() == test.labels)
-
-
-def _percent(right: Any) -> float:
-    return round(100 * float(right.mean()), 2)
-
-
-def _staged_accuracy(model: GCPLClassifier, test: ImageSet, schedule: dict[str, Any]) -> float:
-    """Accuracy in percent of the published staged classifier under the learned prompts."""
-    from gcpl_lab.gcpl.classifier import class_scores
-
-    evidence = model.staged_evidence(
-        model.encode(test.images),
-        schedule["to_keep"],
-        schedule["n_samples"],
-        schedule=schedule.get("schedule", "nested"),
-        norm=schedule["norm"],
-    )
-    return _percent(class_scores(evidence.errors, "absolute").argmax(1) == test.labels)
 
 
 def _run_lmpt(
     recipe: Recipe, data: Path, output: Path, most_test: int | None, changed: dict[str, Any], say: Callable[[str], None]
-) -> dict[tuple[str, str], float]:
-    from gcpl_lab.data.multilabel import read_longtail_list
-    from gcpl_lab.lmpt.estimator import LMPTClassifier
-
+) -> Found:
     files = recipe.values["data"]
     labels, images = data / files["labels"], data / files["images"]
     train = read_longtail_list(data / files["train"], labels, images, data / files["captions"])
@@ -222,9 +172,9 @@ def _run_lmpt(
     if most_test and most_test < len(test):
         test = test.subset(range(most_test))
     model = LMPTClassifier(**recipe.lmpt_config(**changed).as_dict())
-    say(f"learning {len(train.class_names)} prompts from {len(train)} pictures")
-    checkpoint = output / "lmpt_checkpoint"
-    model.fit(train.images, train.targets, train.class_names, train.captions, checkpoint_folder=checkpoint)
+    say(f"learning {len(train.class_names)} prompts from {len(train)} images")
+    folder = output / "lmpt_checkpoint"
+    model.fit(train.images, train.targets, train.class_names, train.captions, checkpoint_folder=folder)
     model.save(output / "lmpt")
-    say(f"measuring on {len(test)} pictures")
-    return {("lmpt", "map"): round(100 * float(model.evaluate(test.images, test.targets)["map"]), 2)}
+    say(f"measuring on {len(test)} images")
+    return {("lmpt", "map"): float(model.evaluate(test.images, test.targets)["map"])}

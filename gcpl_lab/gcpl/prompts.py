@@ -1,7 +1,7 @@
-"""Learnable prompts: class tokens inside a template (GCPL), and context vectors around class names (CoOp, LMPT).
+"""Class prompts: learnable vectors inside a template, such as "a photo of a [v1 .. vV]".
 
-Both only produce token ids and token embeddings; which frozen text encoder reads them is the caller's
-choice, so a token learned through the diffusion model can be read by CLIP as well.
+They give token ids and embeddings; which frozen text encoder reads them is the caller's choice, so a token learned
+through the diffusion model can be read by CLIP as well.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class ClassPrompts(nn.Module):
             seed: Of the random start.
 
         Raises:
-            DataError: A template without exactly one ``{}``, a prompt longer than the context, a name
-                without tokens.
+            DataError: A template without exactly one ``{}``, a prompt longer than the context, a name without tokens.
         """
         super().__init__()
         if num_vectors < 1:
@@ -85,49 +84,36 @@ class ClassPrompts(nn.Module):
     def _initial_vectors(
         self, tower: TextTower, num_vectors: int, coarse_words: Sequence[str] | None, seed: int
     ) -> Tensor:
+        num_classes = len(self.class_names)
         if self.initial == "random":
             table = tower.embedding_table.detach().float().cpu()
-            generator = torch.Generator().manual_seed(seed)
-            shape = (len(self.class_names), num_vectors, table.shape[1])
-            return table.mean(0) + table.std(0) * torch.randn(shape, generator=generator)
-        words: Sequence[str] = self.class_names
-        if self.initial == "coarse":
-            if coarse_words is None or len(coarse_words) != len(self.class_names):
-                given = "none" if coarse_words is None else len(coarse_words)
-                raise DataError(
-                    f"initial='coarse' needs one coarse word a class ({len(self.class_names)}), got {given}"
-                )
-            words = coarse_words
-        elif self.initial != "name":
+            shape = (num_classes, num_vectors, table.shape[1])
+            return table.mean(0) + table.std(0) * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        if self.initial == "name":
+            coarse_words = self.class_names
+        elif self.initial != "coarse":
             raise ValueError(f"initial is {self.initial!r}; expected 'name', 'coarse' or 'random'")
-        return torch.stack([_name_vectors(tower, word, num_vectors) for word in words])
+        if coarse_words is None or len(coarse_words) != num_classes:
+            given = "none" if coarse_words is None else len(coarse_words)
+            raise DataError(f"initial='coarse' needs one coarse word a class ({num_classes}), got {given}")
+        return torch.stack([_name_vectors(tower, word, num_vectors) for word in coarse_words])
 
     @property
     def num_vectors(self) -> int:
         """V."""
         return int(self.vectors.shape[1])
 
-    def beginning(self, template: int = 0) -> Tensor:
-        """Ids in front of a template's vectors, int64 (token,): the same in the prompts of all classes."""
-        return self._ids[template][: self._starts[template]]
-
     def forward(self, class_ids: Tensor | None = None, template: int = 0) -> tuple[Tensor, Tensor]:
-        """Ids and embeddings of the prompts of some classes.
+        """Ids int64 (batch, context length) and embeddings float32 (batch, context length, dim) of some classes.
 
         Args:
             class_ids: int64 (batch,), or None for all classes in order.
             template: Which template.
-
-        Returns:
-            ids int64 (batch, context length) and embeddings float32 (batch, context length, dim).
         """
         vectors = self.vectors if class_ids is None else self.vectors[class_ids.to(self.vectors.device)]
-        base: Tensor = getattr(self, f"base_{template}")
-        start = self._starts[template]
-        front = base[:start].expand(len(vectors), -1, -1)
-        behind = base[start + self.num_vectors :].expand(len(vectors), -1, -1)
+        base, start = self.get_buffer(f"base_{template}").expand(len(vectors), -1, -1), self._starts[template]
         ids = self._ids[template].to(vectors.device).expand(len(vectors), -1)
-        return ids, torch.cat([front, vectors, behind], dim=1)
+        return ids, torch.cat([base[:, :start], vectors, base[:, start + vectors.shape[1] :]], dim=1)
 
 
 def _template_ids(tower: TextTower, template: str, num_vectors: int) -> tuple[Tensor, int]:

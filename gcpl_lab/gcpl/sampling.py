@@ -1,4 +1,4 @@
-"""Batches of noisy exemplars, each drawn from its step's number alone."""
+"""Exemplars, and batches of noisy exemplars that are each drawn from (seed, step) alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gcpl_lab.models.diffusion import FrozenDiffusion
 
 @dataclass(frozen=True)
 class Exemplars:
-    """The VAE's view of the training photographs, cached once.
+    """The VAE's view of the training images, computed once.
 
     Attributes:
         means: (flip, image, channel, height, width): posterior means, as they are and mirrored; not scaled.
@@ -31,10 +31,10 @@ class Exemplars:
 
     def __post_init__(self) -> None:
         if self.means.shape[1] != len(self.labels):
-            raise DataError(f"{self.means.shape[1]} pictures and {len(self.labels)} labels; expected one label each")
+            raise DataError(f"{self.means.shape[1]} images and {len(self.labels)} labels; expected one label each")
 
     def subset(self, indices: np.ndarray) -> Exemplars:
-        """Some of the photographs, int64 (count,)."""
+        """Some of the images, int64 (count,)."""
         chosen = torch.from_numpy(indices)
         pixels = None if self.pixels is None else self.pixels[chosen]
         return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels)
@@ -49,37 +49,32 @@ class Exemplars:
         *,
         cache: bool = True,
     ) -> Exemplars:
-        """Run the VAE once on every picture and its mirror image.
+        """Run the VAE once on every image and its mirror image.
 
         Args:
-            diffusion: The frozen model.
-            pixels: (image, 3, size, size) in [-1, 1].
-            labels: One class id a picture.
-            encode_moments: Takes the place of the model's own, for instance to share the work among processes.
-            cache: False: updates encode the pictures of their batch anew.
+            diffusion, pixels, labels: The frozen model; (image, 3, size, size) in [-1, 1]; one class id an image.
+            encode_moments: Instead of the model's own, for instance to share the work among processes.
+            cache: False: updates encode the images of their batch anew, as published.
         """
         encode_moments = encode_moments or diffusion.encode_moments
-        plain, mirrored = encode_moments(pixels), encode_moments(pixels.flip(-1))
-        return cls(
-            torch.stack([plain[0], mirrored[0]]),
-            torch.stack([plain[1], mirrored[1]]),
-            torch.as_tensor(np.asarray(labels), dtype=torch.int64),
-            None if cache else pixels,
-        )
+        moments = zip(encode_moments(pixels), encode_moments(pixels.flip(-1)), strict=True)
+        means, log_variances = (torch.stack(both) for both in moments)
+        ids = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+        return cls(means, log_variances, ids, None if cache else pixels)
 
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """What the denoiser is shown in one step.
+    """What the denoiser is shown in one update.
 
     Attributes:
         latents: z0, (batch, channel, height, width), scaled.
         noise: ε, the same shape.
         timesteps: int64 (batch,).
         labels: int64 (batch,).
-        template: Which of the prompts' templates this step uses.
+        template: Which of the prompts' templates this update uses.
         group_size: Consecutive samples of this many are of different classes (CoMPLe contrasts within them).
-        num_samples: Consecutive samples of this many show the same photograph (discriminative objective).
+        num_samples: Consecutive samples of this many show the same image (discriminative objective).
     """
 
     latents: Tensor
@@ -95,22 +90,13 @@ class NoisyBatch:
         return len(self.labels)
 
     def __getitem__(self, part: slice) -> NoisyBatch:
-        """Some consecutive samples, for a process or a pass of its own."""
-        return replace(
-            self,
-            latents=self.latents[part],
-            noise=self.noise[part],
-            timesteps=self.timesteps[part],
-            labels=self.labels[part],
-        )
+        """Some consecutive samples."""
+        names = ("latents", "noise", "timesteps", "labels")
+        return replace(self, **{name: getattr(self, name)[part] for name in names})
 
 
 class ExemplarSampler:
-    """Batches of noisy exemplars, each drawn from (seed, step) alone.
-
-    The noise of a sample depends on the seed, the step and the sample's place in the whole batch, so it is
-    the same whichever process computes it.
-    """
+    """Batches of noisy exemplars; a sample's noise depends on the seed, the step and its place in the batch alone."""
 
     def __init__(
         self,
@@ -127,12 +113,11 @@ class ExemplarSampler:
         """Keep what batches are drawn from.
 
         Args:
-            diffusion: Gives the noise schedule and the latents' scale.
-            exemplars: Cached moments.
-            batch_size: Photographs a step, drawn in rounds of every class once.
-            num_samples: (t, ε) pairs for each photograph.
-            timestep_range: Part of the schedule that timesteps are drawn from, as fractions.
-            num_templates: Steps go through the templates in turn.
+            diffusion, exemplars: The noise schedule, the latents' scale, and the images.
+            batch_size: Images an update, drawn in rounds of every class once.
+            num_samples: (t, ε) pairs for each image.
+            timestep_range: Part of the schedule, as fractions.
+            num_templates: Updates go through the templates in turn.
             flip: Show mirror images half of the time.
             seed: Of everything that is drawn.
         """
@@ -145,42 +130,38 @@ class ExemplarSampler:
         self.batch_size, self.num_samples, self.num_templates = batch_size, num_samples, num_templates
         self._flip, self._seed, self._generator = flip, seed, torch.Generator()
         steps = diffusion.num_timesteps
-        self._first_timestep, self._last_timestep = int(low * steps), max(int(low * steps) + 1, int(high * steps))
+        self._timesteps = int(low * steps), max(int(low * steps) + 1, int(high * steps))
         labels = exemplars.labels.numpy()
         self._members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
     def __call__(self, step: int) -> NoisyBatch:
-        """The batch of one step."""
-        rng = np.random.default_rng([self._seed, 11, step])
-        rounds = -(-self.batch_size // len(self._members))
-        order = np.concatenate([rng.permutation(len(self._members)) for _ in range(rounds)])[: self.batch_size]
+        """The batch of one update."""
+        rng, num_classes = np.random.default_rng([self._seed, 11, step]), len(self._members)
+        rounds = -(-self.batch_size // num_classes)
+        order = np.concatenate([rng.permutation(num_classes) for _ in range(rounds)])[: self.batch_size]
         members = [self._members[group] for group in order]
         images = torch.from_numpy(np.array([those[rng.integers(len(those))] for those in members]))
         flips = torch.from_numpy(rng.integers(0, 2 if self._flip else 1, self.batch_size))
         images, flips = (value.repeat_interleave(self.num_samples) for value in (images, flips))
-        timesteps = rng.integers(self._first_timestep, self._last_timestep, len(images))
-        means, log_variances = self._moments(flips, images)
-        draws = [self._normal(step, slot, means.shape[1:]) for slot in range(len(images))]
-        latents = means + (0.5 * log_variances).exp() * torch.stack([draw[0] for draw in draws])
+        timesteps = rng.integers(*self._timesteps, len(images))
+        exemplars = self._exemplars
+        means, log_variances = exemplars.means[flips, images], exemplars.log_variances[flips, images]
+        if exemplars.pixels is not None:  # encoded anew, as published
+            pixels, mirrored = exemplars.pixels[images], flips.bool()[:, None, None, None]
+            means, log_variances = self._diffusion.encode_moments(torch.where(mirrored, pixels.flip(-1), pixels))
+        draws = torch.stack([self._normal(step, place, means.shape[1:]) for place in range(len(images))], dim=1)
+        latents = means + (0.5 * log_variances).exp() * draws[0]
         device = self._diffusion.device
         return NoisyBatch(
             latents=self._diffusion.scale_latents(latents).to(device),
-            noise=torch.stack([draw[1] for draw in draws]).to(device),
+            noise=draws[1].to(device),
             timesteps=torch.from_numpy(timesteps).to(device),
-            labels=self._exemplars.labels[images].to(device),
+            labels=exemplars.labels[images].to(device),
             template=step % self.num_templates,
-            group_size=min(len(self._members), self.batch_size),
+            group_size=min(num_classes, self.batch_size),
             num_samples=self.num_samples,
         )
 
-    def _moments(self, flips: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of photographs, mirrored where ``flips`` is 1: cached, or encoded now."""
-        exemplars = self._exemplars
-        if exemplars.pixels is None:
-            return exemplars.means[flips, images], exemplars.log_variances[flips, images]
-        pixels = exemplars.pixels[images]
-        return self._diffusion.encode_moments(torch.where(flips.bool()[:, None, None, None], pixels.flip(-1), pixels))
-
-    def _normal(self, step: int, slot: int, shape: torch.Size) -> Tensor:
-        seed = np.random.SeedSequence([self._seed, 13, step, slot]).generate_state(1, np.uint64)[0]
+    def _normal(self, step: int, place: int, shape: torch.Size) -> Tensor:
+        seed = np.random.SeedSequence([self._seed, 13, step, place]).generate_state(1, np.uint64)[0]
         return torch.randn((2, *shape), generator=self._generator.manual_seed(int(seed >> 1)))

@@ -13,8 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from gcpl_lab.errors import ModelError
-from gcpl_lab.fast.cpu_linear import use_fast_products
-from gcpl_lab.fast.prompt_tower import PromptTower
 from gcpl_lab.models.presets import Preset, find_preset, resolve
 from gcpl_lab.storage import tensor_checksum
 
@@ -36,13 +34,12 @@ class FrozenCLIP:
     Attributes:
         model: The open_clip model.
         tokenizer: Its tokenizer (open_clip's own or a Hugging Face one).
-        transform: Picture → (3, size, size), with the statistics the model was trained with.
+        transform: Image → (3, size, size), with the statistics the model was trained with.
         name: Where it came from.
     """
 
     def __init__(self, *, model: Any, tokenizer: Any, transform: Any, name: str) -> None:
         self.model = model.requires_grad_(False).eval()
-        use_fast_products(model)
         self.tokenizer, self.transform, self.name = tokenizer, transform, name
         self.text_tower = model if hasattr(model, "positional_embedding") else model.text
         if not hasattr(self.text_tower, "token_embedding") or not hasattr(self.text_tower, "ln_final"):
@@ -56,16 +53,12 @@ class FrozenCLIP:
     def load(
         cls, preset: str | Preset = "tiny", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> FrozenCLIP:
-        """Load a preset's CLIP with open_clip's own loader, from safetensors only.
+        """Load a preset's CLIP, or a folder that holds ``clip/`` or is an open_clip model, from safetensors only.
 
-        Args:
-            preset: Name in ``PRESETS``, or a folder that holds ``clip/`` or is an open_clip model itself.
-            device: Where the weights go.
-            dtype: Of both towers; the factor on cosines stays float32.
+        ``dtype`` is that of both towers; the factor on cosines stays float32.
 
         Raises:
-            ModelError: The weights are not in the folder or cache and cannot be fetched; found out before
-                open_clip loads.
+            ModelError: The weights are nowhere and cannot be fetched; found out before open_clip loads.
         """
         found = find_preset(preset) if isinstance(preset, str) else preset
         path = resolve(found, "clip")
@@ -75,7 +68,7 @@ class FrozenCLIP:
         if path.is_dir():
             source, options = f"local-dir:{path}", {}
         else:
-            # A file of weights says nothing about pictures: what they were trained with stands in open_clip's table.
+            # A file of weights says nothing about images: what they were trained with stands in open_clip's table.
             trained = open_clip.get_pretrained_cfg(found.clip_source, found.clip_weights)
             source = found.clip_source
             options = {
@@ -141,26 +134,22 @@ class FrozenCLIP:
             return str(self.tokenizer.decoder[token_id])
         return str(self.tokenizer.tokenizer.convert_ids_to_tokens(token_id))
 
-    def prompt_tower(self, ids: Tensor) -> PromptTower:
-        """The text tower for prompts with these ids, int64 (batch, token), whatever their embeddings become."""
-        ends = (ids.to(self.device) == self.end_id).int().argmax(dim=1)
-        return PromptTower(self.text_tower, self.embedding_table.detach()[self.start_id], ends)
+    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Unit text features of prompts, float32 (batch, feature).
 
-    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None, tower: PromptTower | None = None) -> Tensor:
-        """Unit text features of prompts, (batch, feature).
-
-        Only as many positions run as each prompt needs; the towers are causal, so the rest changes nothing.
+        Only as many positions run as the longest prompt needs; the tower is causal, so the rest changes nothing.
 
         Args:
             ids: int64 (batch, token) with start, end and padding.
-            embeddings: (batch, token, dim), the start token's in front; or None for the table's.
-            tower: The :meth:`prompt_tower` of these ids, where they are encoded again and again.
+            embeddings: (batch, token, dim); None takes the table's.
         """
-        tower = tower or self.prompt_tower(ids)
-        num_tokens = tower.num_tokens
+        ids = ids.to(self.device)
+        ends = (ids == self.end_id).int().argmax(dim=1)
+        num_tokens = int(ends.max()) + 1
         if embeddings is None:
-            embeddings = self.text_tower.token_embedding(ids[:, :num_tokens].to(self.device))
-        return tower(embeddings[:, :num_tokens].to(self.device))
+            embeddings = self.text_tower.token_embedding(ids)
+        _, features = encode_token_embeddings(self.text_tower, embeddings[:, :num_tokens].to(self.device), ends)
+        return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -169,13 +158,7 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image], batch_size: int = 64, flip: bool = False) -> Tensor:
-        """Unit image features, float32 (count, feature), on the CPU.
-
-        Args:
-            images: RGB pictures of any size.
-            batch_size: Pictures a pass.
-            flip: Encode the mirror images.
-        """
+        """Unit features float32 (count, feature), on the CPU, of images or (``flip``) of their mirror images."""
         self.model.visual.to(self.device)  # training sends it away when it has cached
         features = []
         for start in range(0, len(images), batch_size):
@@ -187,3 +170,26 @@ class FrozenCLIP:
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.model.encode_image(pixels.to(self.device, self.dtype))
         return F.normalize(features.float(), dim=-1)
+
+
+def encode_token_embeddings(text_tower: Any, embeddings: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Run an open_clip text tower on token embeddings instead of token ids.
+
+    Args:
+        text_tower: An open_clip ``CLIP`` or the ``text`` of a ``CustomTextCLIP`` (plain CLIP kind).
+        embeddings: (batch, token, dim) before positions are added, in any dtype; token ≤ context length.
+        ends: int64 (batch,): where each prompt's end token stands.
+
+    Returns:
+        Hidden states (batch, token, dim) after the final norm, and features (batch, feature), not normalised.
+    """
+    num_tokens, mask = embeddings.shape[1], text_tower.attn_mask
+    position = text_tower.positional_embedding[:num_tokens]
+    hidden = embeddings.to(position.dtype) + position
+    if mask is not None:
+        mask = mask[:num_tokens, :num_tokens].to(hidden.dtype)
+    hidden = text_tower.ln_final(text_tower.transformer(hidden, attn_mask=mask))
+    pooled, projection = hidden[torch.arange(len(hidden), device=hidden.device), ends], text_tower.text_projection
+    if projection is None:
+        return hidden, pooled
+    return hidden, projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection

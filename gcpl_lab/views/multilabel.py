@@ -1,155 +1,109 @@
-"""Figures of pictures with several labels: head, medium and tail; wrong captions; one mistake explained."""
+"""Figures of images with several labels: head, medium and tail; wrong captions; thresholds; one mistake explained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
+from gcpl_lab.data.multilabel import head_medium_tail
+from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.explaining import Mistake
-from gcpl_lab.views import style
-from gcpl_lab.views.labels import label_ends
-from gcpl_lab.views.plots import font_size, set_texts
+from gcpl_lab.views import panels, style
+from gcpl_lab.views.panels import label_ends, legend_beside, set_texts
+from gcpl_lab.views.style import Names, font_size
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from PIL import Image
+Rows = Sequence[Mapping[str, Any]]
 
 PARTS = {"map": "all classes", "map_head": "head", "map_medium": "medium", "map_tail": "tail"}
-PART_OF_SCORE = {score: name.removesuffix(" classes") for score, name in PARTS.items()}
+"""What each score is called."""
+
+_LOOKS = dict(zip(PARTS, style.PART_LOOKS.values(), strict=True))
 _HATCHES = ("", "//", "..", "xx", "\\\\", "", "--", "oo")
 
 
-def _look(score: str, turn: int) -> tuple[str, str]:
-    """Colour and marker of a score: those of its part of the tail, else the next ones."""
-    if score in PART_OF_SCORE:
-        return style.PART_LOOKS[PART_OF_SCORE[score]]
-    return style.PALETTE[(turn + 1) % len(style.PALETTE)], style.MARKERS[(turn + 1) % len(style.MARKERS)]
+def plot_tail_bars(ax: Axes, rows: Rows, titles: Mapping[str, str]) -> Axes:
+    """Mean average precision over all, head, medium and tail classes, a group of bars each; 9 × 4.5 inches read well.
 
-
-def plot_tail_bars(ax: Axes, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Axes:
-    """Mean average precision over all, head, medium and tail classes, a group of bars each.
-
-    Several seeds of a method become their mean with one standard deviation as a whisker.
-
-    Args:
-        ax: Drawn on; about 9 × 4.5 inches read well.
-        rows: With ``name`` and ``map, map_head, map_medium, map_tail`` (None where a part has no class).
-        titles: What each name is called, in the order of the bars; names that no row has are passed over.
-
-    Raises:
-        DataError: There is no row, or one has a name without a title.
+    ``rows`` have ``name`` and the scores of ``PARTS`` (None where a part has no class); several seeds become their
+    mean with one standard deviation. ``titles`` are in the order of the bars; a name without one comes last.
     """
-    unknown = sorted({str(row["name"]) for row in rows} - titles.keys())
-    if not rows or unknown:
-        raise DataError(f"rows have {unknown or 'no names'}; expected some of {', '.join(titles)}")
-    names = [name for name in titles if any(row["name"] == name for row in rows)]
+    panels.check_filled("rows", rows, f"at least one with name, {', '.join(PARTS)}")
+    measured = list(dict.fromkeys(row["name"] for row in rows))
+    names = [name for name in titles if name in measured] + [name for name in measured if name not in titles]
     width = 0.84 / len(names)
     for turn, name in enumerate(names):
-        color, hatch = style.PALETTE[turn % len(style.PALETTE)], _HATCHES[turn % len(_HATCHES)]
+        (color, _), hatch = style.look(turn), _HATCHES[turn % len(_HATCHES)]
+        label = style.label_text(titles.get(name, name), 40)
         for group, part in enumerate(PARTS):
             values = [float(row[part]) for row in rows if row["name"] == name and row[part] is not None]
             if not values:
                 continue
-            place = group + (turn - (len(names) - 1) / 2) * width
-            label = style.label_text(titles[name], 40) if group == 0 else None
-            ax.bar(place, np.mean(values), width * 0.92, color=color, hatch=hatch, edgecolor="white", label=label)
+            place, mean = group + (turn - (len(names) - 1) / 2) * width, float(np.mean(values))
+            spread, shown = 0.0, label if group == 0 else None
+            ax.bar(place, mean, width * 0.92, color=color, hatch=hatch, edgecolor="white", label=shown)
             if len(values) > 1:
-                ax.errorbar(place, np.mean(values), yerr=np.std(values, ddof=1), color=style.INK, capsize=3, lw=1.4)
-            top = float(np.mean(values) + (np.std(values, ddof=1) if len(values) > 1 else 0.0))
-            ax.text(
-                place, top + 0.008, f"{100 * np.mean(values):.0f}", ha="center", va="bottom", size=font_size() * 0.8
-            )
+                spread = float(np.std(values, ddof=1))
+                ax.errorbar(place, mean, yerr=spread, color=style.INK, capsize=3, lw=1.4)
+            top, size = mean + spread + 0.008, font_size() * 0.8
+            ax.text(place, top, f"{100 * mean:.0f}", ha="center", va="bottom", size=size)
     ax.set_xticks(range(len(PARTS)), list(PARTS.values()))
     ax.tick_params(axis="x", length=0)
-    ax.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+    panels.percent_axis(ax.yaxis)
     ax.set_ylabel("mean average precision")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    legend_beside(ax)
     return ax
 
 
-def plot_differences(
-    ax: Axes, summaries: Mapping[str, Sequence[Mapping[str, Any]]], titles: Mapping[str, str], reference: str
-) -> Axes:
-    """Paired differences of every variant from a reference, over seeds, with 95 % intervals.
+def plot_differences(ax: Axes, summaries: Mapping[str, Rows], titles: Mapping[str, str], reference: str) -> Axes:
+    """Paired differences of variants from a reference, over seeds, with 95 % intervals; 0.5 inches a variant read well.
 
-    Args:
-        ax: Drawn on; about 0.5 inches a variant in height.
-        summaries: Score name to the rows of :func:`gcpl_lab.evaluation.compare.summarise`; a mark each.
-        titles: What each variant is called, in the order of the rows from the top.
-        reference: The variant that the others are compared with.
-
-    Raises:
-        DataError: No variant has a title.
+    ``summaries`` map a score, which gets a mark, to the rows of :func:`gcpl_lab.evaluation.compare.summarise`;
+    ``titles`` name the variants that are shown, from the top.
     """
-    names = [
-        name
-        for name in titles
-        if name != reference and any(entry["method"] == name for entries in summaries.values() for entry in entries)
-    ]
+    measured = {entry["method"] for entries in summaries.values() for entry in entries}
+    names = [name for name in titles if name != reference and name in measured]
     if not names:
         raise DataError(f"no variant with a title was measured; expected some of {', '.join(titles)}")
+    panels.name_rows(ax, [style.label_text(titles[name], 48) for name in names])
     for turn, (score, entries) in enumerate(summaries.items()):
-        color, marker = _look(score, turn)
+        color, marker = _LOOKS.get(score, style.look(turn + 1))
         by_name = {entry["method"]: entry for entry in entries}
-        shift = 0.3 * (turn - (len(summaries) - 1) / 2)
-        for row, name in enumerate(names):
-            entry = by_name.get(name)
-            if entry is None or entry["difference"] is None:
-                continue
-            value = 100 * entry["difference"]
-            if entry["low"] is not None:
-                ax.plot([100 * entry["low"], 100 * entry["high"]], [row + shift] * 2, color=color, linewidth=2)
-            ax.plot(
-                value,
-                row + shift,
-                color=color,
-                marker=marker,
-                markersize=8,
-                linestyle="",
-                label=PARTS.get(score, score) if row == 0 else None,
-            )
+        found = [[by_name.get(name, {}).get(key) for name in names] for key in ("difference", "low", "high")]
+        values, low, high = 100 * np.array(found, dtype=float)
+        places = np.arange(len(names)) + 0.3 * (turn - (len(summaries) - 1) / 2)
+        ax.plot([low, high], [places, places], color=color, linewidth=2)
+        label = PARTS.get(score, score)
+        ax.plot(values, places, color=color, marker=marker, markersize=8, linestyle="", label=label)
     ax.axvline(0, color=style.INK, linestyle=":", linewidth=1.6)
-    ax.set_yticks(range(len(names)), [style.label_text(titles[name], 48) for name in names])
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
-    set_texts(ax, caption=f"points of mAP above {titles[reference]} (line: 95 % interval over seeds)")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    name = titles.get(reference, reference)
+    set_texts(ax, caption=f"points of mAP above {name} (line: 95 % interval over seeds)")
+    legend_beside(ax)
     return ax
 
 
-def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Mapping[str, Any] | None = None) -> Axes:
-    """Mean average precision against the share of captions that are wrong.
+def plot_noise_curve(ax: Axes, curve: Rows, reference: Mapping[str, Any] | None = None) -> Axes:
+    """Mean average precision against the share of captions that are wrong, ``share, score, mean, standard_deviation``.
 
-    Args:
-        ax: Drawn on; about 7 × 4.5 inches read well.
-        curve: ``caption_noise`` of :func:`gcpl_lab.experiments.multilabel.run_ablation`: entries with ``share,
-            score, mean, standard_deviation``.
-        reference: Score name to the mean of a method without captions, drawn as a dotted line.
-
-    Raises:
-        DataError: The curve is empty.
+    ``reference`` maps a score to the mean of a method without captions, drawn as a dotted line.
     """
-    if not curve:
-        raise DataError("the curve is empty; expected entries with share, score, mean, standard_deviation")
+    panels.check_filled("curve", curve, "entries with share, score, mean, standard_deviation")
     ends = []
-    scores = [score for score in PARTS if any(entry["score"] == score for entry in curve)]
-    for score in scores:
+    for score, name in PARTS.items():
         entries = sorted((entry for entry in curve if entry["score"] == score), key=lambda entry: entry["share"])
-        x = np.array([entry["share"] for entry in entries])
-        y = np.array([entry["mean"] for entry in entries])
+        if not entries:
+            continue
+        x, y = (np.array([entry[key] for entry in entries]) for key in ("share", "mean"))
         spread = np.array([entry["standard_deviation"] or 0.0 for entry in entries])
-        color, marker = style.PART_LOOKS[PART_OF_SCORE[score]]
-        ax.fill_between(x, y - spread, y + spread, color=color, alpha=0.15, linewidth=0)
-        ax.plot(x, y, color=color, marker=marker, markersize=7)
+        ends.append(panels.draw_band(ax, name, x, y, y - spread, y + spread, _LOOKS[score]))
         if reference and score in reference:
-            ax.axhline(float(reference[score]), color=color, linestyle=":", linewidth=1.6)
-        ends.append((float(y[-1]), PARTS[score], color))
-    ax.xaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
-    ax.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+            ax.axhline(float(reference[score]), color=ends[-1][2], linestyle=":", linewidth=1.6)
+    panels.percent_axis(ax.xaxis, ax.yaxis)
     dotted = "; dotted: no captions" if reference else ""
     set_texts(ax, caption=f"share of captions replaced by another image's (band: one standard deviation{dotted})")
     ax.set_ylabel("mean average precision")
@@ -157,78 +111,98 @@ def plot_noise_curve(ax: Axes, curve: Sequence[Mapping[str, Any]], reference: Ma
     return ax
 
 
-def plot_class_precision(
-    ax: Axes, classes: Mapping[str, Sequence[Mapping[str, Any]]], titles: Mapping[str, str]
-) -> Axes:
-    """Average precision of every class, the most frequent first, one mark a method.
+def plot_class_precision(ax: Axes, classes: Mapping[str, Rows], titles: Mapping[str, str]) -> Axes:
+    """Average precision of every class, the most frequent first, one mark a method; 0.45 inches a class read well.
 
-    Args:
-        ax: Drawn on; about 0.45 inches a class in height.
-        classes: Method to the ``classes`` of its row: entries with ``name, part, average_precision, num_train``.
-        titles: What each method is called.
-
-    Raises:
-        DataError: There is no method.
+    ``classes`` maps a method to the entries of its classes: ``name, part, average_precision, num_train``.
     """
-    if not classes:
-        raise DataError("classes is empty; expected method names with the classes of their rows")
+    panels.check_filled("classes", classes, "method names with the classes of their rows")
     first = next(iter(classes.values()))
     order = sorted(range(len(first)), key=lambda place: -first[place]["num_train"])
     for turn, (method, entries) in enumerate(classes.items()):
-        known = [(row, entries[place]["average_precision"]) for row, place in enumerate(order)]
-        places = [row for row, value in known if value is not None]
-        ax.scatter(
-            [value for _, value in known if value is not None],
-            places,
-            s=70,
-            zorder=3,
-            color=style.PALETTE[turn],
-            marker=style.MARKERS[turn],
-            edgecolors=style.INK,
-            linewidths=0.5,
-            label=titles.get(method, method),
-        )
-    for row in range(len(order)):
-        ax.axhline(row, color=style.FAINT, linewidth=0.8, zorder=0)
-    names = [
-        f"{style.label_text(first[place]['name'])} ({first[place]['num_train']}, {first[place]['part']})"
-        for place in order
-    ]
-    ax.set_yticks(range(len(order)), names)
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
+        values = [entries[place]["average_precision"] for place in order]
+        panels.mark_rows(ax, values, turn, titles.get(method, method))
+    names = [f"{style.label_text(entry['name'])} ({entry['num_train']}, {entry['part']})" for entry in first]
+    panels.name_rows(ax, [names[place] for place in order], rules=0.0)
     ax.set_xlim(0, 1)
-    ax.xaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+    panels.percent_axis(ax.xaxis)
     ax.set_xlabel("average precision on test images (in brackets: training images, part of the tail)")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    legend_beside(ax)
     return ax
 
 
-def draw_mistake(
-    mistake: Mistake, picture: Image.Image, neighbours: Sequence[Image.Image], num_rows: int = 6
-) -> Figure:
-    """One card: the picture, its classes with probabilities and thresholds, neighbours, and companions.
+def threshold_table(
+    probabilities: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | float
+) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of every class, each (class,) from 0 to 1.
 
-    Call it inside ``figure_style``.
+    Precision is NaN where nothing is predicted, recall and F1 where a class has no positive image. ``probabilities``
+    and ``targets`` are (image, class); a class is predicted from its threshold on, or from the one for all.
+    """
+    present = check_targets(targets).astype(bool)
+    called = panels.check_shape("probabilities", probabilities, *present.shape) >= np.asarray(thresholds)
+    right = (called & present).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = right / called.sum(axis=0), right / present.sum(axis=0)
+        f1 = np.where(present.any(axis=0), 2 * right / (called.sum(axis=0) + present.sum(axis=0)), np.nan)
+    return {"precision": precision, "recall": recall, "F1": f1}
 
-    Args:
-        mistake: See :func:`gcpl_lab.evaluation.explaining.explain_mistake`.
-        picture: That was judged.
-        neighbours: Training pictures, in the order of ``mistake.neighbours``.
-        num_rows: Classes and companions to list.
 
-    Raises:
-        DataError: Numbers of neighbours and pictures differ.
+def plot_thresholds(
+    ax: Axes, table: Mapping[str, np.ndarray], train_counts: np.ndarray, class_names: Names, part: str = "all"
+) -> Axes:
+    """Precision, recall and F1 of each class, the most frequent on top, head, medium and tail apart.
+
+    ``table`` is that of :func:`threshold_table`, ``train_counts`` (class,) count training images, ``part`` is "all",
+    "head", "medium" or "tail". About 0.45 inches a class in height read well.
+    """
+    counts = np.asarray(train_counts)
+    parts = {name: sorted(ids, key=lambda index: -counts[index]) for name, ids in head_medium_tail(counts).items()}
+    if part not in ("all", *parts):
+        raise DataError(f"part is {part!r}; expected 'all', {', '.join(map(repr, parts))}")
+    shown = {name: ids for name, ids in parts.items() if part in ("all", name) and len(ids)}
+    if not shown:
+        raise DataError(f"no class is in the part {part!r}; choose another")
+    order = [index for ids in shown.values() for index in ids]
+    panels.name_rows(ax, [f"{style.label_text(class_names[index])} ({counts[index]})" for index in order])
+    for row, values in enumerate(np.array(list(table.values()))[:, order].T):
+        known = values[~np.isnan(values)]
+        if len(known):
+            ax.plot([known.min(), known.max()], [row, row], color=style.FAINT, linewidth=3, zorder=1)
+    for turn, (name, values) in enumerate(table.items()):
+        panels.mark_rows(ax, np.asarray(values)[order], turn, name, size=75)
+    start = 0
+    for name, ids in shown.items():
+        if start:
+            ax.axhline(start - 0.5, color=style.GREY, linewidth=1, linestyle=":")
+        f1, middle = np.asarray(table["F1"])[ids], start + (len(ids) - 1) / 2
+        mean = f"mean F1 {np.nanmean(f1):.2f}" if not np.isnan(f1).all() else "no positives"
+        ax.text(1.03, middle, f"{name}\n{mean}", transform=ax.get_yaxis_transform(), va="center")
+        start += len(ids)
+    ax.set(xlim=(0, 1), ylim=(len(order) - 0.5, -0.6), xlabel="in brackets: training images")
+    panels.percent_axis(ax.xaxis)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, ncols=3, frameon=False)
+    return ax
+
+
+_NUM_ROWS = 6
+"""Classes and companions that a card lists."""
+
+
+def draw_mistake(mistake: Mistake, picture: Image.Image, neighbours: Sequence[Image.Image]) -> Figure:
+    """One card: the image, its classes with probabilities and thresholds, neighbours, and companions.
+
+    Call it inside ``figure_style``. ``picture`` was judged, ``neighbours`` are training images in the order of
+    ``mistake.neighbours``.
     """
     if len(neighbours) != len(mistake.neighbours):
-        raise DataError(f"{len(neighbours)} pictures for {len(mistake.neighbours)} neighbours; expected one each")
+        raise DataError(f"{len(neighbours)} images for {len(mistake.neighbours)} neighbours; expected one each")
     figure = style.new_figure(12, 6.6)
     rows = figure.add_gridspec(2, 1, height_ratios=(1.5, 1))
     above = rows[0].subgridspec(1, 3, width_ratios=(0.9, 1.25, 1))
-    shown = figure.add_subplot(above[0])
-    _show(shown, picture, "test image")
-    _bars(figure.add_subplot(above[1]), mistake, num_rows)
-    _companions(figure.add_subplot(above[2]), mistake, num_rows)
+    _show(figure.add_subplot(above[0]), picture, "test image")
+    _draw_probabilities(figure.add_subplot(above[1]), mistake)
+    _draw_companions(figure.add_subplot(above[2]), mistake)
     below = rows[1].subgridspec(1, max(len(neighbours), 1))
     for place, (entry, image) in enumerate(zip(mistake.neighbours, neighbours, strict=True)):
         ax = figure.add_subplot(below[place])
@@ -240,52 +214,37 @@ def draw_mistake(
 
 
 def _show(ax: Axes, image: Image.Image, title: str) -> None:
-    ax.imshow(np.asarray(image.convert("RGB")))
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set_visible(False)
+    panels.show_image(ax, image.convert("RGB"))
     ax.set_title(title, size=font_size())
 
 
-def _bars(ax: Axes, mistake: Mistake, num_rows: int) -> None:
+def _draw_probabilities(ax: Axes, mistake: Mistake) -> None:
     """Probabilities with thresholds; the wrong class is always among them."""
-    entries = mistake.classes[:num_rows]
+    entries = mistake.classes[:_NUM_ROWS]
     if all(entry["name"] != mistake.name for entry in entries):
         entries = [*entries[:-1], *(entry for entry in mistake.classes if entry["name"] == mistake.name)]
+    _draw_bars(ax, entries, "probability", wrong=mistake.name)
     for place, entry in enumerate(entries):
-        color = "#0072B2" if entry["present"] else "#BFBFBF"
-        ax.barh(
-            place,
-            entry["probability"],
-            height=0.66,
-            color=color,
-            hatch="//" if entry["present"] else "",
-            edgecolor="white",
-        )
         ax.plot([entry["threshold"]] * 2, [place - 0.42, place + 0.42], color=style.INK, linewidth=2.2)
-    ax.set_yticks(
-        range(len(entries)),
-        [("wrong: " if entry["name"] == mistake.name else "") + style.label_text(entry["name"]) for entry in entries],
-    )
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
-    ax.set_xlim(0, 1)
     ax.set_xlabel("probability (line: threshold)\nblue, hatched: the class is there")
 
 
-def _companions(ax: Axes, mistake: Mistake, num_rows: int) -> None:
-    entries = mistake.companions[:num_rows]
-    if not entries:
-        ax.text(0.5, 0.5, f"{mistake.name} occurs alone", ha="center", va="center", transform=ax.transAxes)
+def _draw_companions(ax: Axes, mistake: Mistake) -> None:
+    name = style.label_text(mistake.name)
+    if not mistake.companions:
+        ax.text(0.5, 0.5, f"{name} occurs alone", ha="center", va="center", transform=ax.transAxes)
         ax.set_axis_off()
         return
+    _draw_bars(ax, mistake.companions[:_NUM_ROWS], "share")
+    ax.set_xlabel(f"share of the training images with\n{name} that show this too")
+
+
+def _draw_bars(ax: Axes, entries: Rows, key: str, wrong: str | None = None) -> None:
+    """One bar a class, blue and hatched where the class is present."""
+    marks = ["wrong: " if entry["name"] == wrong else "" for entry in entries]
+    names = [mark + style.label_text(entry["name"]) for mark, entry in zip(marks, entries, strict=True)]
+    panels.name_rows(ax, names)
     for place, entry in enumerate(entries):
-        color = "#0072B2" if entry["present"] else "#BFBFBF"
-        ax.barh(
-            place, entry["share"], height=0.66, color=color, hatch="//" if entry["present"] else "", edgecolor="white"
-        )
-    ax.set_yticks(range(len(entries)), [style.label_text(entry["name"]) for entry in entries])
-    ax.tick_params(axis="y", length=0)
-    ax.invert_yaxis()
+        color, hatch = (style.BLUE, "//") if entry["present"] else ("#BFBFBF", "")
+        ax.barh(place, entry[key], height=0.66, color=color, hatch=hatch, edgecolor="white")
     ax.set_xlim(0, 1)
-    ax.set_xlabel(f"share of the training images with\n{style.label_text(mistake.name)} that show this too")

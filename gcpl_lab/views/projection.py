@@ -9,50 +9,47 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE, trustworthiness
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.separation import neighbour_correctness
+from gcpl_lab.views.panels import check_shape
 
-METHODS = ("umap", "densmap", "pca", "tsne")
+METHODS = {"umap": "UMAP", "densmap": "densMAP", "pca": "PCA", "tsne": "t-SNE"}
 FLATTERY = 0.1
 """By how much nearest-neighbour accuracy on the map may exceed that in the original space."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """States on one map.
+    """States on one map."""
 
-    Attributes:
-        points: State name to (point, 2).
-        method: ``umap``, ``densmap``, ``pca`` or ``tsne``.
-        seed: Of the method's random choices.
-        trustworthiness: State name to the share, 0 to 1, of map neighbours that are neighbours in truth
-            (NaN below four points).
-        note: One sentence for the caption: what was fitted on what.
-    """
-
-    points: dict[str, np.ndarray]
-    method: str
+    points: dict[str, np.ndarray]  # state name to (point, 2)
+    method: str  # one of METHODS
     seed: int
-    trustworthiness: dict[str, float]
-    note: str
+    trustworthiness: dict[str, float]  # state name to the share, 0 to 1, of map neighbours that are neighbours in truth
+    note: str  # one sentence for the caption: what was fitted on what
+
+    def describe(self) -> str:
+        """What one should know of the map, for under it."""
+        trust = ", ".join(f"{name} {value:.2f}" for name, value in self.trustworthiness.items())
+        return f"{self.note}; seed {self.seed}; trustworthiness of the map: {trust}."
 
 
 def _as_states(states: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
     named = dict(states) if isinstance(states, Mapping) else {"all": states}
     if not named:
         raise DataError("states is empty; expected at least one array (point, dim)")
-    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in named.items()}
+    arrays = {name: check_shape(f"state {name!r}", values, "point", "dim") for name, values in named.items()}
     for name, values in arrays.items():
-        if values.ndim != 2 or 0 in values.shape:
-            raise DataError(f"state {name!r} has shape {values.shape}; expected (point, dim), neither of them 0")
         if not np.isfinite(values).all():
             raise DataError(f"state {name!r} holds values that are not finite; leave those points out")
     widths = {name: values.shape[1] for name, values in arrays.items()}
@@ -64,7 +61,7 @@ def _as_states(states: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.nd
 def project(
     states: Mapping[str, np.ndarray] | np.ndarray, method: str = "umap", seed: int = 0, fit_on: str = "all"
 ) -> Projection:
-    """Put all states on one plane with one fitted map.
+    """Put all states on one plane with one fitted map, with its trustworthiness for each state.
 
     Args:
         states: State name to (point, dim), dim equal in all; or one array, which becomes the state "all".
@@ -73,13 +70,6 @@ def project(
         seed: Of the random choices of UMAP and t-SNE; PCA makes none.
         fit_on: ``"all"`` fits on all states together. A state's name fits on it alone and places the
             others afterwards, which only PCA and UMAP can do.
-
-    Returns:
-        The map, with its trustworthiness for each state measured against the original space.
-
-    Raises:
-        DataError: Unknown method or state, states of different dims, values that are not finite, fewer than
-            three points, or a method that cannot place points after its fit.
     """
     arrays = _as_states(states)
     if method not in METHODS:
@@ -92,30 +82,35 @@ def project(
     base = together if fit_on == "all" else arrays[fit_on]
     if len(base) < 3:
         raise DataError(f"{len(base)} points to fit a map on; expected at least 3")
-    placed, remark = _FITS[method](base, together, seed)
+    placed, remark = _place(method, base, together, seed)
     ends = np.cumsum([len(values) for values in arrays.values()])
-    points = dict(zip(arrays, np.split(placed, ends[:-1]), strict=True))
+    points = dict(zip(arrays, np.split(np.asarray(placed, dtype=float), ends[:-1]), strict=True))
     trust = {name: _trustworthiness(arrays[name], points[name]) for name in arrays}
-    together_name = {1: "these points", 2: "both states together"}.get(
-        len(arrays), f"all {len(arrays)} states together"
-    )
-    fitted = together_name if fit_on == "all" else f"the state {fit_on!r}"
-    note = f"{_TITLES[method]} fitted on {fitted} ({len(base)} points){remark}"
-    return Projection(points, method, seed, trust, note)
+    everything = {1: "these points", 2: "both states together"}.get(len(arrays), f"all {len(arrays)} states together")
+    fitted = everything if fit_on == "all" else f"the state {fit_on!r}"
+    return Projection(points, method, seed, trust, f"{METHODS[method]} fitted on {fitted} ({len(base)} points){remark}")
 
 
-def _fit_pca(base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    from sklearn.decomposition import PCA
-
-    # Points that are all in one place have no variance, and scikit-learn divides by it.
-    with np.errstate(invalid="ignore"):
-        model = PCA(n_components=min(2, *base.shape), svd_solver="full").fit(base)
-    placed = model.transform(together)
-    if placed.shape[1] < 2:
-        placed = np.hstack([placed, np.zeros((len(placed), 1))])
-    shares = model.explained_variance_ratio_
-    share = float(shares.sum()) if np.isfinite(shares).all() else 1.0
-    return placed, f"; two axes hold {share:.0%} of the variance"
+def _place(method: str, base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
+    """The points ``together`` on the map that is fitted on ``base``, and what its caption adds."""
+    if method == "pca":
+        # Points that are all in one place have no variance, and scikit-learn divides by it.
+        with np.errstate(invalid="ignore"):
+            model = PCA(n_components=min(2, *base.shape), svd_solver="full").fit(base)
+        placed, share = model.transform(together), np.nan_to_num(model.explained_variance_ratio_.sum(), nan=1.0)
+        return np.pad(placed, ((0, 0), (0, 2 - placed.shape[1]))), f"; two axes hold {share:.0%} of the variance"
+    if method == "tsne":
+        perplexity, start = min(30.0, (len(base) - 1) / 3), "pca" if min(base.shape) >= 2 else "random"
+        placed = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1).fit_transform(base)
+        return placed, f", perplexity {perplexity:.0f}"
+    neighbours = min(15, len(base) - 1)
+    # The spectral start needs clearly more points than axes; below that it warns and gives up. A fixed seed forces
+    # one thread, and umap warns unless one is what was asked for.
+    start = "spectral" if len(base) > 20 else "random"
+    options = {"n_neighbors": neighbours, "random_state": seed, "n_jobs": 1, "init": start}
+    umap = _load_umap()(densmap=method == "densmap", **options)
+    placed = umap.fit_transform(base)
+    return placed if together is base else umap.transform(together), f", {neighbours} neighbours"
 
 
 @cache
@@ -134,80 +129,27 @@ def _load_umap() -> Any:
     return UMAP
 
 
-def _fit_umap(base: np.ndarray, together: np.ndarray, seed: int, densmap: bool = False) -> tuple[np.ndarray, str]:
-    neighbours = min(15, len(base) - 1)
-    options: dict[str, Any] = {
-        "n_neighbors": neighbours,
-        "random_state": seed,
-        # umap warns that a fixed seed forces one thread unless one is what was asked for.
-        "n_jobs": 1,
-        "densmap": densmap,
-        # The spectral start needs clearly more points than axes; below that it warns and gives up.
-        "init": "spectral" if len(base) > 20 else "random",
-    }
-    model = _load_umap()(**options)
-    placed = model.fit_transform(base)
-    if together is not base:
-        placed = model.transform(together)
-    return np.asarray(placed, dtype=np.float64), f", {neighbours} neighbours"
-
-
-def _fit_densmap(base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    return _fit_umap(base, together, seed, densmap=True)
-
-
-def _fit_tsne(base: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(base) - 1) / 3)
-    start = "pca" if min(base.shape) >= 2 else "random"
-    placed = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1).fit_transform(base)
-    return np.asarray(placed, dtype=np.float64), f", perplexity {perplexity:.0f}"
-
-
-_FITS: dict[str, Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, str]]] = {
-    "umap": _fit_umap,
-    "densmap": _fit_densmap,
-    "pca": _fit_pca,
-    "tsne": _fit_tsne,
-}
-_TITLES = {"umap": "UMAP", "densmap": "densMAP", "pca": "PCA", "tsne": "t-SNE"}
-
-
 def _trustworthiness(original: np.ndarray, placed: np.ndarray) -> float:
-    from sklearn.manifold import trustworthiness
-
     # scikit-learn needs fewer neighbours than half the points.
     neighbours = min(10, (len(original) - 1) // 2)
-    if len(original) < 4 or neighbours < 1:
-        return math.nan
-    return float(trustworthiness(original, placed, n_neighbors=neighbours))
+    return float(trustworthiness(original, placed, n_neighbors=neighbours)) if len(original) >= 4 else math.nan
 
 
 def warn_if_flattering(
     projection: Projection, states: Mapping[str, np.ndarray] | np.ndarray, labels: np.ndarray
 ) -> str | None:
-    """Say so where the picture shows classes further apart than they are.
+    """A sentence for each state whose classes lie further apart on the map than they do; None where the map is honest.
 
-    Args:
-        projection: Made from ``states``.
-        states: As given to ``project``.
-        labels: (point,), the classes, the same for every state.
-
-    Returns:
-        A sentence for each state whose nearest-neighbour accuracy on the map exceeds the one in the original
-        space by more than 0.1, or None where the map is honest in this sense.
+    Nearest-neighbour accuracy on the map may exceed that in the original space by ``FLATTERY``.
     """
     labels = np.asarray(labels)
     sentences = []
     for name, original in _as_states(states).items():
-        if labels.shape != (len(original),) or len(projection.points[name]) != len(original):
-            raise DataError(
-                f"state {name!r} has {len(original)} points, the map {len(projection.points[name])} and there are "
-                f"{labels.size} labels; expected as many of each"
-            )
-        truth = float(np.nanmean(neighbour_correctness(original, labels)))
-        shown = float(np.nanmean(neighbour_correctness(projection.points[name], labels)))
+        placed = projection.points[name]
+        if labels.shape != (len(original),) or len(placed) != len(original):
+            counts = f"{len(original)} points, the map {len(placed)} and there are {labels.size} labels"
+            raise DataError(f"state {name!r} has {counts}; expected as many of each")
+        truth, shown = (float(np.nanmean(neighbour_correctness(points, labels))) for points in (original, placed))
         if shown - truth > FLATTERY:
             sentences.append(
                 f"The map flatters the state {name!r}: a point's nearest neighbour has its class in {shown:.0%} of "

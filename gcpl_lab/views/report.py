@@ -5,153 +5,111 @@ from __future__ import annotations
 import base64
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.storage import write_text
 
-HEADINGS = (
-    "Method",
-    "Accuracy",
-    "Inside families of look-alikes",
-    "Denoiser evaluations to classify",
-    "Seconds to train",
-    "Seconds to classify",
-)
-_MEASURED = ("accuracy", "accuracy_within_family", "denoiser_evaluations", "train_seconds", "predict_seconds")
+COLUMNS = {
+    "accuracy": "Accuracy",
+    "accuracy_within_family": "Inside families of look-alikes",
+    "denoiser_evaluations": "Denoiser evaluations to classify",
+    "train_seconds": "Seconds to train",
+    "predict_seconds": "Seconds to classify",
+}
+"""Key in a method's results to the heading of its column."""
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure in the report.
+    """A figure in the report."""
 
-    Attributes:
-        name: Of its files, for the order of things; not shown.
-        title: Heading over it.
-        message: What one should see in it, in a sentence or two.
-        png_path: The picture, which is copied into the page.
-        alt: What the picture shows, for those who do not see it.
-    """
-
-    name: str
+    name: str  # of its files; not shown
     title: str
-    message: str
+    message: str  # what one should see in it, in a sentence or two
     png_path: str | Path
-    alt: str
+    alt: str  # what the figure shows, for those who do not see it
+
+    def data(self) -> str:
+        """The PNG in base64."""
+        return base64.b64encode(read_png(self.png_path)).decode("ascii")
+
+
+def read_png(path: str | Path) -> bytes:
+    """The bytes of a figure that ``save_figure`` wrote; ArtifactError where there is no such file or it is no PNG."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such figure; save it with save_figure first") from None
+    if not content.startswith(b"\x89PNG"):
+        raise ArtifactError(f"{path}: is no PNG; give the PNG that save_figure wrote")
+    return content
+
+
+def _cell(key: str, values: list[float]) -> str:
+    """How the values of one column over seeds are written."""
+    if not values:
+        return "–"
+    mean = statistics.fmean(values)
+    if key.startswith("accuracy"):
+        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{100 * mean:.1f}{spread} %"
+    return f"{mean:.1f}" if key.endswith("seconds") and mean < 10 else f"{mean:,.0f}"
 
 
 def summarise_methods(
     methods: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None
 ) -> list[tuple[str, ...]]:
-    """Rows of the table of methods: one a name, seeds gathered into mean ± standard deviation, best first.
+    """Rows of text, a method and a cell for each of ``COLUMNS``: seeds gathered into mean ± deviation, best first.
 
-    Args:
-        methods: As in ``results.json``: ``name, seed`` and the measured figures; None or an absent key is
-            shown as a dash.
-        titles: What methods are called on the page, by name; a method without a title keeps its name.
-
-    Returns:
-        Rows of text, in the order of ``HEADINGS``.
+    ``methods`` are as in ``results.json``; None or an absent key is shown as a dash. ``titles`` say what methods are
+    called on the page, by name; a method without a title keeps its name.
     """
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for method in methods:
-        by_name.setdefault(str(method["name"]), []).append(method)
     rows = []
-    for name, runs in by_name.items():
-        columns = [[float(run[key]) for run in runs if run.get(key) is not None] for key in _MEASURED]
-        ways = (_share, _share, _count, _seconds, _seconds)
-        cells = [way(values) for way, values in zip(ways, columns, strict=True)]
-        title = (titles or {}).get(name, name)
-        label = f"{title} ({len(runs)} seeds)" if len(runs) > 1 else title
-        best = statistics.fmean(columns[0]) if columns[0] else -math.inf
-        rows.append((best, (label, *cells)))
-    # Python's sort is stable: equal methods stay in the order in which they were given.
+    for name in dict.fromkeys(str(method["name"]) for method in methods):
+        runs = [method for method in methods if method["name"] == name]
+        columns = {key: [float(run[key]) for run in runs if run.get(key) is not None] for key in COLUMNS}
+        label = (titles or {}).get(name, name) + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
+        best = statistics.fmean(columns["accuracy"]) if columns["accuracy"] else -math.inf
+        rows.append((best, (label, *(_cell(key, values) for key, values in columns.items()))))
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
 
-def _share(values: list[float]) -> str:
-    if not values:
-        return "–"
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f} %" if len(values) > 1 else f"{mean} %"
-
-
-def _count(values: list[float]) -> str:
-    return f"{statistics.fmean(values):,.0f}" if values else "–"
-
-
-def _seconds(values: list[float]) -> str:
-    if not values:
-        return "–"
-    mean = statistics.fmean(values)
-    return f"{mean:.0f}" if mean >= 10 else f"{mean:.1f}"
-
-
-def _table_note(results: Mapping[str, Any]) -> str:
-    most = max(Counter(str(method["name"]) for method in results["methods"]).values(), default=1)
-    spread = "± is the standard deviation over seeds." if most > 1 else "One seed: the spread over seeds is not known."
-    return (
-        f"Accuracy on {results['data']['test_size']} test photographs. {spread} "
-        "Seconds are on the machine below, without encoding the photographs, which is done once for all methods. "
-        "A dash stands where nothing was measured."
-    )
-
-
-def _pairs(values: Any) -> str:
+def _listed(values: Any) -> str:
     """A mapping as "name value, name value"; a list with commas; anything else as it is."""
     if isinstance(values, Mapping):
-        return ", ".join(f"{name} {_pairs(value)}" for name, value in values.items())
-    if isinstance(values, list | tuple | range):
-        return ", ".join(str(value) for value in values)
-    return str(values)
+        return ", ".join(f"{name} {_listed(value)}" for name, value in values.items())
+    return ", ".join(map(str, values)) if isinstance(values, list | tuple) else str(values)
 
 
-def _facts(results: Mapping[str, Any], command: str | None) -> list[tuple[str, str]]:
+def _facts(results: Mapping[str, Any], command: str | None) -> dict[str, str]:
     data = results["data"]
-    seeds = sorted({method["seed"] for method in results["methods"] if method.get("seed") is not None})
-    facts = [
-        ("Command", command or ""),
-        ("Seeds", _pairs(seeds)),
-        ("Data", str(data.get("name", ""))),
-        ("Classes", _pairs(data.get("classes", ""))),
-        ("Photographs", f"{data['shots']} a class to learn from, {data['test_size']} to test on"),
-        ("Data checksum", str(data.get("checksum", ""))),
-        ("Machine", _pairs(results.get("machine", ""))),
-        ("Versions", _pairs(results.get("versions", ""))),
-    ]
-    return [(name, value) for name, value in facts if value]
+    facts = {
+        "Command": command,
+        "Seeds": sorted({method["seed"] for method in results["methods"] if method.get("seed") is not None}),
+        "Data": data.get("name"),
+        "Classes": data.get("classes"),
+        "Photographs": f"{data['shots']} a class to learn from, {data['test_size']} to test on",
+        "Data checksum": data.get("checksum"),
+        "Machine": results.get("machine"),
+        "Versions": results.get("versions"),
+    }
+    return {name: _listed(value) for name, value in facts.items() if value}
 
 
 def _check_results(results: Mapping[str, Any]) -> None:
-    for key, parts in (("data", ("shots", "test_size")), ("methods", ())):
-        if key not in results:
-            raise ArtifactError(f"results has no {key!r} (it has {', '.join(results) or 'nothing'}); write it first")
-        for part in parts:
-            if part not in results[key]:
-                raise ArtifactError(
-                    f"results[{key!r}] has no {part!r}; expected name, checksum, classes, shots, test_size"
-                )
-    for place, method in enumerate(results["methods"]):
-        if "name" not in method:
-            raise ArtifactError(f"results['methods'][{place}] has no 'name'; every method needs one")
-
-
-def _embed(figure: ReportFigure) -> dict[str, str]:
-    try:
-        content = Path(figure.png_path).read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{figure.png_path}: no such picture for the figure {figure.name!r}; save the figure before the report"
-        ) from None
-    if not content.startswith(b"\x89PNG"):
-        raise ArtifactError(f"{figure.png_path}: is no PNG; the report takes the PNG that save_figure wrote")
-    data = base64.b64encode(content).decode("ascii")
-    return {"title": figure.title, "message": figure.message, "alt": figure.alt, "data": data}
+    needed = [(results, "results", "data"), (results, "results", "methods")]
+    needed += [(results.get("data", {}), "results['data']", part) for part in ("shots", "test_size")]
+    needed += [(row, f"results['methods'][{place}]", "name") for place, row in enumerate(results.get("methods", ()))]
+    for whole, where, part in needed:
+        if part not in whole:
+            found = ", ".join(whole) or "nothing"
+            raise ArtifactError(f"{where} has no {part!r} (it has {found}); write it before the report")
 
 
 def write_report(
@@ -166,42 +124,29 @@ def write_report(
     command: str | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the report as one page: pictures inside, no script, nothing fetched from anywhere.
-
-    Every text is escaped, because class names and folders come from users.
+    """Write the report as one page: figures inside, no script, nothing fetched, every text escaped.
 
     Args:
         path: Of the page; written whole or not at all.
         results: As in ``results.json``: ``data``, ``machine``, ``versions``, ``methods``.
         figures: In the order shown.
-        question: The heading.
-        answer: One line, the first thing read.
-        caveats: Sentences under "What does not hold": claims that the figures do not bear out.
-        limits: Sentences under "Limits".
+        question, answer: The heading, and the line under it.
+        caveats, limits: Sentences about claims that the figures do not bear out, and about the rest.
         command: What makes this report again.
-        titles: What methods are called on the page, by their names in ``results``.
-
-    Returns:
-        ``path``.
+        titles: See :func:`summarise_methods`.
 
     Raises:
-        ArtifactError: ``results`` lacks a part, or a picture is absent or no PNG.
+        ArtifactError: ``results`` lacks a part, or a figure's file is absent or no PNG.
     """
-    from jinja2 import Environment, StrictUndefined
-
     _check_results(results)
-    source = resources.files("gcpl_lab.views").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False).from_string(source)
-    page = template.render(
-        title=question,
-        question=question,
-        answer=answer,
-        headings=HEADINGS,
+    environment = Environment(loader=PackageLoader("gcpl_lab", "views"), autoescape=True, undefined=StrictUndefined)
+    words = {"question": question, "answer": answer, "caveats": caveats, "limits": limits, "figures": figures}
+    page = environment.get_template("report.html.j2").render(
+        **words,
+        headings=["Method", *COLUMNS.values()],
         rows=summarise_methods(results["methods"], titles),
-        table_note=_table_note(results),
-        figures=[_embed(figure) for figure in figures],
-        caveats=list(caveats),
+        several=len({method["name"] for method in results["methods"]}) < len(results["methods"]),
+        test_size=results["data"]["test_size"],
         facts=_facts(results, command),
-        limits=list(limits),
     )
     return write_text(path, page)

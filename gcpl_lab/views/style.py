@@ -9,19 +9,25 @@ import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Names = Sequence[str]
+Families = Mapping[str, Sequence[str]] | None
+"""Family name to the names of its classes, the look-alikes; names that are not in a set are passed over."""
 
 PALETTE = ("#E69F00", "#0072B2", "#009E73", "#56B4E9", "#783018", "#000000", "#6018D8", "#D55E00", "#F0E442", "#CC79A7")
 """Okabe and Ito's eight colours, with a brown and a violet.
 
-The order is chosen so that any six in a row, hence the members of one family, differ by a CIE76 ΔE of at
-least 24 to normal, deuteranopic and protanopic eyes (Machado et al. 2009); over all ten it is at least 17.
+Any six in a row, hence the members of one family, differ by a CIE76 ΔE of at least 24 to normal, deuteranopic and
+protanopic eyes (Machado et al. 2009); over all ten it is at least 17.
 """
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
@@ -38,6 +44,8 @@ PART_LOOKS = {
 INK = "#1A1A1A"
 GREY = "#5F5F5F"
 FAINT = "#D0D0D0"
+BLUE = PALETTE[1]
+"""Of the one thing that a figure shows."""
 
 FONT_SIZES = {"figure": 12.0, "slide": 18.0}
 
@@ -45,16 +53,13 @@ FONT_SIZES = {"figure": 12.0, "slide": 18.0}
 _WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic")
 
 
-def family_order(class_names: Sequence[str], families: Mapping[str, Sequence[str]] | None) -> list[int]:
-    """The one order of classes in every figure: family by family, then the classes of no family.
+def look(turn: int) -> tuple[str, str]:
+    """Colour and marker of the thing number ``turn``, whatever it is called: a class, a method, a curve."""
+    return PALETTE[turn % len(PALETTE)], MARKERS[turn % len(MARKERS)]
 
-    Args:
-        class_names: (class,).
-        families: Family name to the names of its classes; names that are not in the set are passed over.
 
-    Returns:
-        Places in ``class_names``, each once.
-    """
+def family_order(class_names: Names, families: Families) -> list[int]:
+    """The one order of classes in every figure: places family by family, then the classes of no family."""
     known = {name: place for place, name in enumerate(class_names)}
     if len(known) != len(class_names):
         twice = next(name for name in class_names if list(class_names).count(name) > 1)
@@ -63,40 +68,22 @@ def family_order(class_names: Sequence[str], families: Mapping[str, Sequence[str
     return [known[name] for name in dict.fromkeys([*members, *class_names])]
 
 
-def family_spans(
-    class_names: Sequence[str], families: Mapping[str, Sequence[str]] | None
-) -> list[tuple[str, int, int]]:
+def family_spans(class_names: Names, families: Families) -> list[tuple[str, int, int]]:
     """Where each family lies in ``family_order``: (family, first place, place after the last)."""
-    spans: list[tuple[str, int, int]] = []
-    taken: set[str] = set()
-    start = 0
+    spans, start, left = [], 0, set(class_names)
     for family, names in (families or {}).items():
-        members = {name for name in names if name in class_names} - taken
-        taken |= members
-        if members:
-            spans.append((family, start, start + len(members)))
-            start += len(members)
+        stop = start + len(left & set(names))
+        left -= set(names)
+        if stop > start:
+            spans.append((family, start, stop))
+        start = stop
     return spans
 
 
-def class_style(
-    class_names: Sequence[str], families: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every class; look-alikes of one family differ clearly in both.
-
-    Args:
-        class_names: (class,), all different.
-        families: Family name to the names of its classes.
-
-    Returns:
-        Class name to (colour as #RRGGBB, matplotlib marker), in the order of ``class_names``.
-    """
-    order = family_order(class_names, families)
-    style = {
-        class_names[place]: (PALETTE[turn % len(PALETTE)], MARKERS[turn % len(MARKERS)])
-        for turn, place in enumerate(order)
-    }
-    return {name: style[name] for name in class_names}
+def class_style(class_names: Names, families: Families = None) -> dict[str, tuple[str, str]]:
+    """Class name to (colour #RRGGBB, matplotlib marker); look-alikes of one family differ clearly in both."""
+    looks = {class_names[place]: look(turn) for turn, place in enumerate(family_order(class_names, families))}
+    return {name: looks[name] for name in class_names}
 
 
 # matplotlib's settings are the whole process's: a widget that draws beside a cell must wait its turn.
@@ -105,44 +92,28 @@ _settings_in_use = threading.RLock()
 
 @contextmanager
 def figure_style(context: str = "figure") -> Iterator[None]:
-    """The package's matplotlib settings, for the length of a ``with`` block.
-
-    Args:
-        context: ``"figure"`` (12 pt, for a page or notebook) or ``"slide"`` (18 pt, for the back row).
-    """
-    import matplotlib
-
+    """The package's matplotlib settings for a ``with`` block: ``"figure"`` (12 pt) or ``"slide"`` (18 pt)."""
     if context not in FONT_SIZES:
         raise DataError(f"style context {context!r} is unknown; expected one of {', '.join(FONT_SIZES)}")
-    size = FONT_SIZES[context]
-    with _settings_in_use, matplotlib.rc_context(_settings(size)):
-        yield
-
-
-def _settings(size: float) -> Any:
-    from matplotlib import font_manager
-
-    installed = set(font_manager.get_font_names())
-    return {
+    size, installed = FONT_SIZES[context], set(font_manager.get_font_names())
+    settings: Any = {
         "font.family": ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)],
         **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), size),
         "axes.titlesize": size * 1.15,
         "figure.titlesize": size * 1.3,
-        "figure.facecolor": "white",
-        "axes.facecolor": "white",
-        "savefig.facecolor": "white",
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "white"),
         "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.grid"), False),
         "axes.edgecolor": GREY,
         "axes.titlelocation": "left",
         "axes.titlepad": size * 0.7,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK),
-        "axes.grid": False,
         "lines.linewidth": 2.0,
         "image.interpolation": "nearest",
         "svg.fonttype": "path",
     }
+    with _settings_in_use, matplotlib.rc_context(settings):
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -150,23 +121,22 @@ def new_figure(width: float, height: float) -> Figure:
 
     Call it inside ``figure_style``. A notebook shows it as the last expression of a cell.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def label_text(name: str, limit: int = 24) -> str:
-    """A class name as drawn in a figure: at most ``limit`` characters, a dollar sign being no mathematics.
-
-    A longer name is cut in its middle: names of one set often begin alike.
-    """
+    """A name as drawn: a longer one is cut in its middle to ``limit`` characters, a dollar sign is no mathematics."""
     name = " ".join(str(name).split())
     if len(name) > limit:
         name = f"{name[: limit // 2].rstrip()}…{name[len(name) - (limit - 1) // 2 :].lstrip()}"
     return name.replace("$", r"\$")
+
+
+def font_size() -> float:
+    """The present ``font.size`` in points."""
+    return float(matplotlib.rcParams["font.size"])
 
 
 def width_of(ax: Axes) -> float:

@@ -1,4 +1,4 @@
-"""The views in JupyterLab: cells run, keys move a slider and the picture changes, the stop button stops."""
+"""The widgets in JupyterLab: cells run, keys move a slider and the figure changes, the stop button stops."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,26 +27,42 @@ model.journey_every = 2
     "monitor.wait()",
     'print("ended after", len(monitor.history), model.predict_proba(support.images[:1]).shape)',
     "JourneySlider(model.states_, names)",
-    'prompts = ["a photo of a shirt", "a photo of a bag"]\n'
-    "noise = NoiseSlider(diffusion, support.images[9], prompts, timestep=700)\nnoise",
+    """
+prompts = ["a photo of a shirt", "a photo of a bag"]
+noise = NoiseSlider(diffusion, support.images[9], prompts, timestep=700)
+noise
+""",
     "evidence = model.evidence(model.encode(support.images))\nClassifierRace(evidence, names, support.images, labels)",
     "PairExplorer(evidence, labels, names, support.images, pair=(names[0], names[2]))",
-    "rng = np.random.default_rng(0)\n"
-    "targets = (rng.random((80, 6)) < 0.3).astype(int)\n"
-    "chances = np.clip(0.5 * targets + 0.6 * rng.random((80, 6)), 0, 1)\n"
-    'many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]\n'
-    "ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)",
+    """
+rng = np.random.default_rng(0)
+targets = (rng.random((80, 6)) < 0.3).astype(int)
+chances = np.clip(0.5 * targets + 0.6 * rng.random((80, 6)), 0, 1)
+many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]
+ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)
+""",
     'SampleReviewer(support.images, "review.csv", labels=[names[c] for c in labels])',
     """
 from pathlib import Path
 from gcpl_lab.views.slides import Provenance
 Path("figures").mkdir()
-for name, view in {"losses": monitor, "noise and its removal": noise}.items():
-    Path(f"figures/{name}.png").write_bytes(view.picture.value)
+for name, widget in {"losses": monitor, "noise and its removal": noise}.items():
+    Path(f"figures/{name}.png").write_bytes(widget.png.value)
 SlideBuilder(".", "deck.pptx", Provenance(seed=0, checksum="0" * 64, command="gcpl-lab demo"))
 """,
 ]
 MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, SLIDES = range(1, 11)
+
+# What is pressed in each widget.
+KEYS = {
+    JOURNEY: (".noUi-handle", "ArrowLeft"),
+    NOISE: (".noUi-handle", "ArrowLeft"),
+    RACE: (".noUi-handle >> nth=1", "ArrowLeft"),
+    PAIR: ("button >> nth=-2", "Space"),
+    THRESHOLDS: (".noUi-handle", "ArrowLeft"),
+    REVIEW: ("button:has-text('Reject')", "Space"),
+    SLIDES: ("button:has-text('noise')", "Space"),
+}
 
 
 def output_of(page: Any, cell: int) -> Any:
@@ -60,38 +76,34 @@ def run(page: Any, cell: int) -> None:
         code.locator(".cm-content").click()
         page.keyboard.press("Shift+Enter")
         for _ in range(50):
-            if (
-                "[ ]" not in code.locator(".jp-InputPrompt").first.inner_text()
-            ):  # [*], or a number: the kernel was asked
+            # [*], or a number: the kernel was asked.
+            if "[ ]" not in code.locator(".jp-InputPrompt").first.inner_text():
                 return
             page.wait_for_timeout(100)
     raise AssertionError(f"cell {cell} was not run")
 
 
-def picture_of(page: Any, cell: int) -> bytes:
-    """The PNG that a view shows now, taken from the page."""
+def png_of(page: Any, cell: int) -> bytes:
+    """The PNG that a widget shows now, taken from the page."""
     image = output_of(page, cell).locator("img.widget-image")
     image.wait_for()
     return bytes(image.evaluate("async e => Array.from(new Uint8Array(await (await fetch(e.src)).arrayBuffer()))"))
 
 
-def words_of(page: Any, cell: int) -> str:
-    return str(output_of(page, cell).locator("[role=status]").inner_text())
-
-
-def check_that_a_key_changes_the_picture(page: Any, cell: int, control: str, key: str) -> None:
-    before, words = picture_of(page, cell), words_of(page, cell)
+def check_that_a_key_changes_the_figure(page: Any, cell: int, control: str, key: str) -> None:
+    output = output_of(page, cell)
+    status, alert = output.locator("[role=status]"), output.get_by_role("alert")
+    status.wait_for()
+    before, words = png_of(page, cell), str(status.inner_text())
     assert before.startswith(b"\x89PNG")
-    output_of(page, cell).locator(control).first.press(key)
-    # The status line is written after the picture; innerHTML makes a new element each time, so ask by selector.
-    output_of(page, cell).locator("[role=status]").filter(has_not_text=words).or_(
-        output_of(page, cell).get_by_role("alert")
-    ).wait_for()
-    assert output_of(page, cell).get_by_role("alert").count() == 0, output_of(page, cell).inner_text()
-    assert picture_of(page, cell) != before, f"the words of cell {cell} changed, its picture did not"
+    output.locator(control).first.press(key)
+    # The status line is written after the figure; innerHTML makes a new element each time, so ask by selector.
+    status.filter(has_not_text=words).or_(alert).wait_for()
+    assert alert.count() == 0, output.inner_text()
+    assert png_of(page, cell) != before, f"the words of cell {cell} changed, its figure did not"
 
 
-def check_the_slide_builder(page: Any, artifacts: Path, deck: Path) -> None:
+def check_the_slide_builder(page: Any, deck: Path) -> None:
     """What does not fit is said; what is written and added is in the deck."""
     view = output_of(page, SLIDES)
 
@@ -100,21 +112,19 @@ def check_the_slide_builder(page: Any, artifacts: Path, deck: Path) -> None:
         view.get_by_text(then).wait_for()
 
     press("Add slide", "the slide has no title")
-    words = ["One step of denoising", "The right prompt is nearer.", "Point at the errors.", "Four small pictures."]
+    words = ["One step of denoising", "The right prompt is nearer.", "Point at the errors.", "Four small images."]
     for box, text in zip(view.locator("input[type=text]").all(), words, strict=True):
         box.fill(text)
         box.press("Enter")
     press("Add slide", "Slide 1 was added.")
     assert view.get_by_role("alert").count() == 0
-    view.first.screenshot(path=artifacts / "slide_builder.png")
-    press("Save deck", "deck.pptx and 1 pictures were written.")
+    press("Save deck", "deck.pptx and 1 figures were written.")
     (slide,) = Presentation(str(deck)).slides
-    written = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
-    assert words[:2] == written[:2]
+    assert [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame][:2] == words[:2]
     assert words[2] in slide.notes_slide.notes_text_frame.text
 
 
-def test_views_in_jupyterlab(
+def test_widgets_in_jupyterlab(
     lab: Callable[[list[str]], str], open_page: Callable[..., Any], artifacts: Path, tmp_path: Path
 ) -> None:
     page = open_page(lab(CELLS), height=1400)
@@ -123,53 +133,26 @@ def test_views_in_jupyterlab(
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     for cell in range(AFTER + 1):
         run(page, cell)
-    page.wait_for_function(
-        "cell => /running: update [0-9]+ of 100000/.test(document.querySelectorAll('.jp-CodeCell')[cell].innerText)",
-        arg=MONITOR,
-    )
-    output_of(page, MONITOR).first.screenshot(path=artifacts / "monitor_running.png")
-    # A cell waits for the end by now, and another one for that; the button is heard nevertheless. The space bar
-    # presses a button; Enter belongs to JupyterLab, which opens the cell for writing.
+    running = "cell => /running: update [0-9]+ of/.test(document.querySelectorAll('.jp-CodeCell')[cell].innerText)"
+    page.wait_for_function(running, arg=MONITOR)
+    # A cell waits for the end by now, and another one for that; the button works nevertheless. The space bar presses
+    # a button; Enter belongs to JupyterLab, which opens the cell for writing.
     output_of(page, MONITOR).get_by_role("button", name="Stop").press("Space")
     output_of(page, MONITOR).get_by_text("Training stopped: update").wait_for()
     output_of(page, AFTER).get_by_text("ended after").wait_for()
     assert "(1, 3)" in output_of(page, AFTER).inner_text()
-    assert output_of(page, MONITOR).count() == 1, "the view and its picture must not both be shown"
-    assert output_of(page, WAITING).count() == 0, "the waiting cell must not show the view again"
-
+    assert output_of(page, MONITOR).count() == 1, "the widget and its static figure must not both be shown"
+    assert output_of(page, WAITING).count() == 0, "the waiting cell must not show the widget again"
     for cell in range(JOURNEY, len(CELLS)):
         run(page, cell)
-    for cell in (JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, SLIDES):
-        output_of(page, cell).locator("[role=status]").wait_for()
-    for cell, control, key in (
-        (JOURNEY, ".noUi-handle", "ArrowLeft"),
-        (NOISE, ".noUi-handle", "ArrowLeft"),
-        (RACE, ".noUi-handle >> nth=1", "ArrowLeft"),
-        (PAIR, "button >> nth=-2", "Space"),
-        (THRESHOLDS, ".noUi-handle", "ArrowLeft"),
-        (REVIEW, "button:has-text('Reject')", "Space"),
-        (SLIDES, "button:has-text('noise')", "Space"),
-    ):
-        check_that_a_key_changes_the_picture(page, cell, control, key)
+    for cell, (control, key) in KEYS.items():
+        check_that_a_key_changes_the_figure(page, cell, control, key)
     assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
-
-    for cell, name in (
-        (MONITOR, "monitor"),
-        (JOURNEY, "journey"),
-        (NOISE, "noise"),
-        (RACE, "race"),
-        (PAIR, "pair"),
-        (THRESHOLDS, "thresholds"),
-        (REVIEW, "reviewer"),
-    ):
-        output_of(page, cell).first.screenshot(path=artifacts / f"{name}.png")
-    check_the_slide_builder(page, artifacts, tmp_path / "work" / "deck.pptx")
-
-    # An error is said in the view, and goes away with its cause.
+    check_the_slide_builder(page, tmp_path / "work" / "deck.pptx")
+    # An error is said in the widget.
     for box in output_of(page, NOISE).locator("input[type=text]").all():
         box.fill("")
         box.press("Enter")
-    alert = output_of(page, NOISE).get_by_role("alert")
-    alert.wait_for()
-    assert "both prompts are empty" in alert.inner_text()
-    output_of(page, NOISE).first.screenshot(path=artifacts / "noise_error.png")
+    output_of(page, NOISE).get_by_role("alert").get_by_text("both prompts are empty").wait_for()
+    for cell in (MONITOR, *KEYS):
+        output_of(page, cell).first.screenshot(path=artifacts / f"widget_{cell}.png")

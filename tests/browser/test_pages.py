@@ -1,11 +1,13 @@
 """The pages that need no kernel: the report of a run, on a desk and on a phone, and the hover map."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from gcpl_lab.views.interactive import write_hover_map
+from gcpl_lab.views.projection import project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -32,9 +34,7 @@ def addresses_asked_for(page: Any, address: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "width"), [("desk", 1280), ("phone", 390)])
-def test_report_is_whole_and_fits_the_window(
-    open_page: Callable[..., Any], artifacts: Path, kind: str, width: int
-) -> None:
+def test_report_is_whole_and_fits_the_window(open_page: Any, artifacts: Path, kind: str, width: int) -> None:
     if not REPORT.is_file():
         pytest.skip("runs/demo/report.html is not there; make demo writes it")
     page = open_page("about:blank", width=width)
@@ -46,15 +46,9 @@ def test_report_is_whole_and_fits_the_window(
     assert page.locator("img").count() > 0
 
 
-def test_hover_map_shows_a_point_under_the_mouse(
-    open_page: Callable[..., Any], artifacts: Path, tmp_path: Path
-) -> None:
-    from gcpl_lab.views.hover import write_hover_map
-    from gcpl_lab.views.projection import project
-
-    rng = np.random.default_rng(0)
+def test_hover_map_shows_a_point_under_the_mouse(open_page: Any, artifacts: Path, tmp_path: Path) -> None:
     labels = np.repeat([0, 1], 10)
-    points = rng.normal(size=(20, 5)) + 4 * labels[:, None]
+    points = np.random.default_rng(0).normal(size=(20, 5)) + 4 * labels[:, None]
     path = write_hover_map(
         tmp_path / "map.html",
         project(points, "pca"),

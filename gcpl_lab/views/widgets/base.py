@@ -1,4 +1,4 @@
-"""What every view shares: a picture with words under it, a place for errors, and a PNG for pages without a kernel."""
+"""What every widget shares: its controls, a figure with a sentence under it, a place for errors, and a static PNG."""
 
 from __future__ import annotations
 
@@ -7,91 +7,70 @@ import html
 import io
 import threading
 import traceback
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import ipywidgets
+from matplotlib.figure import Figure
 
-from gcpl_lab.errors import LabError
+from gcpl_lab.errors import DataError, LabError
+from gcpl_lab.views import style
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DOTS_PER_INCH = 96
-KEPT_PICTURES = 64
-"""Drawn states that a view keeps, so that going back with a slider costs nothing."""
-
-MOST_BUTTONS = 4
-"""Options that are shown all at once; a slider goes through more."""
-
-LABEL_WIDTH = {"description_width": "8em"}
-WIDE = {"width": "32em"}
-
-
-def png_of(figure: Figure) -> bytes:
-    """A figure as PNG bytes; nothing of it is kept, and pyplot never knew it."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    return stream.getvalue()
+KEPT_FIGURES = 64  # drawn states that a widget keeps, so that going back with a slider costs nothing
+LABEL = {"description_width": "8em"}
+ERROR_STYLE = "border-left:4px solid #B00020;padding:4px 8px;color:#B00020;line-height:1.4"
+WAY_OUT = "The state before is shown. Set the control back, or run the cell again; if this comes back, report it:"
 
 
 class View(ipywidgets.VBox):
-    """A picture, its words, and the controls that change it.
+    """A figure (``png``), a ``sentence`` about it, and the controls that change it.
 
-    A view offers two functions of the controls' values: one draws, the other says in a sentence what there is to
-    see, for people and screen readers alike. Controls wait until a slider is let go (``continuous_update=False``),
-    and Jupyter merges what comes in while one state is being drawn.
-
-    Attributes:
-        picture: The present PNG.
-        words: The line under it.
-        sentence: What that line says.
-        error: The last exception of a callback, None when all went well since.
+    A widget keeps its data, hands its controls to ``__init__`` and implements ``_draw``. Controls wait until a slider
+    is let go, and Jupyter merges what comes in while one state is being drawn. ``error`` is the last exception of a
+    callback, None when all went well since.
     """
 
-    def __init__(self, controls: list[Any], title: str | None = None) -> None:
-        """Arrange the parts.
-
-        Args:
-            controls: Widgets over the picture, in the order in which Tab reaches them.
-            title: What the view is, over the controls.
-        """
+    def __init__(self, title: str, inputs: Sequence[Any] = (), others: Sequence[Any] = ()) -> None:
+        """Arrange the parts in the order of Tab, and draw; ``inputs`` are controls that the figure depends on."""
         # As large as it was drawn, and smaller where the page is narrower: a box would stretch it to its own width.
-        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
-        self.words, self.sentence = ipywidgets.HTML(), type(self).__name__
-        self.problem = ipywidgets.HTML()
+        self.png = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.status, self.problem, self.sentence = ipywidgets.HTML(), ipywidgets.HTML(), type(self).__name__
         self.error: Exception | None = None
-        self._drawn: dict[Hashable, tuple[bytes, str]] = {}
-        self._turn = threading.RLock()  # callbacks may come from more than one thread
-        heading = [ipywidgets.HTML(f"<b>{html.escape(title)}</b>")] if title else []
-        super().__init__([*heading, *controls, self.problem, self.picture, self.words])
+        self._inputs = inputs
+        self._drawn: dict[tuple[Any, ...], tuple[bytes, str]] = {}
+        self._in_use = threading.RLock()  # callbacks may come from more than one thread
+        heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
+        super().__init__([heading, *inputs, *others, self.problem, self.png, self.status])
+        for control in inputs:
+            control.observe(self.guarded(self.redraw), "value")
+        self.redraw()
 
-    def show(self, key: Hashable, draw: Callable[[], Figure], say: Callable[[], str]) -> None:
-        """Put a state's picture and words in place, drawn now or kept from before.
+    def _state(self) -> tuple[Any, ...]:
+        return tuple(control.value for control in self._inputs)
 
-        Args:
-            key: Tells the states apart.
-            draw: Makes the figure, not one of pyplot's.
-            say: Makes the sentence.
-        """
-        if key not in self._drawn:
-            while len(self._drawn) >= KEPT_PICTURES:
+    def _draw(self) -> tuple[Figure, str]:
+        """The present state's figure, drawn within ``figure_style``, and what there is to see, for screen readers."""
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        """Show the present state, drawn now or kept from before."""
+        state = self._state()
+        if state not in self._drawn:
+            with style.figure_style():
+                figure, sentence = self._draw()
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=96, metadata={"Software": None})
+            while len(self._drawn) >= KEPT_FIGURES:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[key] = png_of(draw()), say()
-        png, sentence = self._drawn[key]
-        self.picture.value = png
-        self.sentence = sentence
-        self.words.value = f'<span role="status">{html.escape(sentence)}</span>'
+            self._drawn[state] = stream.getvalue(), sentence
+        self.png.value, self.sentence = self._drawn[state]
+        self.status.value = f'<span role="status">{html.escape(self.sentence)}</span>'
 
     def guarded(self, callback: Callable[[], None]) -> Callable[..., None]:
-        """A callback for ``observe`` or ``on_click`` whose errors appear in the view.
-
-        Args:
-            callback: Without arguments; it reads the controls itself.
-        """
+        """A callback for ``observe`` or ``on_click`` whose errors appear in the widget."""
 
         def run(*_: Any) -> None:
-            with self._turn:
+            with self._in_use:
                 try:
                     callback()
                 except Exception as error:  # whatever it is: a widget has no cell to raise it in
@@ -107,51 +86,59 @@ class View(ipywidgets.VBox):
         if error is None:
             self.problem.value = ""
             return
-        lines = [html.escape(str(error) or type(error).__name__)]
+        text = html.escape(str(error) or type(error).__name__)
         if not isinstance(error, LabError):
             trace = html.escape("".join(traceback.format_exception(error)))
-            lines = [
-                f"{type(error).__name__}: {lines[0]}",
-                "The view stands as it was before. Set the control back, or run the cell again; if it comes back, "
-                "report it with these lines: "
-                f"<details><summary>where it happened</summary><pre>{trace}</pre></details>",
-            ]
-        style = "border-left:4px solid #B00020;padding:4px 8px;color:#B00020;line-height:1.4"
-        self.problem.value = f'<div role="alert" style="{style}">{"<br>".join(lines)}</div>'
+            where = f"<details><summary>where it happened</summary><pre>{trace}</pre></details>"
+            text = f"{type(error).__name__}: {text}<br>{WAY_OUT} {where}"
+        self.problem.value = f'<div role="alert" style="{ERROR_STYLE}">{text}</div>'
+
+    def button(self, description: str, icon: str, tooltip: str, act: Callable[[], None], look: str = "") -> Any:
+        """A button whose errors appear in the widget."""
+        made = ipywidgets.Button(description=description, icon=icon, tooltip=tooltip, button_style=look)
+        made.on_click(self.guarded(act))
+        return made
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """The widget, and beside it the present picture for readers that have no kernel."""
+        """The widget, and beside it the present figure for readers that have no kernel."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options) or {}
-        bundle["text/plain"] = self.sentence
-        if self.picture.value:
-            bundle["image/png"] = base64.b64encode(self.picture.value).decode()
-        return bundle
+        static = base64.b64encode(self.png.value).decode()
+        return {**bundle, "text/plain": self.sentence, "image/png": static}
 
 
-def slider(description: str, value: int, least: int, most: int, tooltip: str, step: int = 1) -> Any:
-    """A whole-number slider that reports when it is let go; arrow keys move it by one step."""
-    return ipywidgets.IntSlider(
-        value=value,
-        min=least,
-        max=most,
-        step=step,
-        description=description,
-        tooltip=tooltip,
-        continuous_update=False,
-        style=LABEL_WIDTH,
-        layout=WIDE,
-    )
+def _control(kind: Any, description: str, value: Any, tooltip: str, width: str = "32em", **settings: Any) -> Any:
+    """A labelled control that reports its value when it is let go or Enter is pressed."""
+    look = {"continuous_update": False, "style": LABEL, "layout": {"width": width}}
+    return kind(description=description, value=value, tooltip=tooltip, **look, **settings)
 
 
-def selector(description: str, options: Any, value: Any, tooltip: str, values: list[Any] | None = None) -> Any:
-    """A choice: buttons for a few options, a slider for more.
+def slider(description: str, value: float, least: float, most: float, tooltip: str, step: float = 1) -> Any:
+    """A slider of whole numbers, or of fractions where ``step`` is one; arrow keys move it by one step."""
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return _control(kind, description, value, tooltip, min=least, max=most, step=step)
+
+
+def selector(description: str, options: Sequence[Any], value: Any, tooltip: str, most_buttons: int = 4) -> Any:
+    """A choice of values, or of pairs of name and value: buttons for a few, a slider for more.
 
     A drop-down list would not do: JupyterLab takes the arrow keys from it, to go from cell to cell.
     """
-    pairs = list(zip(options, values, strict=True)) if values is not None else list(options)
-    settings = {"options": pairs, "value": value, "description": description, "tooltip": tooltip}
-    if len(pairs) > MOST_BUTTONS:
-        return ipywidgets.SelectionSlider(**settings, continuous_update=False, style=LABEL_WIDTH, layout=WIDE)
-    buttons = ipywidgets.ToggleButtons(**settings, style={**LABEL_WIDTH, "button_width": "auto"})
+    if len(options) > most_buttons:
+        return _control(ipywidgets.SelectionSlider, description, value, tooltip, options=options)
+    look = {"style": {**LABEL, "button_width": "auto"}, "tooltip": tooltip}
+    buttons = ipywidgets.ToggleButtons(description=description, options=options, value=value, **look)
     buttons.add_class("widget-inline-hbox")  # its description beside it, as other controls have theirs
     return buttons
+
+
+def text_box(description: str, tooltip: str, placeholder: str, value: str = "", **settings: Any) -> Any:
+    """A line of text; ``options`` among the settings can be chosen while typing."""
+    kind = ipywidgets.Combobox if "options" in settings else ipywidgets.Text
+    return _control(kind, description, value, tooltip, placeholder=placeholder, **settings)
+
+
+def check_lengths(expected: int, each: str, **entries: Any) -> None:
+    """Refuse with a DataError a list that has not one entry for each image or class; None is left out."""
+    for name, values in entries.items():
+        if values is not None and len(values) != expected:
+            raise DataError(f"{name} has {len(values)} entries; expected {expected}, one for each {each}")

@@ -1,139 +1,90 @@
-"""Choose pictures of a run, say what they show, and have the slides."""
+"""Choose figures of a run, say what they show, and have the slides."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
 
+from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import DataError
-from gcpl_lab.views import style
-from gcpl_lab.views.slides import Deck, Provenance, Slide, to_slide
-from gcpl_lab.views.stepwise import draw_denoising
-from gcpl_lab.views.widgets.base import LABEL_WIDTH, View, selector
+from gcpl_lab.views.evidence import draw_denoising
+from gcpl_lab.views.slides import Deck, Provenance, to_slide
+from gcpl_lab.views.widgets.base import View, selector, text_box
 
-FIELD = {"width": "44em"}
+FIELDS = {
+    "title": "one short line over the figure",
+    "message": "what one should see, a sentence or two",
+    "notes": "what the speaker says",
+    "description": "what the figure shows, for those who do not see it",
+}
 
 
 class SlideBuilder(View):
-    """Figures of a run become slides, one by one; title, message, notes and a description are written by hand.
+    """Figures of a run become slides, one by one; what does not fit on a slide is said while it is added.
 
-    What does not fit on a slide is said while it is added, and not on the wall.
-
-    Attributes:
-        figure: Chooses the picture.
-        title, message, notes: Of the next slide.
-        alt: What the picture shows, for those who do not see it.
-        theme: Of the deck.
-        add, drop, save: Append the slide, take the last one away, write the deck.
-        slides: Those added so far.
+    ``figures`` are a run's folder, whose ``figures/*.png`` are offered, or names and paths of PNG files; the deck's
+    ``path`` ends in ``.pptx``.
     """
 
     def __init__(
-        self, pictures: str | Path | Mapping[str, str | Path], path: str | Path, provenance: Provenance
+        self, figures: str | Path | Mapping[str, str | Path], path: str | Path, provenance: Provenance
     ) -> None:
-        """Look up the pictures.
-
-        Args:
-            pictures: A run's folder, whose ``figures/*.png`` are offered; or names and paths of PNG files.
-            path: Of the deck, ending in ``.pptx``.
-            provenance: Shown on every slide.
-        """
-        self._pictures = _find(pictures)
-        self._path, self._provenance = Path(path), provenance
-        self.slides: list[Slide] = []
-        names = list(self._pictures)
-        self.figure = selector("picture", names, names[0], "a picture of the run")
-        self.title = self._field("title", "one short line over the picture")
-        self.message = self._field("message", "what one should see, a sentence or two")
-        self.notes = self._field("notes", "what the speaker says")
-        self.alt = self._field("description", "what the picture shows, for those who do not see it")
+        self._figures, self._path, self._deck = _find(figures), Path(path), Deck(provenance)
+        self.slides, self._news = self._deck.slides, ""
+        names = list(self._figures)
+        self.figure = selector("figure", names, names[0], "a figure of the run")
+        self._fields = [text_box(name, tooltip, tooltip, width="44em") for name, tooltip in FIELDS.items()]
+        self.title, self.message, self.notes, self.alt = self._fields
         self.theme = selector("theme", ["light", "dark"], "light", "light or dark ground")
-        self.add = self._button("Add slide", "plus", "append a slide with this picture and these words", self._add)
-        self.drop = self._button("Drop last", "undo", "take the last slide away", self._drop)
-        self.save = self._button("Save deck", "save", f"write {self._path.name}", self._save)
-        self._list = ipywidgets.HTML()
-        fields = [self.figure, self.title, self.message, self.notes, self.alt, self.theme]
+        self.add = self.button("Add slide", "plus", "append a slide with this figure and these words", self._add)
+        self.drop = self.button("Drop last", "undo", "take the last slide away", self._drop)
+        self.save = self.button("Save deck", "save", f"write {self._path.name}", self._save)
         buttons = ipywidgets.HBox([self.add, self.drop, self.save])
-        super().__init__([*fields, buttons, self._list], "Slides")
-        self.figure.observe(self.guarded(self._update), "value")
-        self._update()
-
-    def _field(self, name: str, tooltip: str) -> Any:
-        return ipywidgets.Text(
-            description=name,
-            tooltip=tooltip,
-            placeholder=tooltip,
-            continuous_update=False,
-            style=LABEL_WIDTH,
-            layout=FIELD,
-        )
-
-    def _button(self, words: str, icon: str, tooltip: str, act: Any) -> Any:
-        made = ipywidgets.Button(description=words, icon=icon, tooltip=tooltip)
-        made.on_click(self.guarded(act))
-        return made
+        super().__init__("Slides", [self.figure], [*self._fields, self.theme, buttons])
 
     def _add(self) -> None:
-        slide = to_slide(
-            self._pictures[self.figure.value],
-            self.title.value,
-            self.message.value,
-            self.notes.value,
-            alt=self.alt.value.strip() or None,
-        )
-        self._deck(slide)  # what does not fit is an error here
-        self.slides.append(slide)
-        for field in (self.title, self.message, self.notes, self.alt):
+        title, message, notes, alt = (field.value for field in self._fields)
+        self._deck.add(to_slide(self._figures[self.figure.value], title, message, notes, alt=alt.strip() or None))
+        for field in self._fields:
             field.value = ""
-        self._update(f"Slide {len(self.slides)} was added.")
+        self._tell(f"Slide {len(self.slides)} was added.")
 
     def _drop(self) -> None:
         if not self.slides:
             raise DataError("there is no slide to take away; add one first")
-        gone = self.slides.pop()
-        self._update(f"“{gone.title}” was taken away.")
+        self._tell(f"“{self.slides.pop().title}” was taken away.")
 
     def _save(self) -> None:
-        written = self._deck().save(self._path)
-        self._update(f"{self._path.name} and {len(written) - 1} pictures were written.")
+        self._deck.theme = self.theme.value
+        written = self._deck.save(self._path)
+        self._tell(f"{self._path.name} and {len(written) - 1} figures were written.")
 
-    def _deck(self, *more: Slide) -> Deck:
-        deck = Deck(self._provenance, theme=self.theme.value)
-        for slide in (*self.slides, *more):
-            deck.add(slide)
-        return deck
+    def _tell(self, news: str) -> None:
+        """Say what a button did, until another figure is chosen."""
+        self._news = news
+        self.redraw()
+        self._news = ""
 
-    def _update(self, news: str = "") -> None:
-        name, count = self.figure.value, len(self.slides)
+    def _state(self) -> tuple[Any, ...]:
+        return self.figure.value, *[slide.title for slide in self.slides], self._news
 
-        def draw() -> Any:
-            with Image.open(self._pictures[name]) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            with style.figure_style():
-                return draw_denoising([(name, pixels)])
-
-        titles = "".join(f"<li>{html.escape(slide.title)}</li>" for slide in self.slides)
-        self._list.value = f"<ol>{titles}</ol>"
-        self.show((name, count, news), draw, lambda: f"Picture {name}. {count} slides in the deck. {news}".strip())
+    def _draw(self) -> tuple[Figure, str]:
+        name, *titles, news = self._state()
+        figure = draw_denoising([(name, np.asarray(read_image(self._figures[name])))])
+        deck = f"{len(titles)} slides in the deck" + (f" ({', '.join(titles)})" if titles else "")
+        return figure, f"Figure {name}. {deck}. {news}".strip()
 
 
-def _find(pictures: str | Path | Mapping[str, str | Path]) -> dict[str, Path]:
-    if isinstance(pictures, Mapping):
-        found = {str(name): Path(path) for name, path in pictures.items()}
+def _find(figures: str | Path | Mapping[str, str | Path]) -> dict[str, Path]:
+    if isinstance(figures, Mapping):
+        found = {str(name): Path(path) for name, path in figures.items()}
     else:
-        folder = Path(pictures) / "figures"
-        found = {path.stem.replace("_", " "): path for path in sorted(folder.glob("*.png"))}
+        found = {path.stem.replace("_", " "): path for path in sorted((Path(figures) / "figures").glob("*.png"))}
     if not found:
-        raise DataError(
-            f"no picture to choose from in {pictures}; expected a run's folder with figures/*.png, or paths"
-        )
-    missing = [str(path) for path in found.values() if not path.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]}: no such picture; save the figure first")
+        raise DataError(f"no figure to choose from in {figures}; expected a run's folder with figures/*.png, or paths")
     return found

@@ -1,0 +1,221 @@
+"""Commands that compare methods: ``demo`` on one draw; ``compare``, and for several labels ``ablate lmpt``, on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.table import Table
+from rich.text import Text
+from typer import BadParameter, Option
+
+from gcpl_lab.cli import options
+from gcpl_lab.cli.answers import LiveProgress, answer, console, difference, make_table, mean_and_spread, percent
+from gcpl_lab.cli.learning import Images, Metadata, read_labelled
+
+COSTS = {
+    "UNet runs": "{denoiser_evaluations:,.0f}",
+    "train s": "{train_seconds:.1f}",
+    "test s": "{predict_seconds:.1f}",
+}
+
+
+def demo(
+    folder: Annotated[Path, Option(help="Where report, figures and prompts go.")] = Path("runs/demo"),
+    preset: options.Preset = "tiny",
+    shots: options.Shots = 16,
+    seed: options.Seed = 0,
+    test_total: Annotated[int, Option("--test", min=10, help="Test images.")] = 300,
+    settings: options.Set = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    multilabel: Annotated[bool, Option(help="Show LMPT on the bundled scenes too.")] = True,
+    fresh: Annotated[bool, Option("--fresh", help="Learn everything anew, whatever is kept.")] = False,
+    workers: options.Workers = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Tell look-alike images apart, compare with simple baselines, and write a report."""
+    from gcpl_lab.experiments.demo import run_demo
+    from gcpl_lab.experiments.few_shot import METHOD_TITLES
+    from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES
+    from gcpl_lab.gcpl.settings import GCPLConfig
+
+    chosen = options.parse_settings(settings, GCPLConfig)
+    scenes = {f"scenes/{name}": f"Scenes: {title}" for name, title in MULTILABEL_TITLES.items()}
+    run: dict[str, Any] = {"preset": preset, "shots": shots, "seed": seed, "test_total": test_total, "fresh": fresh}
+    run |= {"settings": chosen, "multilabel": multilabel, **options.run_options(workers)}
+    with LiveProgress({**METHOD_TITLES, **scenes, "report": "Figures and report"}) as progress:
+        result = run_demo(folder, on_event=progress, **run)
+    caveats = (Text(f"- {caveat}") for caveat in result.caveats)
+    where = f"\nLook at {result.report} (figures, prompts and results.json beside it)."
+    answer(result.results, as_json, method_table(result.results["methods"]), Text(result.answer), *caveats, where)
+
+
+def method_table(rows: list[dict[str, Any]]) -> Table:
+    """The methods of one draw, the best first."""
+    from gcpl_lab.experiments.runs import title_of
+
+    columns = {"method": "{title}", "accuracy": "{accuracy:.1%}", "look-alikes": "{accuracy_within_family:.1%}"}
+    titled = [{**row, "title": title_of(row["name"])} for row in sorted(rows, key=lambda row: -row["accuracy"])]
+    return make_table({**columns, **COSTS}, titled, "Test images told apart")
+
+
+FROM_FOLDER = "Folder with support/ and test/ class folders; default: the bundled set."
+PUBLISHED = "A set of gcpl_lab.data.published, such as textile; --images is then where torchvision keeps it."
+HELD_OUT = "Judge on support images outside the exemplars, not on test images: for choosing settings."
+
+
+def compare(
+    folder: options.Folder = Path("runs/compare"),
+    methods: Annotated[str, Option(help="Names joined by commas, 'quick' (all but slow ones), or 'all'.")] = "quick",
+    seeds: options.Seeds = "5",
+    shots: Annotated[str, Option(help="Numbers of images a class, joined by commas.")] = "16",
+    reference: Annotated[str, Option(help="The method the others are paired with.")] = "gcpl",
+    images: Annotated[Path | None, Option(help=FROM_FOLDER)] = None,
+    published: Annotated[str | None, Option(help=PUBLISHED)] = None,
+    held_out: Annotated[bool, Option("--held-out", help=HELD_OUT)] = False,
+    preset: options.Preset = "tiny",
+    settings: options.Set = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    workers: options.Workers = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Methods × seeds × shots with mean, spread, paired differences, time and denoiser evaluations."""
+    from gcpl_lab.experiments.compare import run_comparison
+    from gcpl_lab.gcpl.settings import GCPLConfig
+
+    run: dict[str, Any] = {"settings": options.parse_settings(settings, GCPLConfig), "preset": preset}
+    run |= {"methods": method_names(methods, reference), "shots": options.parse_numbers(shots), "reference": reference}
+    run |= {"images": images, "published": published, "held_out": held_out}
+    run |= {"seeds": options.parse_seeds(seeds), **options.run_options(workers)}
+    with console.status("") as status:
+        result = run_comparison(folder, on_trial=status.update, **run)
+    answer(result, as_json, *comparison(result["summary"], reference), f"Every result: {folder / 'results.json'}")
+
+
+def method_names(text: str, reference: str) -> list[str]:
+    """The methods that ``--methods`` names; neither they nor the reference may be unknown."""
+    from gcpl_lab.experiments.few_shot import METHODS, QUICK_METHODS
+
+    groups = {"quick": list(QUICK_METHODS), "all": list(METHODS)}
+    names = groups.get(text) or [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in [*names, reference] if name not in METHODS]:
+        raise BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
+    return names
+
+
+def comparison(rows: list[dict[str, Any]], reference: str) -> list[Any]:
+    """A table for each number of shots, and a line on what fitted offsets were worth to each method with any."""
+    from gcpl_lab.experiments.few_shot import METHOD_TITLES
+
+    columns = {"method": "{title}", "accuracy": "{accuracy}", "difference": "{paired}", **COSTS}
+    others = f"differences from {METHOD_TITLES[reference]} with 95 % intervals"
+    lines: list[str] = []
+    cells: dict[int, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        title, paired = METHOD_TITLES[row["method"]], "" if row["method"] == reference else difference(row)
+        named = {"title": title, "accuracy": mean_and_spread(row), "paired": paired}
+        cells.setdefault(row["shots"], []).append({**row, **named})
+        if "offsets" in row:
+            readings = ", ".join(f"{name} {percent(value)}" for name, value in row["readings"].items())
+            gain = f"offsets {difference(row['offsets'])}; errors read {readings}"
+            lines.append(f"{title}, {row['shots']} shots: {gain}")
+    tables = []
+    for shots, same in sorted(cells.items()):
+        seeds = " or ".join(map(str, sorted({row["num_seeds"] for row in same})))
+        tables.append(make_table(columns, same, f"{shots} shots, {seeds} seeds; accuracy in percent, {others}"))
+    return [*tables, *lines]
+
+
+PARTS = "Compare candidate settings on so many parts of the training images instead."
+TAILS = "Compare LMPT, CoOp and zero-shot on so many newly drawn tails instead."
+RAW = "With --tails: the published Fashion-MNIST files they are drawn from."
+PAIRED = "The method that others are paired with: coop_bce, linear_probe, ..."
+
+
+def ablate_lmpt(
+    folder: options.Folder = Path("runs/ablation"),
+    seeds: options.Seeds = "5",
+    metadata: Metadata = None,
+    images: Images = None,
+    train_rows: Annotated[list[str], Option(help="With --metadata: rows to learn from.")] = ["split=train"],  # noqa: B006
+    scenes: Annotated[Path | None, Option(help="Scenes with another tail, made by tools/wardrobe.py.")] = None,
+    test_rows: Annotated[list[str], Option(help="With --metadata: rows to measure on.")] = ["split=test"],  # noqa: B006
+    methods: Annotated[bool, Option(help="Compare with the baselines too.")] = True,
+    validation: Annotated[int, Option(min=0, help=PARTS)] = 0,
+    tails: Annotated[int, Option(min=0, help=TAILS)] = 0,
+    raw: Annotated[Path | None, Option(help=RAW)] = None,
+    reference: Annotated[str, Option(help=PAIRED)] = "coop_bce",
+    preset: options.Preset = "tiny",
+    settings: options.Set = [],  # noqa: B006
+    workers: options.Workers = 0,
+    as_json: options.Json = False,
+) -> None:
+    """What captions, margin, re-weighting and the balanced loss add, over seeds; and what wrong captions cost.
+
+    With --validation: which settings are best where the test images are not looked at. With --tails: whether the
+    comparison holds on scenes with other images, in which other classes are rare.
+    """
+    from gcpl_lab.lmpt.settings import LMPTConfig
+
+    chosen, numbers = options.parse_settings(settings, LMPTConfig, preset=preset), options.parse_seeds(seeds)
+    from gcpl_lab.experiments import multilabel
+    from gcpl_lab.experiments.figures import draw_ablation
+
+    if reference not in multilabel.MULTILABEL_METHODS:
+        raise BadParameter(f"no method {reference}; expected one of {', '.join(multilabel.MULTILABEL_METHODS)}")
+    if validation and tails:
+        raise BadParameter("--validation and --tails are two measurements; ask for one of them")
+
+    make_experiment = partial(multilabel.MultiLabelExperiment, settings=chosen, preset=preset)
+    results: dict[str, Any] = {}
+    with console.status("") as status:
+        run: dict[str, Any] = {"seeds": numbers, "on_trial": status.update, **options.run_options(workers)}
+        if tails:
+            drawn = [make_experiment(*_draw_tail(folder / "scenes", k, raw, status.update)) for k in range(tails)]
+            results["tails"] = multilabel.run_tails(folder, drawn, reference=reference, **run)
+        else:
+            train = read_labelled("train", metadata, images, train_rows, scenes=scenes)
+            test = read_labelled("test", metadata, images, test_rows, list(train.class_names), scenes)
+            experiment = make_experiment(train, test)
+        if validation:
+            told = {"command": run["command"], "on_trial": status.update}
+            results["validation"] = multilabel.run_validation(folder, experiment, num_parts=validation, **told)
+        elif not tails:
+            if methods:
+                compared = {"reference": reference, **run}
+                results["comparison"] = multilabel.run_multilabel_comparison(folder / "methods", experiment, **compared)
+            results["ablation"] = multilabel.run_ablation(folder, experiment, **run)
+            draw_ablation(results, folder / "figures")
+    answer(results, as_json, *map(ablation_table, results.values()), f"Every result is in {folder}.")
+
+
+def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[str], None]) -> list[Any]:
+    """Training and test scenes with a tail of their own, built where they are not there yet."""
+    options.find_tools()
+    from tools.raw_fashion import DEBIAN_FOLDER
+    from tools.wardrobe import build_wardrobe, draw_tail_order
+
+    target = folder / str(number)
+    if not target.is_dir():
+        on_tail(f"tail {number}: composing scenes")
+        # Seed 0 made the bundled scenes.
+        build_wardrobe(raw or DEBIAN_FOLDER, target, seed=number + 1, tail_order=draw_tail_order(number))
+    return [read_labelled(split, scenes=target) for split in ("train", "test")]
+
+
+def ablation_table(result: dict[str, Any]) -> Table:
+    """Mean ± standard deviation over seeds, tails or parts, and the paired difference of total and tail mAP."""
+    from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
+
+    titles = {**ABLATION_TITLES, **MULTILABEL_TITLES} if "caption_noise" not in result else ABLATION_TITLES
+    rows: dict[str, dict[str, str]] = {}
+    for score, entries in result["summary"].items():
+        for entry in entries:
+            row = rows.setdefault(entry["method"], {"title": titles.get(entry["method"], entry["method"])})
+            row |= {score: mean_and_spread(entry), f"Δ {score}": difference(entry)}
+    names = {score: "all" if score == "map" else score.removeprefix("map_") for score in result["summary"]}
+    columns = {"": "{title}", **{name: f"{{{score}}}" for score, name in names.items()}}
+    columns |= {f"Δ {names[score]}": f"{{Δ {score}}}" for score in ("map", "map_tail") if score in names}
+    paired = titles.get(result["reference"], result["reference"])
+    title = f"mAP, mean ± standard deviation; differences (95 %) are paired with {paired}"
+    return make_table(columns, rows.values(), title)

@@ -1,0 +1,138 @@
+"""Commands of the workshop: its notebooks, views of a finished run, and how the bundled data and models are made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, BadParameter, Option
+
+from gcpl_lab.cli import options
+from gcpl_lab.cli.answers import answer, console, make_table
+
+Run = Annotated[Path, Argument(help="Folder written by gcpl-lab demo.")]
+Method = Annotated[str, Option(help="Of the map: umap, densmap, pca or tsne.")]
+Raw = Annotated[Path, Option(help="Folder with the four published Fashion-MNIST files.")]
+DEMO, RAW_FILES = Path("runs/demo"), Path("/usr/share/datasets/fashion-mnist")
+
+
+def course(
+    notebooks: Annotated[list[str] | None, Argument(help="Names or numbers such as 03; all by default.")] = None,
+    edition: Annotated[str, Option(help="student (no solutions) or instructor (solutions folded).")] = "student",
+    source: Annotated[Path, Option(help="Folder of the text sources.")] = Path("notebooks"),
+    target: Annotated[Path, Option(help="Folder for the .ipynb files.")] = Path("notebooks"),
+    execute: Annotated[bool, Option(help="Run every cell; without, notebooks have no outputs.")] = True,
+    ship: Annotated[bool, Option(help="Copy the states that are left to data_samples/course.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the workshop's notebooks from their text sources, in order, as students or instructors get them."""
+    options.find_tools()
+    from gcpl_lab.data.samples import find_samples
+    from tools.editions import EDITIONS, write_course
+    from tools.ship_course import ship_states
+
+    if edition not in EDITIONS:
+        raise BadParameter(f"edition is {edition!r}; expected one of {', '.join(EDITIONS)}")
+    if edition == "instructor" and source.resolve() == target.resolve():
+        raise BadParameter("the instructor edition needs a --target of its own, such as runs/instructor")
+    with console.status("") as status:
+        rows = write_course(source, target, edition, notebooks or (), execute, status.update)
+    shipped = ship_states(find_samples("fashion").parent / "course") if ship else []
+    shown = []
+    for row in rows:
+        took = "not run" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+        shown.append({"file": row["file"], "took": took, "stated": 60 * row["stated_minutes"]})
+    table = make_table({"notebook": "{file}", "took": "{took}", "stated": "{stated:.0f} s"}, shown)
+    lines = [f"Shipped in data_samples/course: what notebooks {', '.join(shipped)} left."] if shipped else []
+    answer({"notebooks": rows, "shipped": shipped}, as_json, table, *lines)
+
+
+def catch_up(
+    notebook: Annotated[str, Argument(help="Number of the notebook to catch up with, such as 05.")],
+    replace: Annotated[bool, Option(help="Overwrite what your own run has left.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Restore what the notebooks up to this one leave, so that it and the next one can be opened at once."""
+    from gcpl_lab.workshop import course as states
+
+    done = states.catch_up(notebook.zfill(2), replace)
+    restored = ", ".join(f"{number} {what}" for number, what in done.items())
+    lines = [f"{states.course_folder()}: {restored or 'nothing to restore: no earlier notebook leaves any'}"]
+    if "kept" in done.values():
+        lines.append("What was there already was kept; --replace overwrites it.")
+    answer(done, as_json, *lines)
+
+
+def lab(notebooks: Annotated[Path, Option(help="Folder of notebooks.")] = Path("notebooks")) -> None:
+    """Open JupyterLab on the notebooks."""
+    if not notebooks.is_dir():
+        raise BadParameter(f"{notebooks}: no such folder; run this where the project was cloned")
+    sys.exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={notebooks}"]))
+
+
+def slides(
+    folder: Run = DEMO,
+    theme: Annotated[str, Option(help="light or dark.")] = "light",
+    method: Method = "umap",
+    as_json: options.Json = False,
+) -> None:
+    """Make a deck of slides of a run, with every figure as PNG, SVG and PDF beside it."""
+    from gcpl_lab.experiments.run_views import make_deck
+
+    _name_files(make_deck(folder, theme, method), as_json, "Slides, and {others} figures beside them")
+
+
+def hover_map(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
+    """Make one page with the test images of a run on a map, each shown under the mouse."""
+    from gcpl_lab.experiments.run_views import make_map
+
+    _name_files([make_map(folder, method)], as_json, "Map")
+
+
+def animate(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
+    """Make the token journey and the before-and-after map move, as GIF and as a page to turn by hand."""
+    from gcpl_lab.experiments.run_views import make_animation
+
+    _name_files(make_animation(folder, method), as_json, "{all} files")
+
+
+def _name_files(paths: list[Path], as_json: bool, what: str) -> None:
+    told = what.format(all=len(paths), others=len(paths) - 1)
+    answer({"files": [str(path) for path in paths]}, as_json, f"{told}: {paths[0]}")
+
+
+def build_samples(
+    raw: Raw = RAW_FILES,
+    target: Annotated[Path, Option(help="The folder data_samples.")] = Path("data_samples"),
+    seed: options.Seed = 0,
+) -> None:
+    """Rebuild the bundled images from the raw ones: the same seed gives the same bytes."""
+    options.find_tools()
+    from tools.samples import build_fashion
+    from tools.wardrobe import build_wardrobe
+
+    answer(None, False, f"wrote {build_fashion(raw, target / 'fashion', seed)}")
+    answer(None, False, f"wrote {build_wardrobe(raw, target / 'wardrobe_lt', seed)}")
+
+
+def pretrain(
+    raw: Raw = RAW_FILES,
+    work: Annotated[Path, Option(help="Checkpoints and logs; a rerun goes on.")] = Path("runs/pretrain"),
+    target: Annotated[Path, Option(help="Where the finished pair goes.")] = Path("runs/pretrain/tiny"),
+    seed: options.Seed = 0,
+) -> None:
+    """Rebuild the tiny frozen models from the raw images (hours; resumable)."""
+    options.find_tools()
+    from gcpl_lab.models.presets import PRESETS
+    from tools.model_card import write_card
+    from tools.pretrain import PretrainConfig, run_pretraining
+
+    with console.status("") as status:
+        for record in run_pretraining(raw, work, target, PretrainConfig(seed=seed)):
+            done = f"step {record['step']} of {record['num_steps']}"
+            status.update(f"{record['stage']}: {done}, loss {record['loss']:.4f}")
+        status.update("measuring for the card")
+        card = write_card(target, raw, PRESETS["tiny"].evidence_range)
+    answer(None, False, f"The pair is in {target}; its card is {card}.")

@@ -1,0 +1,274 @@
+"""Figures of few-shot and multi-label runs: what each shows; the words beside them stand in ``figures.toml``."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gcpl_lab.data.readers import read_image, read_images
+from gcpl_lab.evaluation.explaining import explain_mistake, find_mistakes
+from gcpl_lab.evaluation.metrics import NUM_BINS, confusion_matrix
+from gcpl_lab.evaluation.reading import nearest_words, prompt_similarity
+from gcpl_lab.evaluation.separation import profile_points
+from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
+from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
+from gcpl_lab.experiments.results import conditioning, most_confused_pair, read_prompts, separation_of
+from gcpl_lab.experiments.runs import BEFORE, STATE_NAMES, before_and_after, title_of, token_journey
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
+from gcpl_lab.gcpl.evidence import evidence_map
+from gcpl_lab.views import evidence, multilabel, plots, style
+from gcpl_lab.views.projection import project, warn_if_flattering
+from gcpl_lab.views.report import ReportFigure
+
+WORDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
+"""Kind of run to figure to its title, message and alt text, and the methods that it needs.
+
+The figure ``losses`` is drawn by ``_draw_losses`` below, and so on.
+"""
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """A few-shot or multi-label run as its figures see it: data, frozen models, and one outcome a method."""
+
+    experiment: Any
+    by_name: Mapping[str, Any]
+
+    @property
+    def states(self) -> list[Outcome]:
+        """Class names as prompts where they were run, and learned prompts."""
+        return [outcome for outcome in before_and_after(list(self.by_name.values())) if outcome is not None]
+
+    @property
+    def after(self) -> Any:
+        """Learned prompts."""
+        return self.states[-1]
+
+    def curve(self, method: str, value: str) -> tuple[np.ndarray, np.ndarray]:
+        """Updates, and what a method's history holds of each."""
+        history = self.by_name[method].model.history_
+        found = [record.loss if value == "loss" else record.values[value] for record in history]
+        return np.array([record.step for record in history]), np.array(found)
+
+
+def draw_figures(
+    experiment: FewShotExperiment | MultiLabelExperiment,
+    outcomes: Sequence[Outcome | MultiLabelOutcome],
+    folder: str | Path,
+    only: Collection[str] | None = None,
+) -> list[ReportFigure]:
+    """Draw the figures of a one-seed run, all or ``only`` some, and write each as PNG and SVG.
+
+    ``outcomes`` are one a method; a figure of a method that is not among them is left out.
+    """
+    run = ShownRun(experiment, {outcome.method: outcome for outcome in outcomes})
+    saved = []
+    for name, words in WORDS["few_shot" if isinstance(experiment, FewShotExperiment) else "scenes"].items():
+        if (only is not None and name not in only) or not run.by_name.keys() >= set(words.get("needs", ())):
+            continue
+        with style.figure_style():
+            drawn = globals()[f"_draw_{name}"](run)
+        if drawn is not None:
+            png = _write(drawn, folder, name)
+            saved.append(ReportFigure(name, words["title"], words["message"], png, words["alt"]))
+    return saved
+
+
+def _write(drawn: Axes | Figure, folder: str | Path, name: str) -> Path:
+    figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert isinstance(figure, Figure)
+    return plots.save_figure(figure, folder, name)[0]
+
+
+def _axes(width: float, height: float) -> Axes:
+    return style.new_figure(width, height).subplots()
+
+
+def _draw_before_after(run: ShownRun) -> Figure:
+    test, outcomes = run.experiment.test, dict(zip(STATE_NAMES.values(), run.states, strict=True))
+    points = {name: profile_points(outcome.evidence.errors) for name, outcome in outcomes.items() if outcome.evidence}
+    projection = project(points, seed=run.after.seed)
+    measured = {name: separation_of(run.experiment, outcome) for name, outcome in outcomes.items()}
+    warning = warn_if_flattering(projection, points, test.labels)
+    return plots.plot_before_after(projection, test.labels, test.class_names, test.families, measured, warning=warning)
+
+
+def _draw_accuracy(run: ShownRun) -> Axes:
+    test, rows = run.experiment.test, []
+    for name, outcome in run.by_name.items():
+        value, low, high = share_with_interval(round(outcome.row["accuracy"] * len(test)), len(test))
+        kind = "generative" if outcome.model is not None or name == BEFORE else "baseline"
+        rows.append({"name": title_of(name), "accuracy": value, "low": low, "high": high, "kind": kind})
+    return plots.plot_accuracy(_axes(11, 1.6 + 0.48 * len(rows)), rows, chance=1 / len(test.class_names))
+
+
+def _draw_confusion(run: ShownRun) -> Figure:
+    test, figure = run.experiment.test, style.new_figure(16.5, 9)
+    for ax, outcome, title in zip(figure.subplots(1, 2), run.states, STATE_NAMES.values(), strict=True):
+        evidence.plot_confusion(ax, confusion_matrix(outcome.scores, test.labels), test.class_names, test.families)
+        ax.set_title(title, pad=30)
+    return figure
+
+
+def _draw_prompt_similarity(run: ShownRun) -> Figure:
+    hidden = [conditioning(run.experiment, outcome, ("a photo of a {}",))[0] for outcome in run.states]
+    before, after = (prompt_similarity(states).numpy() for states in hidden)
+    test, titles = run.experiment.test, (STATE_NAMES["before"], STATE_NAMES["after"])
+    return evidence.plot_similarity_pair(before, after, test.class_names, test.families, titles)
+
+
+def _draw_token_journey(run: ShownRun) -> Axes:
+    test, (steps, points) = run.experiment.test, token_journey(list(run.by_name.values()))
+    shown = np.unique(np.linspace(0, len(steps) - 1, 12).astype(int))
+    placed = project(points[shown].flatten(0, 1).numpy(), method="pca").points["all"]
+    paths, shown_steps = placed.reshape(len(shown), len(test.class_names), 2), [steps[place] for place in shown]
+    return plots.plot_token_journey(_axes(9.5, 9.5), paths, shown_steps, test.class_names, test.families)
+
+
+def _draw_losses(run: ShownRun) -> Axes:
+    curves = {"GCPL": run.curve("gcpl", "loss"), "CoMPLe, own term": run.curve("comple", "own")}
+    return plots.plot_losses(_axes(11, 6), curves, "denoising loss")
+
+
+def _draw_comple_norm(run: ShownRun) -> Axes:
+    """Where CoMPLe's norm would end up is its closed form: GCPL's over the last fifth of training, by 1 − λ."""
+    curves = {}
+    for name in ("gcpl", "comple"):
+        steps, squares = run.curve(name, "prediction_norm")
+        curves[title_of(name)] = (steps, np.sqrt(squares))
+    norms, weight = curves[title_of("gcpl")][1], run.by_name["comple"].model.config.contrast_weight
+    foreseen = float(norms[-max(1, len(norms) // 5) :].mean()) / (1 - weight)
+    return evidence.plot_norms(_axes(11, 6), curves, {title_of("comple"): foreseen})
+
+
+def _draw_timestep_evidence(run: ShownRun) -> Axes:
+    errors, labels = run.after.evidence.errors, run.experiment.test.labels
+    own = np.take_along_axis(errors, labels[:, None, None], axis=1)[:, 0]
+    others = (errors.sum(1) - own) / (errors.shape[1] - 1)
+    gaps = (others - own) / errors.mean(1)
+    mean, half = gaps.mean(0), 1.96 * gaps.std(0, ddof=1) / math.sqrt(len(gaps))
+    timesteps = run.after.evidence.timesteps.tolist()
+    return evidence.plot_timestep_evidence(_axes(11, 6), timesteps, mean, mean - half, mean + half)
+
+
+def _draw_error_map(run: ShownRun) -> Figure:
+    experiment, test, model = run.experiment, run.experiment.test, run.after.model
+    a, b = most_confused_pair(confusion_matrix(run.after.scores, test.labels))
+    with torch.no_grad():
+        hidden = experiment.diffusion.encode_prompts(*model.prompts_())
+    classifier = DiffusionClassifier(experiment.diffusion, hidden, timestep_range=model.timestep_range)
+    figure = style.new_figure(11, 10.5)
+    for axes, label in zip(figure.subplots(2, 2), (a, b), strict=True):
+        index = int(np.flatnonzero(test.labels == label)[0])
+        found = evidence_map(classifier, experiment.test_latents[index], a, b, num_samples=64)
+        image = np.asarray(read_image(test.images[index]))
+        evidence.plot_error_map(axes, image, found.numpy(), test.class_names[a], test.class_names[b])
+        axes[0].set_title(f"a {test.class_names[label]}")
+    return figure
+
+
+def _draw_samples(run: ShownRun, each: int = 3) -> Figure:
+    experiment, support = run.experiment, run.experiment.support
+    size, drawn = (experiment.diffusion.image_size,) * 2, []
+    for outcome in run.states:
+        hidden = conditioning(experiment, outcome, ("a photo of a {}",))[0].repeat_interleave(each, 0)
+        images = experiment.diffusion.generate(hidden, num_steps=20, guidance=3.0, seed=0)
+        drawn.append([np.asarray(image) for image in images])
+    blank, rows = np.full((*size, 3), 255, np.uint8), []
+    for label, name in enumerate(support.class_names):
+        chosen = np.flatnonzero(support.labels == label)[:each]
+        real = [np.asarray(read_image(support.images[index]).resize(size)) for index in chosen]
+        part = slice(label * each, (label + 1) * each)
+        rows.append((name, [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
+    figure = evidence.plot_sample_grid(rows)
+    for column, title in ((1, "real"), (each + 2, "from the name"), (2 * each + 3, "from the learned prompt")):
+        figure.axes[column].set_title(title, fontsize=12, pad=6, loc="center")
+    return figure
+
+
+def _draw_reliability(run: ShownRun) -> Axes:
+    chances = run.after.probabilities
+    correct = chances.argmax(axis=1) == run.experiment.test.labels
+    return evidence.plot_reliability(_axes(7.5, 7.5), chances.max(axis=1), correct, num_bins=NUM_BINS)
+
+
+def _draw_nearest_words(run: ShownRun) -> Axes:
+    found, baseline = {}, 0.0
+    for name, vectors in zip(run.experiment.test.class_names, run.after.model.prompts_.vectors.detach(), strict=True):
+        best: dict[str, float] = {}
+        for near in nearest_words(run.experiment.diffusion, vectors, num_words=3):
+            baseline = near.random_similarity
+            for word, value in zip(near.words, near.similarities, strict=True):
+                best[word] = max(value, best.get(word, -1.0))
+        found[name] = sorted(best.items(), key=lambda item: -item[1])[:5]
+    return evidence.plot_nearest_words(_axes(11, 1.2 + 0.72 * len(found)), found, baseline)
+
+
+def _draw_multilabel_tail(run: ShownRun) -> Axes:
+    rows = [outcome.row for outcome in run.by_name.values()]
+    return multilabel.plot_tail_bars(_axes(10, 4.5), rows, MULTILABEL_TITLES)
+
+
+def _draw_multilabel_classes(run: ShownRun) -> Axes:
+    classes = {name: run.by_name[name].row["classes"] for name in ("zero_shot_clip", "coop_bce", "lmpt")}
+    ax = _axes(10, 1.4 + 0.42 * len(run.experiment.test.class_names))
+    return multilabel.plot_class_precision(ax, classes, MULTILABEL_TITLES)
+
+
+def _draw_multilabel_prompts(run: ShownRun) -> Figure:
+    found = read_prompts(run.by_name["lmpt"])
+    before, after = (np.array(found[f"similarity_{state}"]) for state in ("before", "after"))
+    return evidence.plot_similarity_pair(before, after, found["class_names"], titles=("before", "after"))
+
+
+def _draw_multilabel_mistake(run: ShownRun) -> Figure | None:
+    """The card of the mistake that was made most surely, if there is any."""
+    outcome, train, test = run.by_name["lmpt"], run.experiment.train, run.experiment.test
+    wrong = find_mistakes(outcome.probabilities, test.targets, outcome.thresholds)
+    if not wrong:
+        return None
+    image, label = wrong[0]
+    mistake = explain_mistake(
+        image,
+        label,
+        probabilities=outcome.probabilities,
+        targets=test.targets,
+        thresholds=outcome.thresholds,
+        feature=run.experiment.test_features[image],
+        train_features=run.experiment.views[0],
+        train_targets=train.targets,
+        class_names=test.class_names,
+    )
+    neighbours = read_images([train.images[entry["image"]] for entry in mistake.neighbours])
+    return multilabel.draw_mistake(mistake, read_image(test.images[image]), neighbours)
+
+
+def draw_ablation(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -> list[Path]:
+    """Write figures of an ablation over seeds: methods, what each part adds, and the curve of wrong captions.
+
+    ``results`` hold ``ablation``, and ``comparison`` where the methods were compared too. Gives the PNG files.
+    """
+    ablation, drawn = results["ablation"], {}
+    summary = ablation["summary"]
+    with style.figure_style():
+        if "comparison" in results:
+            rows = results["comparison"]["methods"]
+            drawn["comparison"] = multilabel.plot_tail_bars(_axes(11, 5), rows, MULTILABEL_TITLES)
+        shown = {score: summary[score] for score in ("map", "map_tail") if score in summary}
+        ax = _axes(11, 2 + 0.45 * len(summary["map"]))
+        drawn["ablation"] = multilabel.plot_differences(ax, shown, ABLATION_TITLES, ablation["reference"])
+        if ablation["caption_noise"]:
+            found = [(score, entry) for score, entries in summary.items() for entry in entries]
+            without = {score: entry["mean"] for score, entry in found if entry["method"] == "no_captions"}
+            drawn["caption_noise"] = multilabel.plot_noise_curve(_axes(8, 5), ablation["caption_noise"], without)
+        return [_write(ax, folder, name) for name, ax in drawn.items()]

@@ -1,0 +1,107 @@
+"""What is compared: baselines, registered objectives and losses, and rows that are neither.
+
+All of it is looked up when it is asked for, so an objective or a loss that a notebook cell registers is a method of
+the comparisons from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+
+from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES
+from gcpl_lab.errors import DataError
+from gcpl_lab.gcpl.objectives import OBJECTIVES
+from gcpl_lab.lmpt.estimator import LMPTClassifier
+from gcpl_lab.lmpt.losses import LOSSES
+from gcpl_lab.registry import Entry, Registry
+
+Entries = dict[str, Entry]
+
+
+class Methods(Registry):
+    """All methods of a comparison: baselines, rows of its own, and what can be learned; slow rows last.
+
+    A row of its own is registered with ``quick=False`` where it takes minutes.
+
+    Args:
+        module: Where rows of its own are registered; it is imported before any is asked for.
+        baselines: The first rows.
+        learned: Finds the entries behind the quick rows.
+    """
+
+    def __init__(self, module: str, baselines: Registry, learned: Callable[[], Entries]) -> None:
+        super().__init__("method")
+        self._module, self._baselines, self._learned = module, baselines, learned
+
+    def entries(self, slow: bool = True) -> Entries:
+        """Every entry by name, in the order of the tables; without the slow ones where they are not wanted."""
+        import_module(self._module)
+        quick = {name: entry for name, entry in self._entries.items() if entry.facts.get("quick", True)}
+        found = {**_entries_of(self._baselines), **quick, **self._learned()}
+        return {**found, **self._entries} if slow else found
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of a name; a DataError lists what there is."""
+        found = self.entries()
+        if name not in found:
+            raise DataError(f"{name!r} is no {self.kind}; expected one of {', '.join(found)}")
+        return found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries())
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+    def titles(self) -> dict[str, str]:
+        """Title by name."""
+        return {name: entry.title for name, entry in self.entries().items()}
+
+
+class Titles(Mapping[str, str]):
+    """Title by name, looked up anew each time."""
+
+    def __init__(self, find: Callable[[], Entries]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> str:
+        return self._find()[name].title
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._find())
+
+    def __len__(self) -> int:
+        return len(self._find())
+
+
+def _entries_of(registry: Registry) -> Entries:
+    return {name: registry[name] for name in registry}
+
+
+def find_own_entries() -> list[Entry]:
+    """What was registered outside the package, as in a notebook."""
+    entries = [registry[name] for registry in (METHODS, MULTILABEL_METHODS, LOSSES) for name in registry]
+    return [entry for entry in entries if not str(entry.target.__module__).startswith("gcpl_lab.")]
+
+
+def usable_workers(num_workers: int) -> int:
+    """One, this process, where anything was registered in a notebook: other processes do not know it."""
+    return 1 if find_own_entries() else num_workers
+
+
+def _coop_with_own_losses() -> Entries:
+    """CoOp with every loss that was registered outside the package; those of the package are rows of their own."""
+    found = {}
+    for loss in _entries_of(LOSSES).values():
+        if not str(loss.target.__module__).startswith("gcpl_lab."):
+            name, settings = f"coop_{loss.name}", {"classification": loss.name, "mix": 1.0}
+            found[name] = Entry(name, f"CoOp + {loss.title}", LMPTClassifier, settings)
+    return found
+
+
+METHODS = Methods("gcpl_lab.experiments.few_shot", BASELINES, lambda: _entries_of(OBJECTIVES))
+MULTILABEL_METHODS = Methods("gcpl_lab.experiments.multilabel", MULTILABEL_BASELINES, _coop_with_own_losses)

@@ -1,0 +1,174 @@
+"""The folder of a demonstration: what lies where, what it measured, and the states that its maps stand on.
+
+Everything here goes by the methods that a run's results hold, so that a run opens although methods have come or gone
+since it was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcpl_lab.data.readers import read_image
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.evaluation.separation import profile_points
+from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
+from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS
+from gcpl_lab.gcpl.objectives import OBJECTIVES
+from gcpl_lab.storage import read_json, read_tensors, write_tensors
+from gcpl_lab.views.projection import Projection, project
+
+RESULTS, STATES, PROMPTS = "results.json", "states.safetensors", "prompts"
+
+BEFORE, AFTER = "zero_shot_diffusion", "discriminative"
+"""What maps show: class names as prompts, and prompts learned with this objective or else with the last one."""
+
+STATE_NAMES = {"before": "Before: class names", "after": "After: learned prompts"}
+
+
+def title_of(method: str) -> str:
+    """What tables and figures call a method: its title where the name is registered today, else the name itself."""
+    return (MULTILABEL_METHODS.titles() | METHODS.titles()).get(method, method)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run measured; ``results`` is the content of its ``results.json``."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Method to its row, in the order of the results."""
+        return {row["name"]: row for row in self.results["methods"]}
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Of each method."""
+        return {name: float(row["accuracy"]) for name, row in self.rows.items()}
+
+    @cached_property
+    def learned(self) -> list[str]:
+        """Methods that learned prompts for the diffusion model: known objectives, and any whose prompts are kept."""
+        kept = self.folder / PROMPTS
+        return [name for name in self.rows if name in OBJECTIVES or (kept / name).is_dir()]
+
+    @property
+    def baselines(self) -> list[str]:
+        """All others but the class names as prompts."""
+        return [name for name in self.rows if name != BEFORE and name not in self.learned]
+
+    @property
+    def best(self) -> str:
+        """The learned prompts with the highest accuracy."""
+        return max(self.learned, key=self.accuracy.__getitem__)
+
+    def seconds(self, name: str) -> float:
+        """What a method took to learn and to classify."""
+        return float(self.rows[name]["train_seconds"] + self.rows[name]["predict_seconds"])
+
+
+def read_run(folder: str | Path) -> Run:
+    """Open a finished demonstration; a folder without results of one is an ArtifactError."""
+    path = Path(folder) / RESULTS
+    run = Run(Path(folder), read_json(path))
+    try:
+        for part in ("checksum", "test_size", "classes", "shots", "name"):
+            run.results["data"][part]
+        for row in run.results["methods"]:
+            for part in ("name", "seed", "accuracy", "calibration_error", "train_seconds", "predict_seconds"):
+                row[part]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path}: is not of a demonstration ({error} is missing); give a folder that gcpl-lab demo wrote"
+        ) from error
+    if not run.learned:
+        raise ArtifactError(
+            f"{path}: holds {', '.join(run.rows) or 'no method'}, but no learned prompts; give a run of gcpl-lab demo"
+        )
+    return run
+
+
+@dataclass(frozen=True)
+class RunStates:
+    """The points of a run's maps; what has two states is a dictionary from their names."""
+
+    profiles: dict[str, np.ndarray]  # error profiles, float (image, dim)
+    predictions: dict[str, np.ndarray]  # predicted class, (image,)
+    probabilities: dict[str, np.ndarray]  # of that class, (image,)
+    labels: np.ndarray  # (image,)
+    images: np.ndarray  # uint8 (image, height, width, channel)
+    journey: np.ndarray  # class vectors on their way, (step, class, dim)
+    steps: list[int]  # numbers of updates, (step,)
+    class_names: list[str]
+    families: dict[str, list[str]]
+    seed: int
+
+    def project(self, method: str) -> Projection:
+        """Both states on one map."""
+        return project(self.profiles, method, self.seed)
+
+
+def before_and_after(outcomes: Sequence[Outcome]) -> tuple[Outcome | None, Outcome]:
+    """The outcomes that maps show: class names as prompts where they were run, and learned prompts."""
+    by_name = {outcome.method: outcome for outcome in outcomes}
+    learned = [outcome for outcome in outcomes if outcome.model is not None]
+    return by_name.get(BEFORE), by_name.get(AFTER, learned[-1])
+
+
+def token_journey(outcomes: Sequence[Outcome]) -> tuple[list[int], Tensor]:
+    """Numbers of updates, and the class vectors after each, (step, class, vector × dim).
+
+    An objective that starts from another one's vectors goes on from where that one ended.
+    """
+    after = before_and_after(outcomes)[1].method
+    start = OBJECTIVES[after].facts.get("starts_from") if after in OBJECTIVES else None
+    states: dict[int, Tensor] = {}
+    for model in [outcome.model for name in (start, after) for outcome in outcomes if outcome.method == name]:
+        assert model is not None
+        last = max(states, default=0)
+        states |= {last + step: vectors for step, vectors in model.states_.items() if step or not states}
+    return sorted(states), torch.stack([states[step] for step in sorted(states)]).flatten(2)
+
+
+def keep_states(experiment: FewShotExperiment, outcomes: Sequence[Outcome], folder: str | Path) -> None:
+    """Write what maps, slides and animations of this run need, unless class names as prompts were not run."""
+    test, (before, after) = experiment.test, before_and_after(outcomes)
+    if before is None:
+        return
+    steps, journey = token_journey(outcomes)
+    thumbnails = [np.asarray(read_image(image).resize((48, 48))) for image in test.images]
+    arrays = {"labels": np.asarray(test.labels), "images": np.stack(thumbnails), "journey": journey.float().numpy()}
+    for state, outcome in zip(STATE_NAMES, (before, after), strict=True):
+        assert outcome.evidence is not None
+        chances = np.asarray(outcome.probabilities, dtype=np.float32)
+        arrays[f"profiles.{state}"] = profile_points(outcome.evidence.errors).astype(np.float32)
+        arrays[f"predictions.{state}"], arrays[f"probabilities.{state}"] = chances.argmax(axis=1), chances.max(axis=1)
+    families = {name: list(members) for name, members in test.families.items()}
+    facts = {"steps": steps, "class_names": list(test.class_names), "seed": after.seed, "families": families}
+    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    write_tensors(Path(folder) / STATES, tensors, {"facts": json.dumps(facts)})
+
+
+def load_states(folder: str | Path) -> RunStates:
+    """Read what ``keep_states`` wrote; ArtifactError where it is absent or damaged."""
+    path = Path(folder) / STATES
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: holds no {STATES}; run gcpl-lab demo again with this version, which keeps it")
+    tensors, header = read_tensors(path)
+    try:
+        values: dict[str, Any] = {name: tensors[name].numpy() for name in ("labels", "images", "journey")}
+        for part in ("profiles", "predictions", "probabilities"):
+            values[part] = {title: tensors[f"{part}.{state}"].numpy() for state, title in STATE_NAMES.items()}
+        return RunStates(**values, **json.loads(header["facts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: is incomplete or of another version ({error}); run the demo again") from error

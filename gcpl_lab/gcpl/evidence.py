@@ -1,0 +1,67 @@
+"""The classifier that the settings ask for, in passes that fit into memory; and where in an image evidence lies."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from gcpl_lab.gcpl.classifier import DiffusionClassifier
+from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.models.diffusion import FrozenDiffusion
+
+Answer = TypeVar("Answer")
+
+
+def make_classifier(
+    diffusion: FrozenDiffusion,
+    hidden: Tensor,
+    config: GCPLConfig,
+    seed: int,
+    norm: Literal["l1", "l2"] = "l2",
+    batch_size: int | None = None,
+) -> DiffusionClassifier:
+    """The classifier that the settings ask for.
+
+    Args:
+        diffusion: The frozen model.
+        hidden: Hidden states of the class prompts, (class, context length, dim).
+        config: Its settings of evidence count.
+        seed: Of the noises.
+        norm: Of errors.
+        batch_size: Of a pass; by default that of the settings.
+    """
+    return DiffusionClassifier(
+        diffusion,
+        hidden,
+        norm=norm,
+        timestep_range=config.timestep_range or diffusion.evidence_range,
+        seed=seed,
+        batch_size=batch_size or config.evidence_batch_size,
+        bfloat16=config.evidence_bfloat16,
+    )
+
+
+@torch.no_grad()
+def evidence_map(
+    classifier: DiffusionClassifier, latent: Tensor, class_a: int, class_b: int, num_samples: int
+) -> Tensor:
+    """Where in an image the evidence for one class against another lies.
+
+    Args:
+        classifier: Its prompts are compared.
+        latent: z0, (channel, height, width), scaled.
+        class_a, class_b: Indices of prompts.
+        num_samples: (t, ε) pairs that are averaged.
+
+    Returns:
+        float32 (height, width) of the latent: mean squared error under b minus that under a; positive is for a.
+    """
+    diffusion = classifier.diffusion
+    timesteps, noises = classifier.timesteps(num_samples), classifier.noises(num_samples).to(diffusion.device)
+    noisy = diffusion.add_noise(latent.to(diffusion.device).expand_as(noises), noises, timesteps)
+    rows, prompts = torch.arange(num_samples).repeat(2), torch.tensor([class_a, class_b]).repeat_interleave(num_samples)
+    predicted = diffusion.predict_noise(noisy, timesteps, classifier.hidden, rows, prompts)
+    under_a, under_b = (predicted - noises.repeat(2, 1, 1, 1)).square().mean(1).split(num_samples)
+    return (under_b - under_a).mean(0).cpu()

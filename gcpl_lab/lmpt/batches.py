@@ -1,0 +1,151 @@
+"""Captions and cached image features, and the batches that are drawn from them by step number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gcpl_lab.data.sets import CAPTION_SEPARATOR
+from gcpl_lab.models.clip import FrozenCLIP
+
+Reading = Literal["pooled", "token"]
+
+
+class Batch(NamedTuple):
+    """Cached images of one update.
+
+    Attributes:
+        features: Unit image features (image, feature).
+        targets: (image, class), 0 or 1.
+        captions: What :func:`encode_captions` made of each image's captions.
+        has_caption: bool (image,): images without one have no part in the embedding loss.
+    """
+
+    features: Tensor
+    targets: Tensor
+    captions: Tensor
+    has_caption: Tensor
+
+
+@torch.no_grad()
+def encode_captions(
+    clip: FrozenCLIP, captions: Sequence[str | None], reading: Reading = "pooled", batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Encode the captions of every image once.
+
+    Several captions of an image (joined by ``CAPTION_SEPARATOR``) become the mean of their unit vectors, made
+    unit again. A caption longer than the context is cut where the tokenizer cuts it.
+
+    Args:
+        clip: The frozen CLIP.
+        captions: One text an image, or None.
+        reading: ``"pooled"``: features of the text tower; ``"token"``: rows of the token embedding table,
+            position by position from the start token on, as the authors compare them.
+        batch_size: Captions a pass.
+
+    Returns:
+        float32 (image, feature) or (image, token, dim), zeros where there is no caption, and bool (image,):
+        where there is one.
+    """
+    parts = [[part for part in (caption or "").split(CAPTION_SEPARATOR) if part.strip()] for caption in captions]
+    unique = sorted({part for texts in parts for part in texts})
+    place = {text: index for index, text in enumerate(unique)}
+    encoded = [_encode(clip, unique[i : i + batch_size], reading) for i in range(0, len(unique), batch_size)]
+    present = torch.tensor([bool(texts) for texts in parts], dtype=torch.bool)
+    if not encoded:
+        return torch.zeros(len(parts), *_encode(clip, ["a"], reading).shape[1:]), present
+    table = torch.cat(encoded)
+    rows = torch.zeros(len(parts), *table.shape[1:])
+    for index, texts in enumerate(parts):
+        if texts:
+            rows[index] = F.normalize(table[[place[text] for text in texts]].mean(dim=0), dim=-1)
+    return rows, present
+
+
+def _encode(clip: FrozenCLIP, texts: Sequence[str], reading: Reading) -> Tensor:
+    if reading == "pooled":
+        return clip.encode_texts(texts).cpu()
+    ids = clip.tokenizer(list(texts)).to(clip.device)
+    return F.normalize(clip.embedding_table[ids].float(), dim=-1).cpu()
+
+
+class CachedBatches:
+    """Batches for the training loop, each from its step's number alone: shuffled epochs, a random view an image.
+
+    With the views identity and mirror image this is the published augmentation, without an image tower.
+    """
+
+    def __init__(
+        self,
+        views: Tensor,
+        targets: Tensor,
+        captions: Tensor,
+        has_caption: Tensor,
+        batch_size: int,
+        seed: int,
+        encode: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        """Keep what is cached.
+
+        Args:
+            views: (view, image, feature), unit features.
+            targets: (image, class), 0 or 1.
+            captions: See :func:`encode_captions`.
+            has_caption: bool (image,).
+            batch_size: Images a step; an epoch's last batch holds what is left.
+            seed: Of order and views.
+            encode: Takes the place of the cached features: those of some images, int64 (image,), each in a view of its
+                own, int64 (image,), computed anew.
+        """
+        self.views, self.targets, self.captions, self.has_caption = views, targets, captions, has_caption
+        self._rows = views.flatten(0, 1)
+        self.batch_size, self.seed, self._encode = batch_size, seed, encode
+        self._latest: tuple[int, Tensor, Tensor] | None = None
+
+    def subset(self, indices: np.ndarray) -> CachedBatches:
+        """Batches of some of the images, int64 (image,), alone."""
+        chosen = torch.from_numpy(indices)
+        encode = self._encode
+        return CachedBatches(
+            self.views[:, chosen],
+            self.targets[chosen],
+            self.captions[chosen],
+            self.has_caption[chosen],
+            self.batch_size,
+            self.seed,
+            encode and (lambda images, views: encode(chosen[images], views)),
+        )
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Batches in which every image is seen once."""
+        return math.ceil(len(self.targets) / self.batch_size)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step (from 0)."""
+        epoch, place = divmod(step, self.steps_an_epoch)
+        chosen = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        images, rows = (drawn[chosen] for drawn in self._draw(epoch))
+        if self._encode is not None:
+            features = self._encode(images, rows // len(self.targets))
+        else:
+            features = self._rows.index_select(0, rows)  # indices in brackets would take three times as long
+        return Batch(
+            features, *(kept.index_select(0, images) for kept in (self.targets, self.captions, self.has_caption))
+        )
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Images in their order, and the row of the view that each is seen in, int64 (image,); the latest are kept."""
+        if self._latest is None or self._latest[0] != epoch:
+            state = np.random.SeedSequence([self.seed, 23, epoch]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(state[0]))
+            order = torch.randperm(len(self.targets), generator=generator)
+            view = torch.randint(len(self.views), (len(order),), generator=generator)
+            self._latest = epoch, order, view * len(order) + order
+        return self._latest[1:]

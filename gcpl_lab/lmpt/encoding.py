@@ -1,0 +1,56 @@
+"""The frozen CLIP of the settings, and image features that are shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gcpl_lab import fast
+from gcpl_lab.data.readers import read_images
+from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
+from gcpl_lab.training.processes import all_gather_rows, processes
+
+
+def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> Tensor:
+    """Unit features of images and, with ``flip``, of their mirror images: float32 (view, image, feature).
+
+    Args:
+        clip: The frozen CLIP.
+        images: Paths, PIL images or uint8 arrays of any size.
+        flip: Two views instead of one.
+
+    Raises:
+        DataError: Images that cannot be used, all of them named.
+    """
+    read = read_images(images)
+    own = read[processes().share(len(read))]
+    views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
+    return torch.stack([all_gather_rows(view, len(read)) for view in views])
+
+
+def encode_anew(clip: FrozenCLIP, read: Sequence[Image.Image], images: Tensor, views: Tensor) -> Tensor:
+    """Unit features (image, feature) of some images, each as it is (view 0) or mirrored (view 1), computed now."""
+    features = torch.empty(len(images), int(clip.model.visual.output_dim))
+    for view in (0, 1):
+        places = (views == view).nonzero().flatten()
+        features[places] = clip.encode_images([read[int(i)] for i in images[places]], flip=bool(view))
+    return features
+
+
+def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:
+    """The preset's frozen CLIP on this machine's device.
+
+    Args:
+        config: With preset and precision.
+        dtype: Of its weights; by default what the precision says.
+    """
+    device = default_device()
+    clip = fast.enable(FrozenCLIP.load(config.preset, device, dtype or weights_dtype(config.precision, device)))
+    prepare_for_device(clip.model.visual, device, config.precision)
+    return clip

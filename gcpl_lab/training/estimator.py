@@ -1,0 +1,171 @@
+"""What both estimators share: the updates of one objective, checks of what is there, and saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
+from gcpl_lab.training.device import MIXED_PRECISION, make_accelerator
+from gcpl_lab.training.loop import History, Objective, StepRecord, TrainingConfig, end_early, train
+from gcpl_lab.training.machine import describe_versions
+from gcpl_lab.training.processes import is_main_process, wait_for_everyone
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class PromptClassifier:
+    """Base of the estimators that learn prompts for a frozen model.
+
+    Attributes:
+        MODEL: The frozen model's name: of the property, the keyword and the entry of a saved file.
+        CONFIG: Class of the settings.
+        FITTED, FINISHED: Attributes that are there from the first update on, and after the last.
+        history_: One :class:`~gcpl_lab.training.loop.StepRecord` an update, those before a resumption included.
+        states_: What is trained first at the start and after some updates, by their step.
+    """
+
+    MODEL: ClassVar[str]
+    CONFIG: ClassVar[Any]
+    METHOD: ClassVar[str]
+    FITTED: ClassVar[str]
+    FINISHED: ClassVar[str]
+
+    config: Any
+    history_: list[StepRecord]
+    states_: dict[int, Tensor]
+    _latest: History
+
+    def _updates(
+        self,
+        objective: Objective,
+        batch_at: Callable[[int], Any],
+        training: TrainingConfig,
+        *,
+        checkpoint: Path | None = None,
+        fingerprint: Callable[[], str] = str,
+        stop_after: int | None = None,
+        keep_every: int = 0,
+    ) -> Generator[StepRecord, bool | None, bool]:
+        """The updates of one objective, counted on from those before; returns whether the caller ended them early."""
+        model, precision = getattr(self, self.MODEL), self.config.precision
+        mixed = str(model.dtype) if precision == "auto" else precision
+        done, taken = self.history_[-1].step if self.history_ else 0, 0
+        history = self._latest = History(every=keep_every)
+        records = train(
+            objective,
+            batch_at,
+            training,
+            checkpoint=checkpoint,
+            fingerprint=fingerprint() if checkpoint else "",
+            stop_after=stop_after,
+            accelerator=make_accelerator(model.device.type == "cpu", MIXED_PRECISION.get(mixed)),
+            history=history,
+        )
+        while True:
+            record = next(records, None)
+            # What a resumed run had done before comes out of its checkpoint.
+            self.history_ += [replace(one, step=done + one.step) for one in history.records[taken:]]
+            self.states_ |= {done + step: values[0] for step, values in history.states.items()}
+            taken = len(history.records)
+            if record is None:
+                return False
+            if (yield self.history_[-1]):
+                end_early(records)
+                last = [parameter.detach().cpu().clone() for parameter in objective.trainable_parameters()]
+                history.states[history.records[-1].step] = last
+                self.states_[self.history_[-1].step] = last[0]
+                return True
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, self.FITTED):
+            raise DataError("this classifier has learned nothing yet; call fit or load first")
+
+    def _check_finished(self) -> None:
+        self._check_fitted()
+        if not hasattr(self, self.FINISHED):
+            raise DataError(
+                "training was stopped before its end, where probabilities are calibrated; decision_function works "
+                "already, for the rest let fit or steps run through"
+            )
+
+    def _saved(self) -> tuple[Tensor, dict[str, Any]]:
+        """Learned vectors (class, V, dim), and what explains them."""
+        raise NotImplementedError
+
+    def _read(self, vectors: Tensor, metadata: dict[str, Any]) -> None:
+        """Take over what :meth:`_saved` gave; KeyError, TypeError or ValueError where it does not fit."""
+        raise NotImplementedError
+
+    def _load_model(self, dtype: torch.dtype | None = None) -> None:
+        """Load the frozen model of the settings."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the learned prompts and all that explains them; never the frozen model.
+
+        Args:
+            folder: Made where it does not exist.
+
+        Raises:
+            DataError: Nothing was learned, or training was stopped before its end.
+        """
+        self._check_finished()
+        vectors, facts = self._saved()
+        model = getattr(self, self.MODEL)
+        frozen = {"name": model.name, "checksum": model.checksum(), "weights": str(model.dtype).removeprefix("torch.")}
+        metadata = {"method": self.METHOD, "config": self.config.as_dict(), self.MODEL: frozen, **facts}
+        if is_main_process():
+            save_class_prompts(folder, vectors.detach(), metadata | {"versions": describe_versions()})
+        wait_for_everyone()
+        return Path(folder)
+
+    @classmethod
+    def _open(cls, folder: str | Path, model: Any) -> Self:
+        """Read what :meth:`save` wrote, for ``model`` or, without one, for the model of the settings."""
+        vectors, metadata = load_class_prompts(folder)
+        path = Path(folder) / "prompts.json"
+        if metadata.get("method", "gcpl") != cls.METHOD:
+            raise ArtifactError(f"{path}: was learned by another method than {cls.METHOD}; load it with its own class")
+        if cls.MODEL not in metadata or "config" not in metadata:
+            raise ArtifactError(f"{path}: is incomplete (no {cls.MODEL} or config); restore it or train again")
+        try:
+            cls._check_config(path, metadata)
+            config = cls.CONFIG.from_dict(metadata["config"])
+            dtype, learned_on = DTYPES[metadata[cls.MODEL].get("weights", "float32")], metadata[cls.MODEL]["checksum"]
+            estimator = cls(**{cls.MODEL: model}, **config.as_dict())
+        except ArtifactError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
+        if model is None:  # in the dtype they were learned with, whatever this machine prefers
+            estimator._load_model(dtype)
+        frozen = getattr(estimator, cls.MODEL)
+        if frozen.checksum() != learned_on:
+            raise ArtifactError(
+                f"{folder}: its prompts were learned on other frozen weights than those of {frozen.name!r}; "
+                "load the model they were learned on, or train again"
+            )
+        try:
+            estimator._read(vectors, metadata)
+        except ArtifactError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
+        return estimator
+
+    @classmethod
+    def _check_config(cls, path: Path, metadata: dict[str, Any]) -> None:
+        """Refuse settings that cannot be understood here; the others are checked when they are made."""
+
+
+def check_length(images: Sequence[Any], labels: Any) -> None:
+    """Refuse another number of labels than of images."""
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images and {len(labels)} labels; expected one label an image")

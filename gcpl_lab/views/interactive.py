@@ -1,0 +1,266 @@
+"""Maps in motion and under the mouse: GIF, a book of pages to turn by hand, and a hover map, each one file.
+
+Example:
+    >>> frames = journey_frames(paths, steps, class_names)
+    >>> write_flip_book("runs/demo/journey.html", frames, title="The way of the class tokens", alt="Tokens part.")
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.embed import file_html
+from bokeh.layouts import column, row
+from bokeh.models import ColumnDataSource, Div, HoverTool, Legend, LegendItem
+from bokeh.plotting import figure as bokeh_figure
+from bokeh.resources import INLINE
+from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from gcpl_lab.data.readers import read_image
+from gcpl_lab.errors import DataError
+from gcpl_lab.storage import write_atomically, write_text
+from gcpl_lab.views import panels, style
+from gcpl_lab.views.projection import Projection
+from gcpl_lab.views.style import Families, Names
+
+THUMBNAIL = 96
+"""Pixels of the longer side, as stored in a hover map."""
+
+_ALIKE = "circle square triangle diamond inverted_triangle plus square_x star hex diamond_cross circle_cross".split()
+BOKEH_MARKERS = dict(zip(style.MARKERS, _ALIKE, strict=True))
+"""The nearest of bokeh's markers for each of ``style.MARKERS``, all different."""
+
+Answers = Mapping[str, Any] | Sequence[Any] | np.ndarray
+
+
+def _address(image: Image.Image) -> str:
+    """The image as an address that a page can hold in itself."""
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One page: an RGB image, of one size in the whole book, and a caption, which screen readers read out."""
+
+    picture: Image.Image
+    caption: str
+
+
+def journey_frames(
+    paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None
+) -> list[Frame]:
+    """Class tokens on their way (step, class, 2) through training, one page a step, with the way so far behind them."""
+    paths = panels.check_paths(paths, steps, class_names)
+    looks = style.class_style(class_names, families)
+
+    def draw(ax: Axes, now: int) -> None:
+        for place, name in enumerate(class_names):
+            color, marker = looks[name]
+            x, y = paths[: now + 1, place].T
+            ax.plot(x, y, color=style.GREY, linewidth=2.6, zorder=2)
+            ax.plot(x, y, color=color, linewidth=1.6, zorder=3)
+            ax.scatter(x[-1:], y[-1:], s=130, c=color, marker=marker, edgecolors=style.INK, linewidths=0.8, zorder=4)
+
+    return _draw_frames(draw, [f"step {step} of {steps[-1]}" for step in steps], [paths], looks)
+
+
+def map_frames(
+    projection: Projection, labels: np.ndarray, class_names: Names, families: Families = None, num_between: int = 8
+) -> list[Frame]:
+    """Points that travel from each state of a projection to the next, on one fitted map.
+
+    ``num_between`` pages lie between two states. They are drawn in, not measured, and their captions say so.
+    """
+    clouds, labels = panels.check_clouds(projection.points, labels, class_names)
+    names = list(clouds)
+    if len(names) < 2:
+        raise DataError(f"the projection has the states {names}; expected two or more to move between")
+    pages, captions = [clouds[names[0]]], [names[0]]
+    for start, end in itertools.pairwise(names):
+        for share in np.linspace(0, 1, num_between + 2)[1:]:
+            eased = share * share * (3 - 2 * share)  # starts and ends at rest
+            pages.append((1 - eased) * clouds[start] + eased * clouds[end])
+            captions.append(f"between {start} and {end}, {share:.0%} of the way (drawn in)" if share < 1 else end)
+
+    def draw(ax: Axes, now: int) -> None:
+        panels.scatter_classes(ax, pages[now], labels, class_names, families)
+
+    return _draw_frames(draw, captions, clouds.values(), style.class_style(class_names, families))
+
+
+def _draw_frames(
+    draw: Callable[[Axes, int], None], captions: Sequence[str], clouds: Iterable[np.ndarray], looks: panels.Looks
+) -> list[Frame]:
+    """One page a caption: map to the left, key to the right; nothing but the points moves."""
+    frames, window = [], panels.square_window(clouds)
+    with style.figure_style():
+        key: dict[str, Any] = {"linestyle": "", "markeredgecolor": style.INK, "markersize": 11}
+        handles = [
+            Line2D([], [], marker=marker, color=color, label=style.label_text(name), **key)
+            for name, (color, marker) in looks.items()
+        ]
+        for now, caption in enumerate(captions):
+            figure = style.new_figure(10.5, 7.6)
+            figure.set_layout_engine("none")
+            ax = figure.add_axes((0.02, 0.02, 0.66, 0.9))
+            draw(ax, now)
+            panels.set_window(ax, window)
+            figure.text(0.02, 0.945, caption.replace("$", r"\$"), fontsize=15, weight="bold")
+            figure.legend(handles=handles, loc="center left", bbox_to_anchor=(0.69, 0.5), frameon=False, fontsize=14)
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=80)
+            frames.append(Frame(Image.open(stream).convert("RGB"), caption))
+    return frames
+
+
+def _check_frames(frames: Sequence[Frame]) -> None:
+    sizes = {frame.picture.size for frame in frames}
+    if len(frames) < 2 or len(sizes) != 1:
+        raise DataError(f"{len(frames)} frames of the sizes {sorted(sizes)}; expected 2 or more of one size")
+
+
+def write_gif(path: str | Path, frames: Sequence[Frame]) -> Path:
+    """Write an endless GIF; the first and the last page stay for 2 s, each other one for 0.35 s."""
+    _check_frames(frames)
+    # One palette for all pages: colours of classes must not flicker. The last page has every colour.
+    palette = frames[-1].picture.quantize(colors=255)
+    pages = [frame.picture.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    milliseconds = [2000, *[350] * (len(pages) - 2), 2000]
+    comment = "; ".join((frames[0].caption, frames[-1].caption)).encode("ascii", "replace")
+    settings: dict[str, Any] = {"duration": milliseconds, "loop": 0, "optimize": False, "disposal": 1}
+    settings |= {"format": "GIF", "save_all": True, "append_images": pages[1:], "comment": comment}
+    return write_atomically(path, partial(pages[0].save, **settings))
+
+
+def write_flip_book(path: str | Path, frames: Sequence[Frame], *, title: str, alt: str) -> Path:
+    """Write a page that needs no server: a slider, buttons and keys turn the pages, which also play.
+
+    Nothing moves before somebody asks for it. ``alt`` says what the whole shows and begins each page's description.
+    """
+    _check_frames(frames)
+    if not alt.strip():
+        raise DataError("the flip book has no alt text; say in a sentence what it shows")
+    pages = [{"src": _address(page.picture.quantize(colors=255)), "caption": page.caption} for page in frames]
+    width, height = frames[0].picture.size
+    source = resources.files("gcpl_lab.views").joinpath("flip_book.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    return write_text(path, template.render(title=title, alt=alt, pages=pages, width=width, height=height))
+
+
+def write_hover_map(
+    path: str | Path,
+    projection: Projection,
+    labels: Sequence[int] | np.ndarray,
+    class_names: Names,
+    *,
+    images: Sequence[Any] | None = None,
+    predictions: Answers | None = None,
+    probabilities: Answers | None = None,
+    captions: Sequence[str] | None = None,
+    families: Families = None,
+    title: str = "Map of the photographs",
+) -> Path:
+    """Write a page with one map a state, side by side in the same window; details appear under the mouse.
+
+    Args:
+        projection: Of all states together; each state has the same points in the same order.
+        labels: (point,), integers that index ``class_names``.
+        images: (point,), paths, PIL images or uint8 arrays.
+        predictions: (point,) integers, one array for all states or one a state by its name.
+        probabilities: (point,), of the predicted class, 0 to 1; given with and like ``predictions``.
+        captions: (point,).
+    """
+    clouds, places = panels.check_clouds(projection.points, labels, class_names)
+    looks, names = style.class_style(class_names, families), [class_names[label] for label in places]
+    colors, markers = zip(*(looks[name] for name in names), strict=True)
+    data: dict[str, Any] = {"label": names, "color": colors, "marker": [BOKEH_MARKERS[marker] for marker in markers]}
+    for turn, (state, points) in enumerate(clouds.items()):
+        data[f"x{turn}"], data[f"y{turn}"] = points.T.tolist()
+        if predictions is not None:
+            guesses = np.asarray(_column(predictions, state, names, "predictions"))
+            data[f"prediction{turn}"] = [class_names[guess] for guess in guesses]
+            data[f"ring{turn}"] = (guesses != places).astype(float).tolist()
+        if probabilities is not None:
+            chances = _column(probabilities, state, names, "probabilities")
+            data[f"probability{turn}"] = [f"{float(chance):.1%}" for chance in chances]
+    if captions is not None:
+        data["caption"] = _column(captions, "all", names, "captions")
+    if images is not None:
+        pictures = [read_image(image) for image in _column(images, "all", names, "images")]
+        for picture in pictures:
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        data["picture"] = [_address(picture) for picture in pictures]
+    # All columns in one source, so that what is tapped on one map is marked on the others.
+    source, window = ColumnDataSource(data), panels.square_window(clouds.values())
+    maps = [_draw_map(source, state, turn, window) for turn, state in enumerate(clouds)]
+    # The classes that occur, at the right of the last map, which becomes wider by it.
+    marks, present = [maps[-1].renderers[-1]], [name for name in class_names if name in names]
+    items = [LegendItem(label=name, renderers=marks, index=names.index(name)) for name in present]
+    maps[-1].add_layout(Legend(items=items, label_text_font_size="15px"), "right")
+    maps[-1].width = 760
+    words = (
+        f"<h1 style='font-size:22px;margin:4px 0'>{html.escape(title)}</h1><p style='font-size:15px;margin:4px 0'>"
+        f"{html.escape(projection.describe())} A ring marks a wrong prediction. Tap a mark to find it on every map.</p>"
+    )
+    # The maps may be wider than the window; the words are not.
+    heading = Div(text=words, styles={"max-width": "96vw"})
+    page = file_html(column(heading, row(*maps)), INLINE, title)
+    # A page without a language is read out with the wrong one.
+    return write_text(path, page.replace("<html>", '<html lang="en">', 1))
+
+
+def _column(values: Answers, state: str, names: Sequence[str], what: str) -> list[Any]:
+    if isinstance(values, Mapping):
+        if state not in values:
+            raise DataError(f"{what} has no state {state!r}; it has {', '.join(values)}")
+        values = values[state]
+    if len(values) != len(names):
+        raise DataError(f"{what} of the state {state!r} has {len(values)} entries for {len(names)} points")
+    return list(values)
+
+
+def _tooltip(turn: int, data: Mapping[str, Any]) -> str:
+    """HTML of the card; bokeh escapes the values that it fills in."""
+    shown = f'alt="photograph of @label" width="{THUMBNAIL}" style="image-rendering:pixelated"'
+    chance = f" (@probability{turn})" if f"probability{turn}" in data else ""
+    lines = {
+        "picture": f'<img src="@picture" {shown}>',
+        "label": "<b>@label</b>",
+        f"prediction{turn}": f"predicted: @prediction{turn}{chance}",
+        "caption": "<i>@caption</i>",
+    }
+    card = "<br>".join(line for name, line in lines.items() if name in data)
+    return f'<div style="max-width:16em;font-size:15px;color:{style.INK}">{card}</div>'
+
+
+def _draw_map(source: Any, state: str, turn: int, window: panels.Window) -> Any:
+    """The marks of one state in its window, and a ring around each wrong prediction."""
+    (x, y), half = window[0].tolist(), window[1]
+    tools: dict[str, Any] = {"tools": "pan,wheel_zoom,box_zoom,reset,tap", "active_scroll": "wheel_zoom"}
+    ranges = {"x_range": (x - half, x + half), "y_range": (y - half, y + half)}
+    plot = bokeh_figure(width=560, height=600, title=state, match_aspect=True, **tools, **ranges)
+    plot.toolbar.logo = None  # it links to a page on the network
+    plot.title.text_font_size = "18px"
+    plot.axis.visible, plot.grid.visible = False, False
+    place = {"x": f"x{turn}", "y": f"y{turn}", "source": source, "line_color": style.INK}
+    if f"ring{turn}" in source.data:
+        plot.scatter(**place, size=19, marker="circle", fill_alpha=0, line_width=1.5, line_alpha=f"ring{turn}")
+    shades = {"fill_color": "color", "fill_alpha": 0.85, "nonselection_alpha": 0.15}
+    marks = plot.scatter(**place, size=11, marker="marker", line_width=0.5, **shades)
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=_tooltip(turn, source.data)))
+    return plot

@@ -1,0 +1,123 @@
+"""The diffusion classifier on a denoiser whose answer is known."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gcpl_lab.errors import TrainingError
+from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps
+from gcpl_lab.gcpl.evidence import evidence_map
+
+NUM_CLASSES = 6
+LABELS = np.array([3, 0, 5, 5, 1, 2, 4])
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+CLEAN = randn(NUM_CLASSES, 2, 4, 4)
+"""The clean latent that each class's prompt stands for."""
+
+LATENTS = CLEAN[torch.from_numpy(LABELS)] + 0.2 * randn(len(LABELS), 2, 4, 4, seed=9)
+
+
+@pytest.fixture
+def known(known_diffusion: Any) -> Any:
+    return known_diffusion()
+
+
+def classifier(known: Any, clean: torch.Tensor = CLEAN, **settings: Any) -> DiffusionClassifier:
+    return DiffusionClassifier(known, clean.flatten(1)[:, None], **settings)
+
+
+@pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 1)])
+def test_exact_errors_equal_their_closed_form(known: Any, norm: str, power: int) -> None:
+    """Under the prompt h the error is (signal/noise)^p · mean |z0 − h|^p, for every noise."""
+    evidence = classifier(known, norm=norm).exact(LATENTS, 5)
+    assert evidence.timesteps.tolist() == [100, 300, 500, 700, 900]
+    products = known.scheduler.alphas_cumprod[evidence.timesteps]
+    distance = (LATENTS[:, None] - CLEAN[None]).abs().pow(power).mean((2, 3, 4))
+    expected = distance[:, :, None] * (products / (1 - products)).sqrt() ** power
+    np.testing.assert_allclose(evidence.errors, expected.numpy(), rtol=2e-3, atol=1e-5)
+    assert evidence.errors.dtype == np.float32
+    assert evidence.num_evaluations == known.num_denoiser_evaluations == len(LABELS) * NUM_CLASSES * 5
+    assert class_scores(evidence.errors, "relative").argmax(1).tolist() == LABELS.tolist()
+    assert class_scores(evidence.errors, "absolute").argmax(1).tolist() == LABELS.tolist()
+
+
+def test_a_map_shows_where_two_prompts_differ(known: Any) -> None:
+    """By place: the mean over timesteps of the ratio, times the difference of the squared distances."""
+    products = known.scheduler.alphas_cumprod[spaced_timesteps(1000, 4)]
+    under_a, under_b = ((LATENTS[0] - CLEAN[label]).square().mean(0) for label in (3, 1))
+    expected = (products / (1 - products)).mean() * (under_b - under_a)
+    torch.testing.assert_close(evidence_map(classifier(known), LATENTS[0], 3, 1, 4), expected, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 60, 10_000])
+def test_the_pass_size_changes_passes_and_no_result(known: Any, batch_size: int) -> None:
+    expected, done = classifier(known).exact(LATENTS, 4).errors, list[int]()
+    known.denoiser.num_passes = 0
+    found = classifier(known, batch_size=batch_size).exact(LATENTS, 4, progress=done.append).errors
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # 7 images · 6 classes · 4 samples: 24 for each image, whole images or a part of one in a pass
+    assert known.denoiser.num_passes == {1: 168, 7: 28, 30: 7, 60: 4, 10_000: 1}[batch_size]
+    assert done == {60: [2, 4, 6, 7], 10_000: [7]}.get(batch_size, [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_errors_are_answered_in_the_order_of_the_question(known: Any) -> None:
+    chosen = classifier(known, batch_size=10)
+    table = torch.from_numpy(chosen.exact(LATENTS, 4).errors)
+    triples = torch.nonzero(torch.ones_like(table))[torch.randperm(168, generator=torch.Generator().manual_seed(0))]
+    found = chosen.errors(triples, LATENTS, chosen.timesteps(4), chosen.noises(4))
+    torch.testing.assert_close(found, table[tuple(triples.T)], rtol=1e-5, atol=0)
+    nothing = chosen.exact(LATENTS[:0], 4)
+    assert (nothing.errors.shape, nothing.num_evaluations) == ((0, NUM_CLASSES, 4), 0)
+
+
+def test_every_class_and_image_sees_the_same_noise(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With z0 = 0, z_t tells ε: it is the same for all images, and another for every sample; classes share a latent."""
+    seen: dict[int, list[torch.Tensor]] = {}
+    pairs: list[tuple[int, int]] = []
+    answer = known.predict_noise
+
+    def spy(noisy: Any, timesteps: Any, hidden: Any, rows: Any, prompts: Any) -> torch.Tensor:
+        for value, step in zip(noisy, timesteps.tolist(), strict=True):
+            seen.setdefault(step, []).append(value)
+        pairs.extend(zip(timesteps[rows].tolist(), prompts.tolist(), strict=True))
+        return answer(noisy, timesteps, hidden, rows, prompts)
+
+    monkeypatch.setattr(known, "predict_noise", spy)
+    classifier(known, batch_size=5).exact(torch.zeros(3, 2, 4, 4), 4)
+    assert sorted(pairs) == sorted(3 * [(step, label) for step in (125, 375, 625, 875) for label in range(NUM_CLASSES)])
+    assert all(torch.equal(value, values[0]) for values in seen.values() for value in values)
+    assert not torch.equal(seen[625][0], seen[875][0])
+
+
+def test_seeds_repeat(diffusion: Any) -> None:
+    hidden, latents = diffusion.encode_texts(["coat", "bag"]), randn(2, 4, 8, 8)
+    first, again, other = (DiffusionClassifier(diffusion, hidden, seed=s).exact(latents, 2).errors for s in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_what_cannot_be_judged_is_named(known: Any) -> None:
+    clean = CLEAN.clone()
+    clean[2, 0, 0, 0] = math.nan
+    with pytest.raises(TrainingError, match=r"the denoiser's answer is not finite at a timestep from 100 to 900"):
+        classifier(known, clean).exact(LATENTS, 5)
+    with pytest.raises(ValueError, match="norm is 'l3'; expected 'l1' or 'l2'"):
+        classifier(known, norm="l3")
+
+
+def test_timesteps_start_half_a_spacing_in() -> None:
+    assert spaced_timesteps(1000, 4).tolist() == [125, 375, 625, 875]
+    assert spaced_timesteps(1000, 2, (0.5, 1.0)).tolist() == [625, 875]
+    assert spaced_timesteps(1000, 1).tolist() == [500]
+    assert spaced_timesteps(10, 10).tolist() == list(range(10))
+    published = torch.arange(1000 // 50 // 2, 1000, 1000 // 50)  # Li et al.: from T/n/2 in steps of T/n
+    assert torch.equal(spaced_timesteps(1000, 50), published)

@@ -1,0 +1,421 @@
+"""LMPTClassifier: the scikit-learn API, files, resuming, bad input; and that it learns on the shipped model."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import gcpl_lab
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
+from gcpl_lab.data.multilabel import split_validation
+from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.errors import ArtifactError, DataError, TrainingError
+from gcpl_lab.evaluation.multilabel import multilabel_report, sigmoid
+from gcpl_lab.lmpt.encoding import encode_views
+from gcpl_lab.lmpt.estimator import LMPTClassifier
+from gcpl_lab.lmpt.losses import LOSSES, register_loss
+from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.models.presets import TINY_FOLDER
+from gcpl_lab.training.loop import StepRecord, end_early
+
+NAMES = ("shirt", "ankle boot", "bag")
+
+
+def make_cached() -> tuple[Tensor, np.ndarray, list[str | None]]:
+    """Features of two views of 40 images, targets of three classes, and captions of most images."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((40, 3)) < (0.6, 0.4, 0.2)).astype(np.uint8)
+    targets[:3] = np.eye(3)
+    features = targets @ rng.normal(size=(3, 128)) + rng.normal(size=(2, 40, 128))
+    captions = [" and ".join(f"a {NAMES[i]}" for i in np.flatnonzero(row)) or None for row in targets]
+    return F.normalize(torch.from_numpy(features).float(), dim=-1), targets, captions
+
+
+VIEWS, TARGETS, CAPTIONS = make_cached()
+
+
+def classifier(clip: Any, **settings: Any) -> LMPTClassifier:
+    return LMPTClassifier(
+        clip=clip, **{"num_context": 2, "initial_words": "a photo", "num_epochs": 3, "batch_size": 16, **settings}
+    )
+
+
+def steps(model: LMPTClassifier, folder: Path | None = None) -> Iterator[StepRecord]:
+    return model.learn(VIEWS, TARGETS, NAMES, CAPTIONS, checkpoint_folder=folder)
+
+
+def learned(clip: Any, folder: Path | None = None, **settings: Any) -> LMPTClassifier:
+    model = classifier(clip, **settings)
+    list(steps(model, folder))
+    return model
+
+
+def context(model: LMPTClassifier) -> Tensor:
+    return model.objective_.prompts.context.detach().clone()
+
+
+def losses(model: LMPTClassifier) -> list[float]:
+    return [record.loss for record in model.history_]
+
+
+@pytest.fixture(scope="module")
+def photos() -> tuple[list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((20, 3)) < 0.5).astype(np.uint8)
+    targets[:6] = np.tile(np.eye(3), (2, 1))
+    return [rng.integers(0, 255, (20, 24, 3), dtype=np.uint8) for _ in targets], targets
+
+
+# ------------------------------------------------------------------------------------- API and files
+
+
+def test_fit_predict_score_save_and_load(clip: Any, photos: Any, tmp_path: Path) -> None:
+    (images, targets), frozen, model = photos, clip.checksum(), classifier(clip)
+    assert model.fit(images, targets, NAMES, ["a bag"] * 20) is model
+    chances = model.predict_proba(images)
+    assert chances.shape == (20, 3)
+    assert ((0 < chances) & (chances < 1)).all()
+    predicted = model.predict(images)
+    np.testing.assert_array_equal(predicted, chances >= model.thresholds_)
+    assert model.classes_.tolist() == list(NAMES)
+    expected = multilabel_report(model.decision_function(images), targets, targets.sum(0), NAMES)["map"]
+    report = model.evaluate(images, targets)
+    assert model.score(images, targets) == report["map"] == pytest.approx(expected)
+    assert {"map_tail", "f1_macro", "f1_micro", "calibration_error", "classes"} <= report.keys()
+    assert clip.checksum() == frozen
+    again = LMPTClassifier.load(model.save(tmp_path / "prompts"), clip=clip)
+    np.testing.assert_array_equal(again.predict_proba(images), chances)
+    np.testing.assert_array_equal(again.predict(images), predicted)
+    assert again.evaluate(images, targets) == report
+    assert again.config == model.config
+    assert again.save(tmp_path / "again").is_dir()
+    with pytest.raises(DataError, match=r"shape \(20, 2\); expected \(20, 3\)"):
+        model.score(images, targets[:, :2])
+
+
+def test_names_and_captions_may_be_left_out(clip: Any, photos: Any) -> None:
+    model = classifier(clip).fit(*photos)
+    assert model.classes_.tolist() == ["class 0", "class 1", "class 2"]
+    assert all(record.values["contrast"] == 0 for record in model.history_)
+    assert model.history_[-1].loss < model.history_[0].loss
+    assert gcpl_lab.LMPTClassifier is LMPTClassifier
+    assert LMPTClassifier(preset="tiny", num_context=16, seed=3).config == LMPTConfig(num_context=16, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "absent"),
+    [
+        ({"class_specific": False}, ()),
+        ({"ending": ".", "class_position": "middle"}, ()),
+        ({}, ("ending", "token_offset", "position_hinge", "options")),  # files from before these settings
+    ],
+)
+def test_saved_contexts_answer_the_same(
+    clip: Any, tmp_path: Path, settings: dict[str, Any], absent: tuple[str, ...]
+) -> None:
+    model = learned(clip, **settings)
+    path = model.save(tmp_path) / "prompts.json"
+    content = json.loads(path.read_text())
+    for name in absent:
+        del content["config"][name]
+    path.write_text(json.dumps(content))
+    again = LMPTClassifier.load(tmp_path, clip=clip)
+    assert again.config == model.config
+    assert context(again).shape == context(model).shape
+    np.testing.assert_array_equal(again.scores_of(VIEWS[0]), model.scores_of(VIEWS[0]))
+
+
+def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        model = LMPTClassifier(str(random_pair.folder), num_epochs=3, precision=precision)
+        list(steps(model))
+        assert model.clip.dtype is getattr(torch, precision)
+        assert context(model).dtype is torch.float32
+        found[precision] = losses(model)
+        again = LMPTClassifier.load(model.save(tmp_path / precision))  # in the precision that it was learned in
+        assert again.clip.dtype is model.clip.dtype
+        np.testing.assert_array_equal(again.scores_of(VIEWS[0]), model.scores_of(VIEWS[0]))
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
+    assert found["bfloat16"] != found["float32"]
+    with pytest.raises(ArtifactError, match="other frozen weights"):
+        LMPTClassifier.load(tmp_path / "bfloat16", clip=random_pair.clip)
+
+
+def test_damaged_and_foreign_folders(clip: Any, tmp_path: Path) -> None:
+    folder = learned(clip, num_epochs=1).save(tmp_path / "prompts")
+    path = folder / "prompts.json"
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"method": None}, "was learned by another method than lmpt"),
+        ({"config": {**content["config"], "num_context": 3}}, "do not fit its settings"),
+        ({"config": {**content["config"], "lambda": 3}}, "incomplete or was changed"),
+        ({"thresholds": "none"}, "incomplete or was changed"),
+        ({"clip": {"name": "other", "checksum": "0" * 64}}, "other frozen weights"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ArtifactError, match=message):
+            LMPTClassifier.load(folder, clip=clip)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        LMPTClassifier.load(tmp_path / "nowhere", clip=clip)
+
+
+def test_probabilities_do_not_overflow() -> None:
+    np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4]), (10.0, 0.0)), [0, 0.5, 1])
+
+
+# ---------------------------------------------------------------------------------- which prompts are kept
+
+
+@pytest.mark.parametrize("stop", [None, 1, 5, 8, 11])
+def test_the_contexts_of_the_best_epoch_are_put_back(clip: Any, tmp_path: Path, stop: int | None) -> None:
+    """The first of equals, of six epochs of two updates; also after an interruption behind update ``stop``."""
+    settings = {"num_epochs": 6, "keep": "best", "refit": False, "learning_rate": 0.1, "schedule": "constant"}
+    settings["seed"] = 2
+    whole, epochs = classifier(clip, **settings), {}
+    for record in steps(whole):
+        if record.validation is not None:
+            epochs[record.step] = record.validation, context(whole)
+    assert list(epochs) == [2, 4, 6, 8, 10, 12]
+    best = min(epochs, key=lambda step: epochs[step][0])
+    assert best < 12, "choose other settings: the last epoch would be kept anyway"
+    assert not torch.equal(epochs[best][1], epochs[12][1])
+    model = whole
+    if stop is not None:
+        for record in steps(classifier(clip, **settings), tmp_path):
+            if record.step == stop:
+                break
+        model = learned(clip, tmp_path, **settings)
+    assert torch.equal(context(model), epochs[best][1])
+    assert model.validation_map_ == pytest.approx(1 - epochs[best][0])
+    measured = [record.validation for record in model.history_ if record.validation is not None]
+    assert measured == pytest.approx([validation for validation, _ in epochs.values()])
+
+
+def test_the_last_learning_has_every_image_and_the_best_number_of_epochs(clip: Any) -> None:
+    first, whole, last = (
+        learned(clip, num_epochs=4, keep=keep, refit=refit)
+        for keep, refit in (("best", False), ("best", True), ("last", True))
+    )
+    assert first.num_train_ < whole.num_train_ == len(TARGETS)
+    np.testing.assert_array_equal(whole.class_counts_, TARGETS.sum(0))
+    done, an_epoch = len(first.history_), math.ceil(len(TARGETS) / 16)
+    before, after = ([replace(one, seconds=0.0) for one in each.history_[:done]] for each in (first, whole))
+    assert before == after
+    best = min((one for one in before if one.validation is not None), key=lambda record: record.validation or 0.0)
+    assert len(whole.history_) == whole.num_steps_ == done + best.step // (done // 4) * an_epoch
+    np.testing.assert_array_equal(first.thresholds_, whole.thresholds_)
+    assert not np.array_equal(first.scores_of(VIEWS[0]), whole.scores_of(VIEWS[0]))
+    assert all(record.validation is None for record in last.history_)
+    assert 0 < last.validation_map_ <= 1
+    assert len(last.history_) == last.num_steps_ == done + 4 * an_epoch  # both go through the whole schedule
+
+
+def test_a_run_that_is_ended_early_is_calibrated_and_not_learned_again(clip: Any) -> None:
+    model = classifier(clip)
+    records = steps(model)
+    next(records), next(records)
+    end_early(records)
+    assert [record.step for record in model.history_] == [1, 2]
+    assert model.num_train_ < len(TARGETS)
+    assert model.thresholds_.shape == (3,)
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+SWITCHES = {name: not value for name, value in LMPTConfig().as_dict().items() if isinstance(value, bool)}
+CHANGES: dict[str, Any] = (
+    SWITCHES
+    | {"num_context": 3, "num_epochs": 2, "batch_size": 9, "seed": 1, "token_offset": 0, "ending": "."}
+    | {"class_position": "front", "initial_words": "the", "scale": "clip", "precision": "bfloat16", "keep": "last"}
+    | {"reading": "token", "position_hinge": "sum", "contrast_reduction": "weighted", "schedule": "constant"}
+    | {"classification": "binary_cross_entropy", "optimizer": "sgd", "learning_rate": 0.003, "validation_share": 0.4}
+    | {"mix": 0.9, "margin": 0.9, "reweight_gamma": 0.3, "negative_scale": 3.0, "mu": 0.1}
+)
+BASE: dict[str, Any] = {"classification": "distribution_balanced", "contrast_reduction": "mean", "margin": 1.2}
+BASE |= {"learning_rate": 0.02, "num_epochs": 5, "keep": "best"}
+
+
+@pytest.fixture(scope="module")
+def usual(random_pair: Any) -> list[float]:
+    return losses(learned(random_pair.clip, **BASE))
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES.keys() - {"cache_encodings"}))
+def test_every_setting_changes_something(clip: Any, usual: list[float], name: str) -> None:
+    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every", "options"}
+    base = {**BASE, "reading": "token"} if name in ("token_offset", "position_hinge") else BASE
+    before = usual if base is BASE else losses(learned(clip, **base))
+    assert losses(learned(clip, **{**base, name: CHANGES[name]})) != before
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_encoding_in_every_update_changes_no_result(clip: Any, photos: Any, flip: bool) -> None:
+    """What is cached is what the image tower says each time; SGD, because AdamW magnifies rounding."""
+    found, settings = [], {"flip": flip, "batch_size": 6, "optimizer": "sgd"}
+    for cache in (True, False):
+        asked: list[int] = []
+        hook = clip.model.visual.register_forward_pre_hook(lambda _, inputs, asked=asked: asked.append(len(inputs[0])))
+        model = classifier(clip, cache_encodings=cache, **settings).fit(*photos, NAMES, ["a bag"] * 20)
+        hook.remove()
+        learned_first = len(split_validation(photos[1], model.config.validation_share, model.config.seed)[0])
+        updates = sum(asked) - (40 if flip else 20)
+        assert updates == (0 if cache else 3 * (learned_first + 20))  # three epochs, and three of the refit
+        found.append((context(model), torch.tensor(losses(model))))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(DataError, match="cache_encodings is False, and learn was given features alone"):
+        learned(clip, cache_encodings=False)
+
+
+def test_without_the_fast_room_the_result_is_the_same(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for value in ("1", "0"):
+        monkeypatch.setenv("GCPL_LAB_FAST", value)
+        model = learned(clip, optimizer="sgd")
+        assert ("encode_prompts" in vars(clip)) == (value == "1")
+        found.append((context(model), torch.tensor(losses(model))))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------------- a loss of one's own
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered in a test is gone after it."""
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_loss_is_registered_in_one_place(clip: Any, tmp_path: Path) -> None:
+    told = []
+
+    @register_loss("mine", defaults={"strength": 1.0, "mu": 0.5})
+    def mine(logits: Tensor, targets: Tensor, *, class_counts: Tensor, strength: float, mu: float) -> Tensor:
+        told.append((class_counts.tolist(), strength, mu))
+        return strength * F.binary_cross_entropy_with_logits(logits, targets)
+
+    plain, strong = (learned(clip, classification="mine", mix=1.0, **own) for own in ({}, {"strength": 3.0}))
+    assert told[0][1:] == (1.0, 0.3)  # a field of the same name comes before the loss's own default
+    assert told[-1] == (TARGETS.sum(0).tolist(), 3.0, 0.3)
+    assert strong.history_[0].loss == pytest.approx(3 * plain.history_[0].loss)
+    assert losses(plain) == pytest.approx(losses(learned(clip, classification="binary_cross_entropy", mix=1.0)))
+    assert strong.config.options == {"strength": 3.0}
+    again = LMPTClassifier.load(strong.save(tmp_path), clip=clip)
+    assert again.config == strong.config
+    np.testing.assert_array_equal(again.scores_of(VIEWS[0]), strong.scores_of(VIEWS[0]))
+    with pytest.raises(TypeError, match="weakness"):
+        LMPTClassifier(classification="mine", weakness=1.0)
+
+
+def test_a_registered_loss_of_a_test_is_gone(clip: Any) -> None:
+    with pytest.raises(ValueError, match="classification is 'mine'; expected a registered loss: distribution_balanced"):
+        LMPTClassifier(classification="mine")
+    with pytest.raises(TypeError, match="strength"):
+        LMPTClassifier(strength=1.0)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_loss_that_is_no_number_stops_before_the_update(clip: Any, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    @register_loss("poisoned")
+    def poisoned(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        return logits.square().mean() * (float("nan") if len(calls) == 4 else 1.0)
+
+    model = classifier(clip, classification="poisoned")
+    with pytest.raises(TrainingError, match="step 4: the loss"):
+        list(steps(model, tmp_path))
+    assert torch.isfinite(context(model)).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["lmpt.checkpoint.safetensors"]
+    with pytest.raises(DataError, match="stopped before its end"):
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+# ------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("stop", [1, 3, 7, 9])
+def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: str, stop: int) -> None:
+    """Six updates of the first learning, nine of the second."""
+    whole, stopped = learned(clip, optimizer=optimizer), classifier(clip, optimizer=optimizer)
+    for record in steps(stopped, tmp_path):
+        if record.step == stop:
+            break
+    with pytest.raises(DataError, match="stopped before its end"):
+        stopped.save(tmp_path / "early")
+    assert not (tmp_path / "early").exists()
+    resumed = learned(clip, tmp_path, optimizer=optimizer)
+    assert [replace(one, seconds=0.0) for one in resumed.history_] == [replace(r, seconds=0.0) for r in whole.history_]
+    assert len(resumed.history_) == resumed.num_steps_ == 15
+    pairs = zip(*(each.objective_.trainable_parameters() for each in (whole, resumed)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    np.testing.assert_array_equal(whole.thresholds_, resumed.thresholds_)
+
+
+def test_checkpoints_are_as_frequent_as_asked_and_of_one_run(clip: Any, tmp_path: Path) -> None:
+    for every, first in ((None, 2), (1, 1), (5, 5)):  # two steps an epoch
+        folder = tmp_path / str(every)
+        records = steps(classifier(clip, checkpoint_every=every), folder)
+        assert next(record.step for record in records if any(folder.glob("*.safetensors"))) == first
+        other = classifier(clip, checkpoint_every=every)
+        with pytest.raises(ArtifactError, match="other settings, data or model"):  # here the captions
+            list(other.learn(VIEWS, TARGETS, NAMES, CAPTIONS[::-1], checkpoint_folder=folder))
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def test_what_does_not_fit_together_is_named(clip: Any, photos: Any, tmp_path: Path) -> None:
+    (images, targets), model = photos, classifier(clip)
+    wrong = targets.astype(int)
+    wrong[3, 1] = 7
+    for arguments, message in (
+        ((images[:4], targets), "4 images and 20 rows of targets"),
+        ((images, wrong), "image 3, class 1 is 7; expected 0 or 1"),
+        ((images, targets[:, 0]), r"shape \(20,\)"),
+        ((images, targets[:, :1]), "have 1 classes; expected two or more"),
+        ((images, targets, NAMES[:2]), "class_names has 2 names; expected 3"),
+        ((images, targets, ("shirt", "bag", "bag")), "class name 2 is 'bag', as is class name 1"),
+        ((images, targets, NAMES, ["a bag"] * 19), "19 captions for 20 images"),
+        ((images, targets, NAMES, "a bag"), "5 captions for 20 images"),
+        ((images, targets, NAMES, [*["a bag"] * 19, 3]), "caption 19 is 3"),
+        ((images, targets * np.array([1, 0, 1]), NAMES), "1 classes have no image(.|\n)*ankle boot"),
+        (([*images[:19], tmp_path / "gone.png"], targets), "gone.png"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model.fit(*arguments, checkpoint_folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for ask in (model.predict, model.predict_proba, model.decision_function, model.save):
+        with pytest.raises(DataError, match="has learned nothing yet"):
+            ask(images)
+
+
+# ----------------------------------------------------------------------------------- on the real model
+
+
+@pytest.mark.skipif(not (TINY_FOLDER / "clip").is_dir(), reason="the trained tiny CLIP is not there yet")
+def test_sixty_scenes_are_enough_to_beat_zero_shot() -> None:
+    train, test = load_wardrobe("train"), load_wardrobe("test")
+    rare = np.flatnonzero(train.targets[:, train.class_counts() < 60].any(axis=1))
+    chosen = train.subset(np.sort(np.random.default_rng(0).permutation(rare)[:60]))
+    test = test.subset(np.arange(0, len(test), 2))
+    model = LMPTClassifier(num_context=4, num_epochs=30, batch_size=16, seed=0)
+    model.fit(chosen.images, chosen.targets, chosen.class_names, chosen.captions)
+    features = encode_views(model.clip, test.images, flip=False)[0]
+    zero_shot = ZeroShotCLIP(model.clip, test.class_names).scores(features).numpy()
+    learned_map, zero_shot_map = (
+        multilabel_report(scores, test.targets, chosen.class_counts(), test.class_names)["map"]
+        for scores in (model.scores_of(features), zero_shot)
+    )
+    assert learned_map > zero_shot_map + 0.04

@@ -1,0 +1,104 @@
+"""The library stays small: what one fit and predict enter, and what the method's files come to."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "gcpl_lab"
+
+METHOD = (
+    "gcpl/prompts.py",
+    "gcpl/objectives.py",
+    "gcpl/sampling.py",
+    "gcpl/classifier.py",
+    "lmpt/losses.py",
+    "lmpt/objective.py",
+    "training/loop.py",
+)
+"""In the order in which the README opens them."""
+
+ESTIMATORS = ("gcpl/estimator.py", "lmpt/estimator.py")
+MOST_FUNCTIONS, MOST_LINES = 90, 600
+
+
+def count_lines(*names: str) -> int:
+    return sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in names)
+
+
+def test_the_method_reads_in_an_evening() -> None:
+    assert count_lines(*METHOD) < 1200
+    assert count_lines(*ESTIMATORS) < 600
+
+
+def test_the_package_stays_small() -> None:
+    assert count_lines(*(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))) <= 15_000
+
+
+def traced(run: Callable[[], Any]) -> tuple[set[str], set[tuple[str, int]]]:
+    """Functions and lines of the package that a call enters."""
+    functions: set[str] = set()
+    lines: set[tuple[str, int]] = set()
+    inside = str(PACKAGE)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(inside):
+            return None
+        if event == "call" and not frame.f_code.co_name.startswith("<"):
+            functions.add(f"{name}:{frame.f_code.co_qualname}")
+        if event == "line":
+            lines.add((name, frame.f_lineno))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return functions, lines
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCPL_LAB_FAST", "0")
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_fit_and_predict_of_gcpl_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
+    from gcpl_lab import GCPLClassifier
+
+    images, labels = pictures
+    model = GCPLClassifier(
+        str(random_pair.folder), "gcpl", num_steps=2, batch_size=3, num_evidence=2, diffusion=random_pair.diffusion
+    )
+    functions, lines = traced(lambda: model.fit(images, labels).predict(images))
+    assert len(functions) <= MOST_FUNCTIONS, sorted(functions)
+    assert len(lines) <= MOST_LINES
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_fit_and_predict_of_lmpt_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
+    from gcpl_lab import LMPTClassifier
+
+    images, labels = pictures
+    targets, captions = np.eye(3, dtype=np.uint8)[labels], [f"a photo of a {label}" for label in labels]
+    model = LMPTClassifier(str(random_pair.folder), num_epochs=2, clip=random_pair.clip)
+    functions, lines = traced(lambda: model.fit(images, targets, ["one", "two", "three"], captions).predict(images))
+    assert len(functions) <= MOST_FUNCTIONS, sorted(functions)
+    assert len(lines) <= MOST_LINES
+
+
+def test_a_fast_model_is_plain_again_without_the_variable(random_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gcpl_lab import fast
+
+    for model, name in ((random_pair.diffusion, "predict_noise"), (random_pair.clip, "encode_prompts")):
+        assert name in vars(fast.enable(model))
+        monkeypatch.setenv("GCPL_LAB_FAST", "0")
+        assert name not in vars(fast.enable(model))
+        monkeypatch.delenv("GCPL_LAB_FAST")
