@@ -13,7 +13,7 @@ from gcpl_lab.errors import DataError
 
 
 def cloud(seed: int) -> Image.Image:
-    """Random low frequencies: as different from another as photographs are."""
+    """Random low frequencies: as different from another as images are."""
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8))
     return small.resize((96, 96), Image.Resampling.BICUBIC)
 

@@ -11,7 +11,7 @@ from gcpl_lab.data.episodes import draw_test
 
 CHANCE = 0.10
 MARGIN = 0.35
-"""Ten classes guessed blindly give 0.10 ± 0.03 on 100 photographs; a run that works is far above 0.45."""
+"""Ten classes guessed blindly give 0.10 ± 0.03 on 100 images; a run that works is far above 0.45."""
 
 
 def test_a_minute_of_learning_beats_chance_and_survives_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

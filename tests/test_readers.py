@@ -254,7 +254,7 @@ def test_unusable_folders(tmp_path: Path, files: dict[str, list[str]] | str | No
 
 
 def test_images_of_foreign_formats_are_not_passed_over(tmp_path: Path) -> None:
-    """A telephone's photograph that nobody can read here would be missing without a trace."""
+    """A telephone's image that nobody can read here would be missing without a trace."""
     make_folders(tmp_path, {"new": ["still.gif"], "worn": ["still.gif"]})
     (tmp_path / "new" / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "new" / "Thumbs.db").write_bytes(b"no image")

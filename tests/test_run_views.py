@@ -57,17 +57,17 @@ def test_the_deck_says_what_was_measured(run):
     assert result.exit_code == 0, result.output
     pages, charts = read_deck(json.loads(result.stdout)["files"][0])
     assert [page.split("\n")[0] for page in pages] == [
-        "Does a learned prompt tell look-alike photographs apart?",
+        "Does a learned prompt tell look-alike images apart?",
         "The data",
         "The method",
         "Before and after: numbers",
-        "Every method on the same photographs",
+        "Every method on the same images",
         "What it costs",
         "What does not hold",
         "Limits",
     ]
-    assert "78% of the test photographs recognised, up from 60%" in pages[0].replace("\n", " ")
-    assert "2 photographs of each of 2 classes" in pages[1]
+    assert "78% of the test images recognised, up from 60%" in pages[0].replace("\n", " ")
+    assert "2 images of each of 2 classes" in pages[1]
     assert "+18.0 points" in pages[3]
     assert "CoMPLe's contrast (λ = 0.1)" in pages[6]
     assert all("gcpl-lab demo --seed 4 · seed 4 · data c0ffeec0" in page for page in pages)
@@ -81,7 +81,7 @@ def test_a_run_opens_without_a_method_of_today_and_with_one_that_is_unknown(run)
     write_json(run / "results.json", {**results, "methods": [*rows, unknown]})
     shutil.rmtree(run / "prompts" / "discriminative")
     pages, charts = read_deck(make_deck(run)[0])
-    assert "GCPL: 75% of the test photographs recognised" in pages[0]
+    assert "GCPL: 75% of the test images recognised" in pages[0]
     assert "from_another_time, reaches 90%" in pages[0]
     assert "discriminative" not in "\n".join(pages).lower()
     assert list(charts[0].plots[0].categories) == ["GCPL", "CoMPLe", "Zero-shot diffusion"]

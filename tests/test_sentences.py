@@ -51,7 +51,7 @@ def test_what_does_not_hold_is_said_with_its_numbers_and_nothing_else(change: di
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, ["Discriminative prompts: 78% of the test photographs", "up from 60%", "Linear probe, reaches 70%."]),
+        ({}, ["Discriminative prompts: 78% of the test images", "up from 60%", "Linear probe, reaches 70%."]),
         ({"zero_shot_diffusion": 0.9}, ["down from 90%"]),
         ({"zero_shot_diffusion": 0.78}, ["no more than 78%"]),
         ({"gcpl": 0.9, "zero_shot_clip": 0.71}, ["GCPL: 90% of", "Zero-shot CLIP, reaches 71%."]),
@@ -67,9 +67,9 @@ def test_methods_of_another_time_are_spoken_of_by_name() -> None:
     Path("prompts/own_objective").mkdir()
     run = made_up({"gcpl": 0.6, "own_objective": 0.5, "own_baseline": 0.7})
     assert (run.learned, run.baselines) == (["gcpl", "own_objective"], ["own_baseline"])
-    assert answer_of(run).endswith("on the same photographs, own_baseline, reaches 70%.")
+    assert answer_of(run).endswith("on the same images, own_baseline, reaches 70%.")
     assert caveats_of(run)[0] == "own_objective did not improve on GCPL here: 50.0% against 60.0%."
-    assert answer_of(made_up({"comple": 0.6})) == "CoMPLe: 60% of the test photographs recognised."
+    assert answer_of(made_up({"comple": 0.6})) == "CoMPLe: 60% of the test images recognised."
 
 
 def test_scenes_name_what_ranks_higher() -> None:

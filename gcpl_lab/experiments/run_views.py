@@ -17,7 +17,7 @@ from gcpl_lab.views.interactive import journey_frames, map_frames, write_flip_bo
 from gcpl_lab.views.projection import project, warn_if_flattering
 from gcpl_lab.views.slides import MOST_BARS, Bars, Deck, Provenance, Slide, slide_figure, to_slide
 
-MAP_TITLE = "Test photographs before and after learning"
+MAP_TITLE = "Test images before and after learning"
 
 
 def make_map(folder: str | Path, method: str = "umap") -> Path:
@@ -45,7 +45,7 @@ def make_animation(folder: str | Path, method: str = "umap") -> list[Path]:
     journey = journey_frames(placed.reshape(count, classes, 2), states.steps, names, families)
     moved = map_frames(states.project(method), states.labels, names, families)
     paths = "Paths of the learned class tokens on their first two principal components."
-    map_alt = "Map of the test photographs' error profiles, which moves from class names to learned prompts."
+    map_alt = "Map of the test images' error profiles, which moves from class names to learned prompts."
     return [
         write_gif(place / "journey.gif", journey),
         write_flip_book(place / "journey.html", journey, title="The way of the class tokens", alt=paths),
@@ -101,7 +101,7 @@ def _slides(run: Run, method: str) -> Iterator[Slide]:
     objectives = "; ".join(said.get(name, title_of(name)) for name in run.learned)
     baselines = ", ".join(said[name] for name in run.baselines if name in said)
     words = {"objectives": objectives[:1].upper() + objectives[1:], "preset": run.results.get("preset", "unknown")}
-    yield _slide("method", baselines=baselines and f"Baselines on the same photographs: {baselines}", **words)
+    yield _slide("method", baselines=baselines and f"Baselines on the same images: {baselines}", **words)
     if BEFORE in run.rows:
         gain = 100 * (run.accuracy[run.best] - run.accuracy[BEFORE])
         shares = {name: run.accuracy[name] for name in (BEFORE, *run.learned)}

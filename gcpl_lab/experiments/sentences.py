@@ -70,7 +70,7 @@ def scenes_answer(rows: Sequence[Mapping[str, Any]]) -> str:
         for name in ("lmpt", "coop_bce", "linear_probe", "zero_shot_clip")
         if name in by_name
     )
-    return f"Several labels a picture, mAP in percent on the test scenes: {numbers}."
+    return f"Several labels an image, mAP in percent on the test scenes: {numbers}."
 
 
 def scenes_caveats(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -148,7 +148,7 @@ def plot_error_map(
     overlay = scale.to_rgba(difference)
     overlay[..., 3] = 0.8 * np.abs(difference) / reach
     grey = image if image.ndim == 2 else image.mean(axis=2).astype(image.dtype)
-    for ax, shown, title in zip(axes, (image, grey), ("the photograph", "what speaks for which class"), strict=True):
+    for ax, shown, title in zip(axes, (image, grey), ("the image", "what speaks for which class"), strict=True):
         panels.show_image(ax, shown)
         ax.set_title(title)
     axes[1].imshow(overlay, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
@@ -209,7 +209,7 @@ def plot_reliability(ax: Axes, confidences: np.ndarray, correct: np.ndarray, num
     ax.text(0.97, 0.03, "below the line:\ntoo sure", transform=ax.transAxes, ha="right", color=style.GREY)
     panels.percent_axis(ax.xaxis, ax.yaxis)
     ax.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", ylabel="share that was right")
-    ax.set_xlabel("stated probability\n(size: share of the photographs)")
+    ax.set_xlabel("stated probability\n(size: share of the images)")
     return ax
 
 

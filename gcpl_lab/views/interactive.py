@@ -173,7 +173,7 @@ def write_hover_map(
     probabilities: Answers | None = None,
     captions: Sequence[str] | None = None,
     families: Families = None,
-    title: str = "Map of the photographs",
+    title: str = "Map of the images",
 ) -> Path:
     """Write a page with one map a state, side by side in the same window; details appear under the mouse.
 
@@ -236,7 +236,7 @@ def _column(values: Answers, state: str, names: Sequence[str], what: str) -> lis
 
 def _tooltip(turn: int, data: Mapping[str, Any]) -> str:
     """HTML of the card; bokeh escapes the values that it fills in."""
-    shown = f'alt="photograph of @label" width="{THUMBNAIL}" style="image-rendering:pixelated"'
+    shown = f'alt="image of @label" width="{THUMBNAIL}" style="image-rendering:pixelated"'
     chance = f" (@probability{turn})" if f"probability{turn}" in data else ""
     lines = {
         "picture": f'<img src="@picture" {shown}>',

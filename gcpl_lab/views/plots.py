@@ -204,7 +204,7 @@ def plot_shots(ax: Axes, table: Sequence[Mapping[str, Any]], chance: float | Non
     ax.set_xscale("log", base=2)
     ax.set_xticks(shots, [str(count) for count in shots])
     ax.set_xticks([], minor=True)
-    ax.set(xlim=(shots[0] * 0.93, shots[-1] * 1.02), xlabel="photographs a class", ylabel="accuracy")
+    ax.set(xlim=(shots[0] * 0.93, shots[-1] * 1.02), xlabel="images a class", ylabel="accuracy")
     panels.percent_axis(ax.yaxis)
     label_ends(ax, ends)
     return ax
@@ -240,7 +240,7 @@ def plot_accuracy(ax: Axes, rows: Sequence[Mapping[str, Any]], chance: float) ->
     # A free lane over the bars for the word.
     ax.axvline(chance, color=style.INK, linestyle=":", linewidth=1.8)
     ax.text(chance, len(ordered) - 0.35, f" chance {chance:.0%}", va="center")
-    ax.set(xlim=(0, 1), ylim=(-0.6, len(ordered)), xlabel="accuracy on the test photographs")
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(ordered)), xlabel="accuracy on the test images")
     panels.percent_axis(ax.xaxis)
     below = offset_copy(ax.transAxes, ax.get_figure(root=True), y=-3.4 * font_size(), units="points")
     corner: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}

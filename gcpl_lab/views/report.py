@@ -94,7 +94,7 @@ def _facts(results: Mapping[str, Any], command: str | None) -> dict[str, str]:
         "Seeds": sorted({method["seed"] for method in results["methods"] if method.get("seed") is not None}),
         "Data": data.get("name"),
         "Classes": data.get("classes"),
-        "Photographs": f"{data['shots']} a class to learn from, {data['test_size']} to test on",
+        "Images": f"{data['shots']} a class to learn from, {data['test_size']} to test on",
         "Data checksum": data.get("checksum"),
         "Machine": results.get("machine"),
         "Versions": results.get("versions"),

@@ -129,6 +129,6 @@ def plot_consistency(ax: Axes, found: Mapping[str, Sequence[Consistency]], class
         by_label = {entry.label: entry.to_real for entry in entries}
         panels.mark_rows(ax, [by_label.get(entry.label) for entry in first], turn, style.label_text(name, 32), size=80)
     ax.set_xlim(left=0)
-    set_texts(ax, caption="mean distance to the nearest real photograph of the class")
+    set_texts(ax, caption="mean distance to the nearest real image of the class")
     legend_beside(ax)
     return ax
