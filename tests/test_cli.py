@@ -187,7 +187,8 @@ def test_an_interrupted_training_ends_with_130_and_goes_on(
         again = train(output, *length)
     finally:
         torch.set_num_threads(threads)
-    assert steps and steps[0] > 50, again.err  # the first checkpoint stands at 50
+    assert steps, again.err
+    assert steps[0] > 50, "the first checkpoint stands at 50"
     for code, told in ((process.returncode, err), (again.code, again.err)):
         assert code == 130, told
         assert told.count("Interrupted.") == 1

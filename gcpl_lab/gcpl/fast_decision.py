@@ -93,13 +93,7 @@ def clip_scores(clip: FrozenCLIP, template: str, images: Sequence[Any], class_na
 
 
 def run(race: Race, latents: Tensor, scores: np.ndarray | None) -> RaceEvidence:
-    """What a calibrated race finds out about scaled latents; every process judges its share.
-
-    Args:
-        race: Calibrated.
-        latents: (image, channel, height, width).
-        scores: CLIP's (image, class), where the race was calibrated with them.
-    """
+    """What a calibrated race finds out about scaled latents (image, ...), with CLIP's scores (image, class) or None."""
     if race.plan_ is None:
         raise DataError("this race is not calibrated; set classification='fast' before fit, which calibrates it")
     share = processes().share(len(latents))

@@ -20,11 +20,6 @@ from gcpl_lab.training.processes import all_gather_rows, processes
 def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> Tensor:
     """Unit features of images and, with ``flip``, of their mirror images: float32 (view, image, feature).
 
-    Args:
-        clip: The frozen CLIP.
-        images: Paths, PIL images or uint8 arrays of any size.
-        flip: Two views instead of one.
-
     Raises:
         DataError: Images that cannot be used, all of them named.
     """
@@ -44,12 +39,7 @@ def encode_anew(clip: FrozenCLIP, read: Sequence[Image.Image], images: Tensor, v
 
 
 def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:
-    """The preset's frozen CLIP on this machine's device.
-
-    Args:
-        config: With preset and precision.
-        dtype: Of its weights; by default what the precision says.
-    """
+    """The preset's frozen CLIP on this machine's device, in ``dtype`` or in what the precision says."""
     device = default_device()
     clip = fast.enable(FrozenCLIP.load(config.preset, device, dtype or weights_dtype(config.precision, device)))
     prepare_for_device(clip.model.visual, device, config.precision)
