@@ -304,8 +304,10 @@ def test_a_loss_is_registered_in_one_place(clip: Any, tmp_path: Path) -> None:
         return strength * F.binary_cross_entropy_with_logits(logits, targets)
 
     plain, strong = (learned(clip, classification="mine", mix=1.0, **own) for own in ({}, {"strength": 3.0}))
-    assert told[0][1:] == (1.0, 0.3)  # a field of the same name comes before the loss's own default
-    assert told[-1] == (TARGETS.sum(0).tolist(), 3.0, 0.3)
+    assert told[0][1:] == (1.0, 0.5)  # the loss's own default, until a field of the same name is set
+    assert told[-1] == (TARGETS.sum(0).tolist(), 3.0, 0.5)
+    learned(clip, classification="mine", mix=1.0, mu=0.2)
+    assert told[-1][1:] == (1.0, 0.2)
     assert strong.history_[0].loss == pytest.approx(3 * plain.history_[0].loss)
     assert losses(plain) == pytest.approx(losses(learned(clip, classification="binary_cross_entropy", mix=1.0)))
     assert strong.config.options == {"strength": 3.0}
