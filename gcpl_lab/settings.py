@@ -75,3 +75,10 @@ class Settings:
             raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
         kept = {name: value for name, value in values.items() if name in known}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
+
+    def chosen(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with these defaults: from ``options``, from a field of the same name that was set, or these."""
+        usual = {field.name: field.default for field in fields(self)}
+        found = dict(defaults)
+        found |= {name: getattr(self, name) for name in found if name in usual and getattr(self, name) != usual[name]}
+        return found | {name: value for name, value in getattr(self, "options", {}).items() if name in found}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 PACKAGE = Path(__file__).parents[1] / "gcpl_lab"
 
@@ -76,7 +77,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_fit_and_predict_of_gcpl_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
     from gcpl_lab import GCPLClassifier
 
-    images, labels = pictures
+    images, labels = [Image.fromarray(array) for array in pictures[0]], pictures[1]
     model = GCPLClassifier(
         str(random_pair.folder), "gcpl", num_steps=2, batch_size=3, num_evidence=2, diffusion=random_pair.diffusion
     )
@@ -89,7 +90,7 @@ def test_what_fit_and_predict_of_gcpl_enter(random_pair: Any, pictures: tuple[li
 def test_what_fit_and_predict_of_lmpt_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
     from gcpl_lab import LMPTClassifier
 
-    images, labels = pictures
+    images, labels = [Image.fromarray(array) for array in pictures[0]], pictures[1]
     targets, captions = np.eye(3, dtype=np.uint8)[labels], [f"a photo of a {label}" for label in labels]
     model = LMPTClassifier(str(random_pair.folder), num_epochs=2, clip=random_pair.clip)
     functions, lines = traced(lambda: model.fit(images, targets, ["one", "two", "three"], captions).predict(images))

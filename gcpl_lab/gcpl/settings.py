@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from gcpl_lab.gcpl.objectives import OBJECTIVES
@@ -147,8 +147,5 @@ class GCPLConfig(Settings):
         return {name: value for name, value in self.as_dict().items() if name not in free}
 
     def of_objective(self, name: str) -> dict[str, Any]:
-        """The settings of a registered objective: from ``options``, from a field that was set, or its own defaults."""
-        usual = {one.name: one.default for one in fields(self)}
-        found = dict(OBJECTIVES[name].defaults)
-        found |= {key: getattr(self, key) for key in found if key in usual and getattr(self, key) != usual[key]}
-        return found | {key: self.options[key] for key in found if key in self.options}
+        """The settings of a registered objective."""
+        return self.chosen(OBJECTIVES[name].defaults)

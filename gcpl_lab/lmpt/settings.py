@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gcpl_lab.lmpt.batches import Reading
@@ -117,8 +117,5 @@ class LMPTConfig(Settings):
         self.require("mix", 0 <= self.mix <= 1, "0 (captions alone) to 1 (labels alone)")
 
     def of_loss(self) -> dict[str, Any]:
-        """The settings of the classification loss: from ``options``, from a field that was set, or its own defaults."""
-        usual = {one.name: one.default for one in fields(self)}
-        found = dict(LOSSES[self.classification].defaults)
-        found |= {key: getattr(self, key) for key in found if key in usual and getattr(self, key) != usual[key]}
-        return found | {key: self.options[key] for key in found if key in self.options}
+        """The settings of the classification loss."""
+        return self.chosen(LOSSES[self.classification].defaults)
