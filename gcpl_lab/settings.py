@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
+from gcpl_lab.registry import Registry
+
 _KINDS: dict[str, tuple[Any, str]] = {
     "int": (Integral, "a whole number"),
     "int | None": ((Integral, type(None)), "a whole number, or None"),
@@ -82,3 +84,10 @@ class Settings:
         found = dict(defaults)
         found |= {name: getattr(self, name) for name in found if name in usual and getattr(self, name) != usual[name]}
         return found | {name: value for name, value in getattr(self, "options", {}).items() if name in found}
+
+    @classmethod
+    def with_options(cls, settings: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+        """Keyword settings, those that only entries of a registry have sorted into ``options``."""
+        theirs = {key for name in registry for key in registry[name].defaults} - {field.name for field in fields(cls)}
+        options = {**settings.get("options", {}), **{key: settings[key] for key in settings if key in theirs}}
+        return {key: settings[key] for key in settings if key not in theirs} | {"options": options}

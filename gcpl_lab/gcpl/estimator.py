@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +85,8 @@ class GCPLClassifier(PromptJudge):
             **settings: Further fields of :class:`~gcpl_lab.gcpl.settings.GCPLConfig`, and settings of objectives.
         """
         name = objective if isinstance(objective, str) else name_of(objective)
-        known = {one.name for one in fields(GCPLConfig)}
-        own = {key for one in OBJECTIVES for key in OBJECTIVES[one].defaults if key in settings} - known
-        options = {**settings.pop("options", {}), **{key: settings.pop(key) for key in own}}
-        self.config = GCPLConfig(preset, name, num_vectors, num_steps=num_steps, seed=seed, options=options, **settings)
+        settings = GCPLConfig.with_options(settings, OBJECTIVES)
+        self.config = GCPLConfig(preset, name, num_vectors, num_steps=num_steps, seed=seed, **settings)
         self._diffusion = None if diffusion is None else fast.enable(diffusion)
         self.journey_every = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,8 @@ class LMPTClassifier(LabelJudge):
             clip: A loaded model to share between estimators.
             **settings: Further fields of :class:`~gcpl_lab.lmpt.settings.LMPTConfig`, and settings of losses.
         """
-        known = {one.name for one in fields(LMPTConfig)}
-        own = {key for one in LOSSES for key in LOSSES[one].defaults if key in settings} - known
-        options = {**settings.pop("options", {}), **{key: settings.pop(key) for key in own}}
-        self.config = LMPTConfig(preset, num_context, seed=seed, options=options, **settings)
+        settings = LMPTConfig.with_options(settings, LOSSES)
+        self.config = LMPTConfig(preset, num_context, seed=seed, **settings)
         self._clip = None if clip is None else fast.enable(clip)
 
     def fit(self, *arguments: Any, **keywords: Any) -> LMPTClassifier:
