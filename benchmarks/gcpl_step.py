@@ -18,136 +18,20 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from gcpl_train import Material, draws_of, updates_as_published, updates_of
 from measuring import alternate, benchmark_options, check_aim, make_result, make_rows, paired_ratio, publish
 
 from gcpl_lab import fast
-from gcpl_lab.gcpl.sampling import Exemplars
-from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.training.device import (
-    checkpointed_activations,
-    default_device,
-    make_accelerator,
-    prepare_for_device,
-    wait_for_device,
-)
-from tools.shapes import DIFFUSION_SHAPES, DiffusionShape, build_denoiser, build_text_encoder, build_vae, save_tokenizer
+from gcpl_lab.experiments.published import CHECKPOINTED, FLOOR, OURS, PUBLISHED, Material, make_variants
+from gcpl_lab.models.shapes import DIFFUSION_SHAPES, random_diffusion
+from gcpl_lab.training.device import default_device, prepare_for_device
+from gcpl_lab.training.machine import measured_peak
 
-PUBLISHED, OURS, CHECKPOINTED = "published procedure", "ours", "ours, gradient checkpointing"
-FLOOR = "bare denoiser (floor)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LEAST_SPEED_UP, LEAST_SPEED_UP_BFLOAT16, MOST_ABOVE_FLOOR = 1.4, 3.5, 1.15
-
-
-@dataclass
-class Peak:
-    """Bytes at peak; filled in when measuring ends."""
-
-    bytes: int = 0
-
-
-@contextmanager
-def measured_peak(device: torch.device) -> Iterator[Peak]:
-    """The most memory that is held inside the block: of the GPU, or resident of this process."""
-    peak = Peak()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        yield peak
-        peak.bytes = torch.cuda.max_memory_allocated()
-        return
-    process, ended = psutil.Process(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            peak.bytes = max(peak.bytes, process.memory_info().rss)
-
-    peak.bytes = process.memory_info().rss
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def build(shape: DiffusionShape, dtype: torch.dtype, device: str, tokenizer: Any) -> FrozenDiffusion:
-    """A frozen model of random weights, made in its final type so that float32 is never held beside it."""
-    from diffusers import DDPMScheduler
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        torch.manual_seed(0)
-        parts = {"denoiser": build_denoiser(shape), "text_encoder": build_text_encoder(shape), "vae": build_vae(shape)}
-    finally:
-        torch.set_default_dtype(before)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    frozen = FrozenDiffusion(tokenizer=tokenizer, scheduler=scheduler, name="random weights", **parts)
-    return fast.enable(frozen.to(device))
-
-
-def material_of(diffusion: FrozenDiffusion, batch_size: int) -> Material:
-    """One class with two images of noise, in the published recipe: one vector, any timestep."""
-    size, latents = diffusion.image_size, (2, 2, *diffusion.latent_shape)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.rand((2, 2, 3, size, size), generator=generator) * 2 - 1
-    exemplars = Exemplars(torch.randn(latents, generator=generator), torch.full(latents, -4.0), torch.zeros(2).long())
-    config = GCPLConfig(num_vectors=1, learning_rate=5e-4, timestep_range=(0.0, 1.0))
-    return Material(diffusion, ("coat",), pixels, exemplars, exemplars, 0.0, config, passes=batch_size)
-
-
-def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[], Any]]:
-    """One update each, a call at a time.
-
-    Args:
-        material: One class.
-        num_updates: Calls of each variant.
-    """
-    diffusion = material.diffusion
-    device, mixed = diffusion.device, "bf16" if diffusion.dtype is torch.bfloat16 else "no"
-    accelerator = make_accelerator(device.type == "cpu", mixed)
-    published = updates_as_published(material, draws_of(material, num_updates), 0)
-    plain, checkpointed = (
-        updates_of(material, material.prompts(), num_updates, accelerator=accelerator) for _ in range(2)
-    )
-    batch = material.sampler()(0)
-    noisy = diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-    with torch.no_grad():
-        hidden = diffusion.encode_prompts(*material.prompts()())[batch.labels]
-
-    def run_published() -> None:
-        with accelerator.autocast():
-            next(published)
-        wait_for_device(device)
-
-    def run_ours() -> None:
-        next(plain)
-        wait_for_device(device)
-
-    def run_checkpointed() -> None:
-        with checkpointed_activations(diffusion.denoiser):
-            next(checkpointed)
-        wait_for_device(device)
-
-    def run_floor() -> None:
-        conditioning = hidden.clone().requires_grad_()
-        with accelerator.autocast():
-            answer = diffusion.predict_noise(noisy, batch.timesteps, conditioning)
-        (answer - batch.noise).square().mean().backward()
-        wait_for_device(device)
-
-    return {PUBLISHED: run_published, OURS: run_ours, CHECKPOINTED: run_checkpointed, FLOOR: run_floor}
 
 
 def measure(
@@ -163,15 +47,14 @@ def measure(
         tokenizer_folder: Where a tokenizer is written.
         clock: As in ``measuring``.
     """
-    from transformers import CLIPTokenizer
-
-    save_tokenizer(tokenizer_folder)
-    tokenizer, rows, aims = CLIPTokenizer.from_pretrained(tokenizer_folder), [], []
+    rows: list[dict[str, Any]] = []
+    aims: list[dict[str, Any]] = []
     seconds: dict[str, Any] = {}
     for precision in precisions:
-        diffusion = build(DIFFUSION_SHAPES[shape], DTYPES[precision], default_device(), tokenizer)
+        made = random_diffusion(DIFFUSION_SHAPES[shape], DTYPES[precision], default_device(), tokenizer_folder)
+        diffusion = fast.enable(made)
         prepare_for_device(diffusion.denoiser, diffusion.device, precision)  # type: ignore[arg-type]
-        variants = make_variants(material_of(diffusion, batch_size), repeats + 2)
+        variants = make_variants(Material.noise(diffusion, batch_size), repeats + 2)
         peaks = {}
         for name in (CHECKPOINTED, OURS):  # the smaller first: freed memory may stay with the process
             with measured_peak(diffusion.device) as peak:
@@ -201,7 +84,7 @@ def measure(
                 most=MOST_ABOVE_FLOOR,
             ),
         ]
-        del diffusion, variants
+        del diffusion, made, variants
     if {"float32", "bfloat16"} <= seconds.keys():
         faster = statistics.median(seconds["float32"][PUBLISHED]) / statistics.median(seconds["bfloat16"][OURS])
         aims.append(

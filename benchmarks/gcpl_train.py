@@ -18,7 +18,7 @@ from the second on; what is done once (moments, accelerator, optimiser) is repor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +36,18 @@ from measuring import (
     time_call,
     time_updates,
 )
-from torch import Tensor, nn
 
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.experiments.published import Draw, Material, draws_of, updates_as_published, updates_of
 from gcpl_lab.gcpl.classifier import spaced_timesteps
-from gcpl_lab.gcpl.objectives import GCPL, denoising_loss
+from gcpl_lab.gcpl.objectives import denoising_loss
 from gcpl_lab.gcpl.prompts import ClassPrompts
-from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
+from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.training.loop import TrainingConfig, train
 
 PASSES_AN_UPDATE = 4
 """Images a class and update; the published procedure accumulates their gradients one by one."""
@@ -58,34 +57,20 @@ DRAWING, TEXT = "of which drawing batches", "of which text encoder"
 LEAST_SPEED_UP, MOST_ABOVE_FLOOR = 4.0, 1.10
 
 
-@dataclass(frozen=True)
-class Material:
-    """What both procedures learn from.
+@dataclass(frozen=True, kw_only=True)
+class Bundled(Material):
+    """Bundled images, some of which neither procedure learns from.
 
     Attributes:
-        diffusion: The frozen model.
-        class_names: One a class.
-        pixels: (flip, image, 3, size, size): the images and their mirror images.
-        exemplars: The same as cached moments.
-        held_out: Images that neither learns from.
+        held_out: Those.
         caching_seconds: What the moments took, once.
-        config: Defaults of the package: vectors, rate, range of timesteps.
-        passes: Images a class and update.
-        seed: Of every draw.
     """
 
-    diffusion: FrozenDiffusion
-    class_names: tuple[str, ...]
-    pixels: Tensor
-    exemplars: Exemplars
     held_out: Exemplars
     caching_seconds: float
-    config: GCPLConfig
-    passes: int = PASSES_AN_UPDATE
-    seed: int = 0
 
     @classmethod
-    def load(cls, preset: str, shots: int, num_held_out: int) -> Material:
+    def load(cls, preset: str, shots: int, num_held_out: int) -> Bundled:
         """Read ``shots`` bundled images a class, and as many others as asked for."""
         diffusion, data = fast.enable(FrozenDiffusion.load(preset)), load_fashion("support")
         chosen = draw_episode(data, shots + num_held_out, seed=0)
@@ -94,41 +79,16 @@ class Material:
         pixels = [diffusion.preprocess(read_images([data.images[i] for i in part])) for part in parts]
         began: list[Exemplars] = []
         caching = time_call(lambda: began.append(Exemplars.encode(diffusion, pixels[0], data.labels[parts[0]])))
-        held_out = Exemplars.encode(diffusion, pixels[1], data.labels[parts[1]])
         return cls(
-            diffusion,
-            tuple(data.class_names),
-            torch.stack([pixels[0], pixels[0].flip(-1)]),
-            began[0],
-            held_out,
-            caching,
-            GCPLConfig(preset=preset),
+            diffusion=diffusion,
+            class_names=tuple(data.class_names),
+            pixels=torch.stack([pixels[0], pixels[0].flip(-1)]),
+            exemplars=began[0],
+            held_out=Exemplars.encode(diffusion, pixels[1], data.labels[parts[1]]),
+            caching_seconds=caching,
+            config=GCPLConfig(preset=preset),
+            passes=PASSES_AN_UPDATE,
         )
-
-    @property
-    def timestep_range(self) -> tuple[float, float]:
-        """Where prompts are trained."""
-        return self.config.timestep_range or self.diffusion.evidence_range
-
-    def prompts(self) -> ClassPrompts:
-        """Fresh class prompts."""
-        return ClassPrompts(
-            self.diffusion, self.class_names, num_vectors=self.config.num_vectors, templates=self.config.templates
-        )
-
-    def sampler(self, exemplars: Exemplars | None = None, seed: int | None = None) -> ExemplarSampler:
-        """Our batches, ``passes`` images a class in each."""
-        return ExemplarSampler(
-            self.diffusion,
-            exemplars or self.exemplars,
-            batch_size=self.passes * len(self.class_names),
-            timestep_range=self.timestep_range,
-            seed=self.seed if seed is None else seed,
-        )
-
-    def training(self, num_steps: int) -> TrainingConfig:
-        """AdamW at a constant rate, as published; no clipping, which a norm over all classes would make unequal."""
-        return TrainingConfig(num_steps, self.config.learning_rate, schedule="constant", gradient_clip=0.0)
 
     @torch.no_grad()
     def held_out_loss(self, prompts: ClassPrompts, num_samples: int = 8) -> float:
@@ -139,57 +99,10 @@ class Material:
         timesteps = spaced_timesteps(diffusion.num_timesteps, num_samples, self.timestep_range).repeat(len(labels))
         hidden = diffusion.encode_prompts(*prompts())[labels.repeat_interleave(num_samples)]
         predicted = diffusion.predict_noise(diffusion.add_noise(latents, noise, timesteps), timesteps, hidden)
-        return float(denoising_loss(predicted, noise))
+        return float(denoising_loss(predicted.cpu(), noise))
 
 
-@dataclass(frozen=True)
-class Draw:
-    """The random numbers of one update, (sample, ...), in the order of our batch.
-
-    Attributes:
-        pixels: (sample, 3, size, size).
-        posterior: Noise of the VAE's posterior.
-        noise: ε.
-        timesteps: int64.
-        labels: int64.
-    """
-
-    pixels: Tensor
-    posterior: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    labels: Tensor
-
-
-def draws_of(material: Material, num_steps: int) -> list[Draw]:
-    """What our sampler draws, taken apart with moments that give it away.
-
-    Moments without spread whose mean is the image's number show which image was drawn; moments of mean 0 and spread 1
-    show the posterior noise.
-    """
-    flips, images = material.pixels.shape[:2]
-    shape = material.exemplars.means.shape
-    numbers = torch.arange(float(flips * images)).reshape(flips, images, 1, 1, 1).expand(shape)
-    labels = material.exemplars.labels
-    which = material.sampler(Exemplars(numbers, torch.full(shape, -torch.inf), labels))
-    noises = material.sampler(Exemplars(torch.zeros(shape), torch.zeros(shape), labels))
-    scale, found = material.diffusion.scale_latents(torch.ones(1)), []
-    for step in range(num_steps):
-        batch = which(step)
-        index = (batch.latents[:, 0, 0, 0] / scale).round().long()
-        found.append(
-            Draw(
-                material.pixels.flatten(0, 1)[index],
-                noises(step).latents / scale,
-                batch.noise,
-                batch.timesteps,
-                batch.labels,
-            )
-        )
-    return found
-
-
-def train_as_published(material: Material, draws: Sequence[Draw]) -> ClassPrompts:
+def train_as_published(material: Bundled, draws: Sequence[Draw]) -> ClassPrompts:
     """One class after another through the whole procedure; returns what was learned."""
     prompts = material.prompts()
     for label in range(len(material.class_names)):
@@ -199,70 +112,14 @@ def train_as_published(material: Material, draws: Sequence[Draw]) -> ClassPrompt
     return prompts
 
 
-def updates_as_published(material: Material, draws: Sequence[Draw], label: int) -> Iterator[Tensor]:
-    """One class through the whole procedure; its vectors (V, dim) after every update."""
-    diffusion, num_new = material.diffusion, material.config.num_vectors
-    frozen: nn.Embedding = diffusion.text_encoder.get_input_embeddings()
-    start = material.prompts().vectors[label].detach()
-    table = nn.Embedding.from_pretrained(torch.cat([frozen.weight.detach().float(), start]), freeze=False)
-    table.register_forward_hook(lambda _module, _inputs, output: output.to(diffusion.dtype))  # what is behind it has
-    ids = _prompt_ids(material, len(frozen.weight))
-    optimizer = material.training(len(draws)).make_optimizer([table.weight])
-    for draw in draws:
-        diffusion.text_encoder.set_input_embeddings(table)
-        try:
-            optimizer.zero_grad()
-            for sample in torch.nonzero(draw.labels == label).flatten().tolist():
-                _backward_as_published(material, ids, draw, slice(sample, sample + 1))
-            before = table.weight[:-num_new].detach().clone()
-            optimizer.step()
-            with torch.no_grad():
-                table.weight[:-num_new] = before
-        finally:
-            diffusion.text_encoder.set_input_embeddings(frozen)
-        yield table.weight[-num_new:].detach()
-
-
-def _prompt_ids(material: Material, first_new_id: int) -> Tensor:
-    """The template with new words of the vocabulary in its gap, (1, token)."""
-    diffusion, (front, behind) = material.diffusion, material.config.templates[0].split("{}")
-    new = range(first_new_id, first_new_id + material.config.num_vectors)
-    ids = [diffusion.start_id, *diffusion.word_ids(front), *new, *diffusion.word_ids(behind), diffusion.end_id]
-    return torch.tensor([ids + [diffusion.pad_id] * (diffusion.context_length - len(ids))])
-
-
-def _backward_as_published(material: Material, ids: Tensor, draw: Draw, one: slice) -> None:
-    """One image through everything, from its pixels on."""
-    diffusion = material.diffusion
-    with torch.no_grad():
-        posterior = diffusion.vae.encode(draw.pixels[one].to(diffusion.dtype)).latent_dist
-        latents = diffusion.scale_latents(posterior.mean + posterior.std * draw.posterior[one])
-        noisy = diffusion.add_noise(latents, draw.noise[one], draw.timesteps[one])
-    hidden = diffusion.text_encoder(input_ids=ids).last_hidden_state
-    predicted = diffusion.predict_noise(noisy, draw.timesteps[one], hidden)
-    (F.mse_loss(predicted, draw.noise[one]) / material.passes).backward()
-
-
-def updates_of(
-    material: Material, prompts: ClassPrompts, num_steps: int, seed: int | None = None, accelerator: Any = None
-) -> Iterator[Any]:
-    """Our training, as the estimator runs it; a record an update."""
-    return train(
-        GCPL(material.diffusion, prompts),
-        material.sampler(seed=seed),
-        material.training(num_steps),
-        accelerator=accelerator,
-    )
-
-
-def train_together(material: Material, num_steps: int, seed: int | None = None) -> ClassPrompts:
+def train_together(material: Bundled, num_steps: int, seed: int | None = None) -> ClassPrompts:
     """What our training learns."""
     prompts = material.prompts()
     deque(updates_of(material, prompts, num_steps, seed), maxlen=0)
     return prompts
 
 
-def make_floor(material: Material, num_steps: int) -> Callable[[], None]:
+def make_floor(material: Bundled, num_steps: int) -> Callable[[], None]:
     """The bare denoiser on the batches of some updates: forward, and backward to the conditioning."""
     diffusion, sampler = material.diffusion, material.sampler()
     with torch.no_grad():
@@ -279,7 +136,7 @@ def make_floor(material: Material, num_steps: int) -> Callable[[], None]:
     return run
 
 
-def make_parts(material: Material, num_steps: int) -> dict[str, Callable[[], None]]:
+def make_parts(material: Bundled, num_steps: int) -> dict[str, Callable[[], None]]:
     """What our updates spend beside the denoiser."""
     sampler, prompts = material.sampler(), material.prompts()
 
@@ -295,7 +152,7 @@ def make_parts(material: Material, num_steps: int) -> dict[str, Callable[[], Non
     return {DRAWING: draw, TEXT: encode}
 
 
-def check_equal(material: Material, num_steps: int, num_seeds: int) -> dict[str, Any]:
+def check_equal(material: Bundled, num_steps: int, num_seeds: int) -> dict[str, Any]:
     """Train both ways and compare losses on held-out images.
 
     Raises:
@@ -321,7 +178,7 @@ def measure(
     preset: str, *, shots: int, check_steps: int, num_steps: int, num_seeds: int, repeats: int, clock: str = "wall"
 ) -> dict[str, Any]:
     """Check that both procedures end alike, then time them in turn."""
-    material = Material.load(preset, shots, num_held_out=4)
+    material = Bundled.load(preset, shots, num_held_out=4)
     check = check_equal(material, check_steps, num_seeds)
     draws = draws_of(material, num_steps)
     beginnings: list[float] = []

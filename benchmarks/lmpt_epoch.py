@@ -14,14 +14,12 @@ and context length is measured by scaling.py.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from measuring import (
     alternate,
     benchmark_options,
@@ -39,77 +37,19 @@ from torch import Tensor
 from gcpl_lab import fast
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.lmpt.batches import Batch, CachedBatches, encode_captions
+from gcpl_lab.experiments.published import PublishedLMPT, lmpt_objective, lmpt_updates
+from gcpl_lab.lmpt.batches import CachedBatches, encode_captions
 from gcpl_lab.lmpt.encoding import encode_views
 from gcpl_lab.lmpt.objective import LMPT
-from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
-from gcpl_lab.models.clip import FrozenCLIP, encode_token_embeddings
-from gcpl_lab.training.loop import StepRecord, TrainingConfig, train
+from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.training.loop import StepRecord
 
 MOST_APART, CHECKED_STEPS = 1e-4, 10
 ONE_THREAD = ", one thread"
 PUBLISHED, OURS, FLOOR = "published procedure", "cached features", "text encoder alone (floor)"
 LEAST_SPEED_UP = 30.0
 EPOCHS_IN_A_ROW = 5
-
-
-class PublishedObjective(LMPT):
-    """The same loss, with the image tower in every step and prompts of the full context length."""
-
-    def __init__(self, clip: FrozenCLIP, prompts: ContextPrompts, **settings: Any) -> None:
-        """As :class:`LMPT`."""
-        super().__init__(with_whole_context(clip), prompts, **settings)
-
-    def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """Of (pixels (image, 3, size, size), targets, captions, has_caption)."""
-        pixels, *rest = batch
-        features = F.normalize(self.clip.model.encode_image(pixels).float(), dim=-1)
-        return super().__call__(Batch(features, *rest))
-
-
-def with_whole_context(clip: FrozenCLIP) -> FrozenCLIP:
-    """The same CLIP, whose text tower runs on all positions of the context, with autograd through each of them."""
-
-    def encode_prompts(ids: Tensor, embeddings: Tensor) -> Tensor:
-        missing = clip.context_length - ids.shape[1]
-        padded = F.pad(ids, (0, missing), value=clip.pad_id)
-        whole = torch.cat([embeddings, clip.embedding_table[padded[:, ids.shape[1] :]]], dim=1)
-        ends = (padded == clip.end_id).int().argmax(dim=1)
-        return F.normalize(encode_token_embeddings(clip.text_tower, whole, ends)[1].float(), dim=-1)
-
-    whole = copy.copy(clip)
-    whole.encode_prompts = encode_prompts  # type: ignore[method-assign, assignment]
-    return whole
-
-
-def make(kind: type[LMPT], clip: FrozenCLIP, config: LMPTConfig) -> LMPT:
-    """A fresh objective with the settings of ``config``."""
-    data = load_wardrobe("train")
-    prompts = ContextPrompts(
-        clip, data.class_names, num_context=config.num_context, initial_words=config.initial_words, seed=config.seed
-    )
-    return kind(
-        clip,
-        prompts,
-        class_counts=data.class_counts(),
-        num_images=len(data),
-        mix=config.mix,
-        classification=config.classification,
-        reading=config.reading,
-        margin=config.margin,
-        reweight_gamma=config.reweight_gamma,
-        contrast_reduction=config.contrast_reduction,
-        scale="clip",
-    )
-
-
-def updates_of(
-    objective: LMPT, batch_at: Callable[[int], Any], num_steps: int, config: LMPTConfig
-) -> Iterator[StepRecord]:
-    """A record an update, at a constant rate."""
-    training = TrainingConfig(num_steps=num_steps, learning_rate=config.learning_rate, schedule="constant")
-    return train(objective, batch_at, training)
 
 
 def text_tower_alone(objective: LMPT, num_steps: int) -> None:
@@ -151,22 +91,22 @@ def measure(
         return torch.stack([clip.transform(image) for image in images]), *chosen[1:]
 
     def records(kind: type[LMPT], num_steps: int) -> Iterator[StepRecord]:
-        batch_at = published_batch if kind is PublishedObjective else batches
-        return updates_of(make(kind, clip, config), batch_at, num_steps, config)
+        batch_at = published_batch if kind is PublishedLMPT else batches
+        return lmpt_updates(lmpt_objective(kind, clip, data, config), batch_at, num_steps, config)
 
     losses = {
         name: [record.loss for record in records(kind, CHECKED_STEPS)]
-        for name, kind in (("ours", LMPT), ("published", PublishedObjective))
+        for name, kind in (("ours", LMPT), ("published", PublishedLMPT))
     }
     apart = float(np.abs(np.subtract(losses["ours"], losses["published"])).max())
     if not apart <= MOST_APART:
         raise SystemExit(
             f"the losses of the first {CHECKED_STEPS} steps differ by {apart:.2e}; expected at most {MOST_APART}"
         )
-    steps, bare = num_steps or batches.steps_an_epoch, make(LMPT, clip, config)
+    steps, bare = num_steps or batches.steps_an_epoch, lmpt_objective(LMPT, clip, data, config)
     in_a_row = EPOCHS_IN_A_ROW * steps
     variants = {
-        PUBLISHED: lambda: time_updates(records(PublishedObjective, steps + 1), clock),
+        PUBLISHED: lambda: time_updates(records(PublishedLMPT, steps + 1), clock),
         OURS: lambda: time_updates(records(LMPT, in_a_row + 1), clock) / EPOCHS_IN_A_ROW,
         FLOOR: lambda: time_call(lambda: text_tower_alone(bare, in_a_row), clock) / EPOCHS_IN_A_ROW,
     }

@@ -1,17 +1,11 @@
-"""What all benchmarks have in common: alternating measurements, rows, a table, one JSON file.
-
-Variants that are compared run in turn within one program, so that whatever else the machine does meets all of them
-alike. A ratio is the median of the ratios within the rounds, not the ratio of the medians: a slow round slows both of
-its sides.
-"""
+"""What all benchmarks share: options, rows, a table, one JSON file; ``gcpl_lab.evaluation.timing`` measures."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.evaluation.timing import (
+    CLOCKS,
+    Seconds,
+    alternate,
+    check_aim,
+    make_row,
+    make_rows,
+    paired_ratio,
+    time_call,
+)
 from gcpl_lab.experiments.caching import source_checksum
 from gcpl_lab.fast.race import Plan, run_race
 from gcpl_lab.gcpl.estimator import GCPLClassifier
@@ -28,18 +32,14 @@ from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import tensor_checksum, write_json, write_text
 from gcpl_lab.training.machine import describe_machine, describe_versions
 
+__all__ = ["CLOCKS", "Seconds", "alternate", "check_aim", "make_row", "make_rows", "paired_ratio", "time_call"]
+
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path(__file__).parents[1] / "runs" / "benchmarks"
 """What takes long and does not change from call to call: learned prompts, decisions of slow procedures."""
 
 LEAST_REPEATS = 5
 """Fewer measurements are for trying a program out; a result that is kept has at least as many."""
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""``"cpu"`` counts this process alone: for a look on a busy machine, where waiting would be counted too."""
-
-Seconds = dict[str, list[float]]
-"""By variant, one number a round; round i of every variant was measured next to round i of the others."""
 
 
 def benchmark_options(description: str | None, name: str, preset: str | None = "tiny") -> argparse.ArgumentParser:
@@ -51,40 +51,6 @@ def benchmark_options(description: str | None, name: str, preset: str | None = "
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: for a look on a busy machine")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json", help="where the result is written")
     return parser
-
-
-def time_call(function: Callable[[], Any], clock: str = "wall") -> float:
-    """Seconds of one call."""
-    began = CLOCKS[clock]()
-    function()
-    return CLOCKS[clock]() - began
-
-
-def alternate(
-    variants: Mapping[str, Callable[[], Any]], repeats: int, warm_ups: int = 1, clock: str = "wall"
-) -> Seconds:
-    """Measure variants in turn, each round beginning with another one.
-
-    Args:
-        variants: What is called, by its name in the table. One that returns a float has measured itself, for
-            instance to leave its preparations out; of the others the whole call counts.
-        repeats: Rounds that count, 1 or more.
-        warm_ups: Rounds before them that do not: first calls allocate and load.
-        clock: See :data:`CLOCKS`.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; expected 1 or more")
-    names = list(variants)
-    seconds: Seconds = {name: [] for name in names}
-    for turn in range(-warm_ups, repeats):
-        for place in range(len(names)):
-            name = names[(place + turn) % len(names)]
-            began = CLOCKS[clock]()
-            answer = variants[name]()
-            spent = answer if isinstance(answer, float) else CLOCKS[clock]() - began
-            if turn >= 0:
-                seconds[name].append(spent)
-    return seconds
 
 
 def time_updates(records: Iterator[Any], clock: str = "wall", beginnings: list[float] | None = None) -> float:
@@ -99,53 +65,6 @@ def time_updates(records: Iterator[Any], clock: str = "wall", beginnings: list[f
     if beginnings is not None:
         beginnings.append(first)
     return time_call(lambda: deque(records, maxlen=0), clock)
-
-
-def make_row(what: str, values: Sequence[float], evaluations: float | None = None, **more: Any) -> dict[str, Any]:
-    """One line of a table: median and spread (largest minus smallest) of measurements in seconds."""
-    row: dict[str, Any] = {
-        "what": what,
-        "seconds": float(np.median(values)),
-        "spread": float(np.max(values) - np.min(values)),
-    }
-    if evaluations is not None:
-        row["evaluations"] = evaluations
-    return row | {"ratio_to_published": None, "ratio_to_floor": None} | more
-
-
-def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of the rounds' ratios."""
-    return float(np.median(np.asarray(above) / np.asarray(below)))
-
-
-def make_rows(
-    seconds: Seconds,
-    *,
-    published: str | None = None,
-    floor: str | None = None,
-    evaluations: Mapping[str, float] | None = None,
-    parts: Collection[str] = (),
-) -> list[dict[str, Any]]:
-    """A row for each variant.
-
-    Args:
-        seconds: Of :func:`alternate`.
-        published: The variant that is the published procedure; ``ratio_to_published`` says how many times faster
-            than it a variant is. None where there is none: the ratio is then null.
-        floor: The variant that nothing can be faster than; ``ratio_to_floor`` says how many times longer a variant
-            takes.
-        evaluations: Denoiser evaluations of some of the variants.
-        parts: Variants that do a part of the work only, so that they are not faster than anything.
-    """
-    rows = []
-    for what, values in seconds.items():
-        row = make_row(what, values, (evaluations or {}).get(what))
-        if published is not None and what not in parts:
-            row["ratio_to_published"] = paired_ratio(seconds[published], values)
-        if floor is not None:
-            row["ratio_to_floor"] = paired_ratio(values, seconds[floor])
-        rows.append(row)
-    return rows
 
 
 def make_result(name: str, rows: list[dict[str, Any]], repeats: int, **facts: Any) -> dict[str, Any]:
@@ -166,12 +85,6 @@ def make_result(name: str, rows: list[dict[str, Any]], repeats: int, **facts: An
         **facts,
         "rows": rows,
     }
-
-
-def check_aim(what: str, value: float, *, least: float | None = None, most: float | None = None) -> dict[str, Any]:
-    """An aim beside what was measured, for ``aims`` of a result; a missed one is shown, never left out."""
-    met = (least is None or value >= least) and (most is None or value <= most)
-    return {"what": what, "value": value, "least": least, "most": most, "met": bool(met)}
 
 
 def publish(result: Mapping[str, Any], title: str, path: Path) -> None:

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gcpl_step import DTYPES, measured_peak
+from gcpl_step import DTYPES
 from measuring import CLOCKS, benchmark_options, make_result, make_row, publish
 
 from gcpl_lab.models.diffusion import quiet_libraries
 from gcpl_lab.models.presets import MODELS_VARIABLE, find_preset
+from gcpl_lab.training.machine import measured_peak
 from tools.shapes import DIFFUSION_SHAPES, SMALL_CLIP, save_clip, save_diffusion
 
 NUM_EXAMPLES, LMPT_EPOCHS, LMPT_BATCH = 12, 5, 5  # two of twelve are held out: two updates an epoch

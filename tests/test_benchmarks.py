@@ -122,7 +122,7 @@ def test_a_plan_is_followed_as_a_race_does_it(load: Load) -> None:
 
 def test_both_procedures_learn_the_same_prompts(load: Load) -> None:
     module = load("gcpl_train")
-    material = module.Material.load("tiny", shots=2, num_held_out=1)
+    material = module.Bundled.load("tiny", shots=2, num_held_out=1)
     checksum, draws, batch = material.diffusion.checksum(), module.draws_of(material, 1), material.sampler()(0)
     assert len(draws[0].pixels) == len(batch.latents) == 40
     assert torch.equal(draws[0].noise, batch.noise)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcpl_lab.training.device import default_device
+
+if TYPE_CHECKING:
+    import torch
 
 REPORTED_PACKAGES = ("gcpl-lab", "torch", "diffusers", "transformers", "open_clip_torch", "accelerate", "numpy")
 
@@ -47,6 +54,43 @@ def describe_free_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         free["device_memory_free_gib"] = round(torch.cuda.mem_get_info()[0] / 2**30, 1)
     return free
+
+
+@dataclass
+class Peak:
+    """Bytes at peak; filled in when measuring ends."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def measured_peak(device: torch.device) -> Iterator[Peak]:
+    """The most memory that is held inside the block: of the GPU by this process, or resident of this process."""
+    import psutil
+    import torch
+
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            yield peak
+        finally:
+            peak.bytes = torch.cuda.max_memory_allocated(device)
+        return
+    process, ended = psutil.Process(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak.bytes = max(peak.bytes, process.memory_info().rss)
+
+    peak.bytes = process.memory_info().rss
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def describe_versions() -> dict[str, str]:
