@@ -141,7 +141,9 @@ def test_what_is_no_preset_is_named(random_pair: Any, tmp_path: Path) -> None:
         find_preset(str(tmp_path))
     (tmp_path / "diffusion" / "unet").mkdir(parents=True)
     (tmp_path / "clip").mkdir()
-    with pytest.raises(ModelError, match=r"is no complete diffusers pipeline folder \(lacks .*unet/\*\.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"is no complete diffusers pipeline folder \(lacks .*unet/diffusion_pytorch_model.safetensors"
+    ):
         FrozenDiffusion.load(str(tmp_path))
     with pytest.raises(ModelError, match=r"no complete open_clip folder \(lacks open_clip_config.json, open_clip"):
         FrozenCLIP.load(str(tmp_path))

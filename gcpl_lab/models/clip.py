@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gcpl_lab.errors import ModelError
-from gcpl_lab.models.presets import Preset, find_preset, resolve
-from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.errors import ArtifactError, ModelError
+from gcpl_lab.models.checks import LOADING, check_clip, check_keys
+from gcpl_lab.models.presets import Preset, find_clip_weights, find_preset, resolve
+from gcpl_lab.storage import read_tensors, tensor_checksum
 
 
 @contextmanager
@@ -26,6 +28,56 @@ def _quiet_open_clip() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _build(preset: Preset, path: Path, device: torch.device | str) -> tuple[Any, Any, Any]:
+    """Model without its weights, transform and tokenizer, of a folder that was looked at first or a published name."""
+    text = check_clip(path) if path.is_dir() else {}
+    import open_clip
+
+    if path.is_dir():
+        source, options = f"local-dir:{path}", {}
+    else:
+        # A file of weights says nothing about images: what they were trained with stands in open_clip's table.
+        source, trained = preset.clip_source, open_clip.get_pretrained_cfg(preset.clip_source, preset.clip_weights)
+        options = {f"image_{name}": trained[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    # open_clip would take whatever file of weights it finds in a folder, pickled ones too.
+    model, _, transform = open_clip.create_model_and_transforms(source, device=device, load_weights=False, **options)
+    if text.get("hf_tokenizer_name"):
+        return model, transform, FolderTokenizer(path, int(model.context_length))
+    return model, transform, open_clip.get_tokenizer(source)
+
+
+def _fill(model: Any, path: Path) -> None:
+    """Put the weights of a safetensors file in their places, all of them and no others."""
+    tensors, _ = read_tensors(path)
+    own = model.state_dict()
+    if "logit_scale" in tensors and tensors["logit_scale"].numel() == 1:  # with or without an axis
+        tensors["logit_scale"] = tensors["logit_scale"].reshape(own["logit_scale"].shape)
+    misshapen = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    check_keys(path, own.keys() - tensors.keys(), tensors.keys() - own.keys(), misshapen)
+    model.load_state_dict(tensors)
+
+
+class FolderTokenizer:
+    """What open_clip makes of a folder's tokenizer, by CLIP's class alone: its own would take any that is named."""
+
+    def __init__(self, folder: Path, context_length: int) -> None:
+        from open_clip.tokenizer import get_clean_fn
+        from transformers import CLIPTokenizer
+
+        self.tokenizer, self.context_length = (
+            CLIPTokenizer.from_pretrained(folder, local_files_only=True),
+            context_length,
+        )
+        self._clean = get_clean_fn("whitespace")
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids int64 (text, context length) with start, end and padding."""
+        cleaned = [self._clean(text) for text in texts]
+        how: dict[str, Any] = {"max_length": self.context_length, "padding": "max_length", "truncation": True}
+        ids: Tensor = self.tokenizer(cleaned, return_tensors="pt", **how).input_ids
+        return ids
 
 
 class FrozenCLIP:
@@ -63,25 +115,17 @@ class FrozenCLIP:
         found = find_preset(preset) if isinstance(preset, str) else preset
         path = resolve(found, "clip")
 
-        import open_clip
-
-        if path.is_dir():
-            source, options = f"local-dir:{path}", {}
-        else:
-            # A file of weights says nothing about images: what they were trained with stands in open_clip's table.
-            trained = open_clip.get_pretrained_cfg(found.clip_source, found.clip_weights)
-            source = found.clip_source
-            options = {
-                "pretrained": str(path),
-                **{f"image_{name}": trained[name] for name in ("mean", "std", "interpolation", "resize_mode")},
-            }
+        weights = find_clip_weights(path) if path.is_dir() else path
+        assert weights is not None  # resolve() has looked
         try:
-            with _quiet_open_clip():
-                model, _, transform = open_clip.create_model_and_transforms(source, device=device, **options)
-                tokenizer = open_clip.get_tokenizer(source)
-        except (RuntimeError, OSError, ValueError) as error:
+            with LOADING, _quiet_open_clip():
+                model, transform, tokenizer = _build(found, path, device)
+                _fill(model, weights)
+        except (RuntimeError, OSError, ValueError, TypeError, ArtifactError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(
-                f"preset {found.name!r}: CLIP {source!r} in {path} cannot be loaded ({error}); "
+                f"preset {found.name!r}: CLIP in {path} cannot be loaded ({error}); "
                 "it is damaged or of another architecture: fetch or save it anew"
             ) from error
         scale = model.logit_scale.detach().clone()

@@ -9,15 +9,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gcpl_lab.errors import ModelError
-from gcpl_lab.models.presets import Preset, find_preset, resolve
+from gcpl_lab.errors import ArtifactError, ModelError
+from gcpl_lab.models.checks import (
+    LOADING,
+    check_keys,
+    check_part,
+    check_pipeline,
+    check_scheduler,
+    check_text_encoder,
+    find_weights,
+)
+from gcpl_lab.models.presets import WEIGHTS, Preset, find_preset, resolve
 from gcpl_lab.storage import CachedChecksum
 
 
@@ -39,6 +50,46 @@ def quiet_libraries() -> Iterator[None]:
             module.set_verbosity(level)
             if bars:
                 module.enable_progress_bar()
+
+
+def _load_parts(source: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The five parts of a pipeline, each from one file that was looked at first."""
+    check_pipeline(source)
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    check_scheduler(source / "scheduler" / "scheduler_config.json")
+    check_text_encoder(source / "text_encoder" / "config.json", CLIPTextConfig)
+    for part, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)):
+        check_part(source / part / "config.json", kind)
+    return {
+        "vae": _load_part(AutoencoderKL, source / "vae", torch_dtype=dtype),
+        "denoiser": _load_part(UNet2DConditionModel, source / "unet", torch_dtype=dtype),
+        "text_encoder": _load_part(CLIPTextModel, source / "text_encoder", dtype=dtype),
+        "tokenizer": CLIPTokenizer.from_pretrained(source / "tokenizer", local_files_only=True),
+        "scheduler": DDPMScheduler.from_pretrained(source / "scheduler", local_files_only=True),
+    }
+
+
+def _load_part(kind: Any, folder: Path, **dtype: torch.dtype) -> Any:
+    """A model of the library's, whole: without this check one that lacks weights has random ones in their stead."""
+    weights = find_weights(folder, WEIGHTS[folder.name])
+    assert weights is not None  # resolve() has looked
+    variant = weights.name.removeprefix(WEIGHTS[folder.name]).removesuffix(".safetensors").removeprefix(".")
+    try:
+        model, found = kind.from_pretrained(
+            folder,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told of below
+            **dtype,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{weights}: cannot be loaded ({error}); fetch or save it anew") from error
+    check_keys(weights, *(found[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched")))
+    return model
 
 
 class FrozenDiffusion:
@@ -106,24 +157,12 @@ class FrozenDiffusion:
         found = find_preset(preset) if isinstance(preset, str) else preset
         source = resolve(found, "diffusion")
 
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        options: dict[str, Any] = {"use_safetensors": True, "torch_dtype": dtype, "local_files_only": True}
         try:
-            with quiet_libraries():
-                model = cls(
-                    vae=AutoencoderKL.from_pretrained(source, subfolder="vae", **options),
-                    denoiser=UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options),
-                    text_encoder=CLIPTextModel.from_pretrained(
-                        source, subfolder="text_encoder", use_safetensors=True, dtype=dtype, local_files_only=True
-                    ),
-                    tokenizer=CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=True),
-                    scheduler=DDPMScheduler.from_pretrained(source, subfolder="scheduler", local_files_only=True),
-                    name=found.name,
-                    evidence_range=found.evidence_range,
-                )
-        except (OSError, ValueError) as error:
+            with LOADING, quiet_libraries():
+                model = cls(**_load_parts(source, dtype), name=found.name, evidence_range=found.evidence_range)
+        except (OSError, ValueError, RuntimeError, ArtifactError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(f"{source}: is no complete diffusers pipeline folder ({error})") from error
         return model.to(device)
 
@@ -279,7 +318,8 @@ class FrozenDiffusion:
             guidance: Classifier-free guidance; 1 switches it off.
             seed: Image i starts from the same noise whatever the prompts are.
         """
-        from diffusers import DDIMScheduler, StableDiffusionPipeline
+        with LOADING:
+            from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         self.vae.to(self.device)
         with quiet_libraries():

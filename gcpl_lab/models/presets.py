@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from gcpl_lab.errors import ModelError
+from gcpl_lab.models.checks import find_weights
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 MODELS_VARIABLE = "GCPL_LAB_MODELS"
@@ -37,6 +38,8 @@ DIFFUSION_FILES = (
 """All that is fetched of a pipeline's repository: no pickled weights, no second precision, no safety checker."""
 
 CLIP_FILE = "open_clip_model.safetensors"
+WEIGHTS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+"""Parts of a pipeline, and how the file of their weights begins; it may be a half-precision one (``.fp16``)."""
 
 
 @dataclass(frozen=True)
@@ -193,20 +196,23 @@ def locate(preset: Preset, part: Part) -> Location:
 
 
 def _missing_files(folder: Path, part: Part) -> tuple[str, ...]:
-    """What a local folder lacks; weights may have any name as long as they are safetensors."""
+    """What a local folder lacks; CLIP's weights may have any name as long as they are the only safetensors file."""
     if part == "clip":
         missing = [] if (folder / "open_clip_config.json").is_file() else ["open_clip_config.json"]
-        return (*missing, *([] if any(folder.glob("*.safetensors")) else [CLIP_FILE]))
+        return (*missing, *([] if find_clip_weights(folder) else [CLIP_FILE]))
     wanted = [name for name in DIFFUSION_FILES if name.endswith("config.json") and "tokenizer" not in name]
     missing = [name for name in wanted if not (folder / name).is_file()]
-    missing += [
-        f"{name}/*.safetensors"
-        for name in ("text_encoder", "unet", "vae")
-        if not any((folder / name).glob("*.safetensors"))
-    ]
+    missing += [f"{name}/{stem}.safetensors" for name, stem in WEIGHTS.items() if not find_weights(folder / name, stem)]
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         missing.append("tokenizer/vocab.json")
     return tuple(missing)
+
+
+def find_clip_weights(folder: Path) -> Path | None:
+    """The file of weights of an open_clip folder: the one with open_clip's name, or the only one."""
+    files = sorted(folder.glob("*.safetensors"))
+    named = folder / CLIP_FILE
+    return named if named in files else files[0] if len(files) == 1 else None
 
 
 def hub_files(preset: Preset, part: Part) -> tuple[str, tuple[str, ...]]:
