@@ -118,3 +118,10 @@ def test_machines_without_a_common_folder_are_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "broadcast_number", lambda value: value + 4)
     with pytest.raises(ArtifactError, match="at step 0, the main one at 4; expected a folder that all machines share"):
         next(train(Quadratic(), batch_at, CONFIG, checkpoint=tmp_path / "run.safetensors"))
+
+
+def test_early_states_are_kept_at_powers_of_two() -> None:
+    history = History(every=10, early=True)
+    assert [step for step in range(1, 36) if history.keeps(step, 35)] == [1, 2, 4, 8, 10, 16, 20, 30, 32, 35]
+    assert [step for step in range(1, 26) if History(every=10).keeps(step, 25)] == [10, 20, 25]
+    assert not any(History(early=True).keeps(step, 9) for step in range(1, 10))

@@ -57,7 +57,7 @@ class GCPLClassifier(PromptJudge):
         support_errors_, support_labels_: What the temperature was fitted on, (image, class, sample) and (image,); of a
             classifier that was loaded from a folder they are absent.
         history_, states_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; states are vectors (class, V,
-            dim), every ``journey_every`` updates, of very long runs about ``MAX_STATES``.
+            dim), after 1, 2, 4, 8 ... and every ``journey_every`` updates, of very long runs about ``MAX_STATES``.
         train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
         fast_: With ``classification="fast"`` the calibrated :class:`~gcpl_lab.fast.race.Race`.
     """
@@ -253,6 +253,7 @@ class GCPLClassifier(PromptJudge):
                 checkpoint=folder and folder / f"{name}.checkpoint.safetensors",
                 fingerprint=lambda: self._fingerprint(exemplars),
                 keep_every=max(self.journey_every, training.num_steps // MAX_STATES),
+                keep_early=True,
             )
         )
 

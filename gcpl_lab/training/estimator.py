@@ -52,12 +52,13 @@ class PromptClassifier:
         fingerprint: Callable[[], str] = str,
         stop_after: int | None = None,
         keep_every: int = 0,
+        keep_early: bool = False,
     ) -> Generator[StepRecord, bool | None, bool]:
         """The updates of one objective, counted on from those before; returns whether the caller ended them early."""
         model, precision = getattr(self, self.MODEL), self.config.precision
         mixed = str(model.dtype) if precision == "auto" else precision
         done, taken = self.history_[-1].step if self.history_ else 0, 0
-        history = self._latest = History(every=keep_every)
+        history = self._latest = History(keep_every, keep_early)
         records = train(
             objective,
             batch_at,

@@ -86,7 +86,7 @@ def train(
         step += 1
         record = StepRecord(step, values.pop("loss"), values, rate, seconds=time.perf_counter() - began)
         history.records.append(record)
-        if history.every and (step % history.every == 0 or step == last):
+        if history.keeps(step, last):
             history.states[step] = [parameter.detach().cpu().clone() for parameter in parameters]
         if saved and (step % config.checkpoint_every == 0 or step == last):
             saved.write(step, history)

@@ -103,10 +103,17 @@ class History:
 
     Attributes:
         every: Updates between kept states; 0 keeps none.
+        early: Keep the states after 1, 2, 4, 8 ... updates too: much happens before the first usual one.
         records: One an update.
         states: The parameters' values after every ``every`` updates and after the last, by the number of updates.
     """
 
     every: int = 0
+    early: bool = False
     records: list[StepRecord] = field(default_factory=list)
     states: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def keeps(self, step: int, last: int) -> bool:
+        """Whether the state after ``step`` of ``last`` updates is kept."""
+        power_of_two = step & (step - 1) == 0
+        return bool(self.every) and (step % self.every == 0 or step == last or (self.early and power_of_two))
