@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gcpl_lab.models.clip import FrozenCLIP
     from gcpl_lab.models.diffusion import FrozenDiffusion
+    from gcpl_lab.views.widgets import Guess
 
 COURSE_VARIABLE = "GCPL_LAB_COURSE"
 FORMAT, FORMAT_VERSION = "gcpl_lab.course_state", 1
@@ -47,6 +48,13 @@ def course_folder() -> Path:
     """Where the states lie: ``$GCPL_LAB_COURSE``, else ``runs/course`` beside ``data_samples``."""
     chosen = os.environ.get(COURSE_VARIABLE)
     return Path(chosen) if chosen else find_samples("fashion").parents[1] / "runs" / "course"
+
+
+def guess(name: str, question: str, options: Sequence[str]) -> Guess:
+    """A question to guess at before a cell that measures; guesses are kept in ``guesses.json`` beside the states."""
+    from gcpl_lab.views.widgets import Guess
+
+    return Guess(name, question, options, course_folder() / "guesses.json")
 
 
 def _check_number(notebook: str) -> str:

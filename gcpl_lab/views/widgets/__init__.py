@@ -5,12 +5,14 @@ a page without a kernel has a figure. Errors of a callback appear in the widget 
 """
 
 from gcpl_lab.views.widgets.explorers import ClassifierRace, JourneySlider, NoiseSlider, PairExplorer, ThresholdExplorer
+from gcpl_lab.views.widgets.guess import Guess, tally_guesses
 from gcpl_lab.views.widgets.review import SampleReviewer
 from gcpl_lab.views.widgets.slide_builder import SlideBuilder
 from gcpl_lab.views.widgets.training import TrainingMonitor
 
 __all__ = [
     "ClassifierRace",
+    "Guess",
     "JourneySlider",
     "NoiseSlider",
     "PairExplorer",
@@ -18,4 +20,5 @@ __all__ = [
     "SlideBuilder",
     "ThresholdExplorer",
     "TrainingMonitor",
+    "tally_guesses",
 ]

@@ -22,49 +22,22 @@ ERROR_STYLE = "border-left:4px solid #B00020;padding:4px 8px;color:#B00020;line-
 WAY_OUT = "The state before is shown. Set the control back, or run the cell again; if this comes back, report it:"
 
 
-class View(ipywidgets.VBox):
-    """A figure (``png``), a ``sentence`` about it, and the controls that change it.
+class Panel(ipywidgets.VBox):
+    """Controls under a title, a ``status`` line, and a place for the errors of callbacks.
 
-    A widget keeps its data, hands its controls to ``__init__`` and implements ``_draw``. Controls wait until a slider
-    is let go, and Jupyter merges what comes in while one state is being drawn. ``error`` is the last exception of a
-    callback, None when all went well since.
+    ``error`` is the last exception of a callback, None when all went well since.
     """
 
-    def __init__(self, title: str, inputs: Sequence[Any] = (), others: Sequence[Any] = ()) -> None:
-        """Arrange the parts in the order of Tab, and draw; ``inputs`` are controls that the figure depends on."""
-        # As large as it was drawn, and smaller where the page is narrower: a box would stretch it to its own width.
-        self.png = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
-        self.status, self.problem, self.sentence = ipywidgets.HTML(), ipywidgets.HTML(), type(self).__name__
+    def __init__(self, title: str, parts: Sequence[Any] = (), below: Sequence[Any] = ()) -> None:
+        """Arrange the parts in the order of Tab; ``below`` stands under the place for errors."""
+        self.status, self.problem = ipywidgets.HTML(), ipywidgets.HTML()
         self.error: Exception | None = None
-        self._inputs = inputs
-        self._drawn: dict[tuple[Any, ...], tuple[bytes, str]] = {}
         self._in_use = threading.RLock()  # callbacks may come from more than one thread
-        heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
-        super().__init__([heading, *inputs, *others, self.problem, self.png, self.status])
-        for control in inputs:
-            control.observe(self.guarded(self.redraw), "value")
-        self.redraw()
+        super().__init__([ipywidgets.HTML(f"<b>{html.escape(title)}</b>"), *parts, self.problem, *below, self.status])
 
-    def _state(self) -> tuple[Any, ...]:
-        return tuple(control.value for control in self._inputs)
-
-    def _draw(self) -> tuple[Figure, str]:
-        """The present state's figure, drawn within ``figure_style``, and what there is to see, for screen readers."""
-        raise NotImplementedError
-
-    def redraw(self) -> None:
-        """Show the present state, drawn now or kept from before."""
-        state = self._state()
-        if state not in self._drawn:
-            with style.figure_style():
-                figure, sentence = self._draw()
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=96, metadata={"Software": None})
-            while len(self._drawn) >= KEPT_FIGURES:
-                self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[state] = stream.getvalue(), sentence
-        self.png.value, self.sentence = self._drawn[state]
-        self.status.value = f'<span role="status">{html.escape(self.sentence)}</span>'
+    def say(self, sentence: str) -> None:
+        """Put a sentence on the status line, which screen readers read out."""
+        self.status.value = f'<span role="status">{html.escape(sentence)}</span>'
 
     def guarded(self, callback: Callable[[], None]) -> Callable[..., None]:
         """A callback for ``observe`` or ``on_click`` whose errors appear in the widget."""
@@ -98,6 +71,47 @@ class View(ipywidgets.VBox):
         made = ipywidgets.Button(description=description, icon=icon, tooltip=tooltip, button_style=look)
         made.on_click(self.guarded(act))
         return made
+
+
+class View(Panel):
+    """A figure (``png``), a ``sentence`` about it, and the controls that change it.
+
+    A widget keeps its data, hands its controls to ``__init__`` and implements ``_draw``. Controls wait until a slider
+    is let go, and Jupyter merges what comes in while one state is being drawn.
+    """
+
+    def __init__(self, title: str, inputs: Sequence[Any] = (), others: Sequence[Any] = ()) -> None:
+        """Arrange the parts in the order of Tab, and draw; ``inputs`` are controls that the figure depends on."""
+        # As large as it was drawn, and smaller where the page is narrower: a box would stretch it to its own width.
+        self.png = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.sentence = type(self).__name__
+        self._inputs = inputs
+        self._drawn: dict[tuple[Any, ...], tuple[bytes, str]] = {}
+        super().__init__(title, [*inputs, *others], [self.png])
+        for control in inputs:
+            control.observe(self.guarded(self.redraw), "value")
+        self.redraw()
+
+    def _state(self) -> tuple[Any, ...]:
+        return tuple(control.value for control in self._inputs)
+
+    def _draw(self) -> tuple[Figure, str]:
+        """The present state's figure, drawn within ``figure_style``, and what there is to see, for screen readers."""
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        """Show the present state, drawn now or kept from before."""
+        state = self._state()
+        if state not in self._drawn:
+            with style.figure_style():
+                figure, sentence = self._draw()
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=96, metadata={"Software": None})
+            while len(self._drawn) >= KEPT_FIGURES:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[state] = stream.getvalue(), sentence
+        self.png.value, self.sentence = self._drawn[state]
+        self.say(self.sentence)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The widget, and beside it the present figure for readers that have no kernel."""
