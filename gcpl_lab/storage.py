@@ -21,6 +21,10 @@ from gcpl_lab.errors import ArtifactError
 if TYPE_CHECKING:
     import torch
 
+CHECKSUM = "gcpl_lab.checksum"
+"""In what we write: the SHA-256 of all the rest. A file without one is of another program, or of an earlier version."""
+DAMAGED = "is damaged, or was changed by hand (its checksum differs): restore it, or delete it and make it again"
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``."""
@@ -66,21 +70,53 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; expected a JSON file written by gcpl_lab") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error}); expected a JSON file") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: is no valid JSON ({error}); it may be damaged or of another program: restore or delete it"
         ) from error
 
 
+def write_checked(path: str | Path, values: Mapping[str, Any]) -> Path:
+    """Write a JSON object atomically, with a checksum of its content."""
+    return write_json(path, {**values, CHECKSUM: json_checksum(values)})
+
+
+def read_checked(path: str | Path) -> dict[str, Any]:
+    """A JSON object; one that is damaged, where it says what its checksum was, is an ArtifactError that names it."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path}: was not written by gcpl_lab (it holds no JSON object)")
+    if (expected := values.pop(CHECKSUM, None)) is not None and expected != json_checksum(values):
+        raise ArtifactError(f"{path}: {DAMAGED}")
+    return values
+
+
+def json_checksum(values: Any) -> str:
+    """SHA-256 over JSON values, whatever the order of their keys."""
+    plain = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """Write named tensors of any shape and dtype as one safetensors file, atomically, with strings in its header."""
+    """Write named tensors of any shape and dtype as one safetensors file, atomically, with strings in its header.
+
+    A checksum of both stands in the header.
+    """
     from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     # Not save_file: from safetensors 0.8 on it writes a temporary file of its own, which a killed process leaves.
-    return write_atomically(path, partial(Path.write_bytes, data=save(whole, metadata=dict(metadata or {}))))
+    facts = dict(metadata or {})
+    facts[CHECKSUM] = _checksum_of(whole, facts)
+    return write_atomically(path, partial(Path.write_bytes, data=save(whole, metadata=facts)))
+
+
+def _checksum_of(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, str]) -> str:
+    return json_checksum([tensor_checksum(tensors.items()), dict(facts)])
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -91,19 +127,28 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise ArtifactError(f"{path}: no such file; expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as stream:
-            names = list(stream.keys())
-            return {name: stream.get_tensor(name) for name in names}, dict(stream.metadata() or {})
-    except SafetensorError as error:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  (it is no dictionary)
+            facts = dict(stream.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"{path}: cannot be read as safetensors ({error}); it is damaged or of another format: "
             "delete it and make it again, or restore a copy"
         ) from error
+    if (expected := facts.pop(CHECKSUM, None)) is not None and expected != _checksum_of(tensors, facts):
+        raise ArtifactError(f"{path}: {DAMAGED}")
+    return tensors, facts
 
 
 def file_checksum(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_checksums(folder: Path) -> dict[str, str]:
+    """Checksum of every file below a folder, by its path there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_checksum(path) for path in paths}
 
 
 def folder_checksum(entries: Iterable[tuple[str, str]]) -> str:

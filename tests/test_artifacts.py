@@ -10,7 +10,7 @@ import torch
 
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.gcpl.prompts import ClassPrompts
-from gcpl_lab.storage import read_json, write_json, write_tensors
+from gcpl_lab.storage import read_checked, write_checked, write_tensors
 from gcpl_lab.training.artifacts import (
     export_textual_inversion,
     import_textual_inversion,
@@ -39,7 +39,7 @@ def test_round_trip(saved: Path) -> None:
 
 
 def change(metadata: dict[str, Any]) -> Callable[[Path], object]:
-    return lambda folder: write_json(folder / "prompts.json", read_json(folder / "prompts.json") | metadata)
+    return lambda folder: write_checked(folder / "prompts.json", read_checked(folder / "prompts.json") | metadata)
 
 
 def replace_by(name: str, content: str) -> Callable[[Path], object]:

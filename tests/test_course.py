@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.models.diffusion import FrozenDiffusion
+from gcpl_lab.storage import read_checked
 from gcpl_lab.workshop import course
 from tools.ship_course import ship_states
 
@@ -91,7 +92,7 @@ def test_what_does_not_fit_is_refused_with_a_remedy(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="do not belong together"):
         load()
     facts = folder / "04" / "state.json"
-    other_version = json.loads(facts.read_text()) | {"format_version": 99}
+    other_version = read_checked(facts) | {"format_version": 99}
     for content, told in ((other_version, "format version 99"), ({"format": "another"}, "no state of a notebook")):
         facts.write_text(json.dumps(content))
         with pytest.raises(ArtifactError, match=told):

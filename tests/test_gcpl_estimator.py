@@ -6,6 +6,7 @@ The models have random weights, so nothing is asked here about how well it recog
 import functools
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from gcpl_lab.gcpl.sampling import Exemplars, NoisyBatch
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import TINY_FOLDER
-from gcpl_lab.storage import read_json, read_tensors, write_json
+from gcpl_lab.storage import read_checked, read_json, read_tensors, write_json
 from gcpl_lab.training.loop import end_early
 
 SMALL: dict[str, Any] = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_samples": 2, "num_evidence": 2}
@@ -258,9 +259,23 @@ def test_weights_are_loaded_in_the_precision_and_again_from_the_file(
     model = GCPLClassifier(preset=str(random_pair.folder), precision="bfloat16", **SMALL).fit(*pictures)
     assert model.diffusion.dtype is torch.bfloat16  # loaded when it was needed
     assert model.prompts_.vectors.dtype is model.prompts_.vectors.grad.dtype is torch.float32  # type: ignore[union-attr]
-    again = GCPLClassifier.load(model.save(tmp_path))
+    again = GCPLClassifier.load(model.save(tmp_path), preset=str(random_pair.folder))
     assert again.diffusion.dtype is torch.bfloat16
     assert np.array_equal(again.decision_function(pictures[0][:2]), model.decision_function(pictures[0][:2]))
+
+
+def test_a_folder_of_models_that_a_file_names_is_opened_only_when_asked(
+    random_pair: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path is saved whole, so that what the message says to give works from any folder."""
+    monkeypatch.chdir(random_pair.folder.parent)
+    model = GCPLClassifier(random_pair.folder.name, diffusion=random_pair.diffusion, **SMALL).fit(*pictures)
+    saved, place = model.save(tmp_path / "prompts"), str(random_pair.folder.resolve())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=re.escape(f"--preset {place!r}")):
+        GCPLClassifier.load(saved)
+    assert GCPLClassifier.load(saved, preset=place).config.preset == place
+    assert GCPLClassifier.load(saved, random_pair.diffusion).config.preset == random_pair.diffusion.name
 
 
 class Huber(GCPL):
@@ -420,7 +435,7 @@ def test_incomplete_files_are_refused_and_earlier_ones_read(
 ) -> None:
     """Earlier ones hold settings that have gone, and neither options nor a weighting nor the objective's class."""
     path = fitted.save(tmp_path) / "prompts.json"
-    metadata = read_json(path)
+    metadata = read_checked(path)
     metadata["config"] |= {"early_stopping": "none", "gcpl_share": 1.0, "precision": "measured"}
     del metadata["weighting"], metadata["objective_class"], metadata["config"]["options"]
     write_json(path, {name: value for name, value in metadata.items() if name != missing})

@@ -24,6 +24,7 @@ from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.losses import LOSSES, register_loss
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.presets import TINY_FOLDER
+from gcpl_lab.storage import read_checked
 from gcpl_lab.training.loop import StepRecord, end_early
 
 NAMES = ("shirt", "ankle boot", "bag")
@@ -123,7 +124,7 @@ def test_saved_contexts_answer_the_same(
 ) -> None:
     model = learned(clip, **settings)
     path = model.save(tmp_path) / "prompts.json"
-    content = json.loads(path.read_text())
+    content = read_checked(path)
     for name in absent:
         del content["config"][name]
     path.write_text(json.dumps(content))
@@ -141,7 +142,10 @@ def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_
         assert model.clip.dtype is getattr(torch, precision)
         assert context(model).dtype is torch.float32
         found[precision] = losses(model)
-        again = LMPTClassifier.load(model.save(tmp_path / precision))  # in the precision that it was learned in
+        folder = model.save(tmp_path / precision)
+        with pytest.raises(ArtifactError, match="is not opened unasked"):
+            LMPTClassifier.load(folder)
+        again = LMPTClassifier.load(folder, preset=str(random_pair.folder))  # in the precision that it was learned in
         assert again.clip.dtype is model.clip.dtype
         np.testing.assert_array_equal(again.scores_of(VIEWS[0]), model.scores_of(VIEWS[0]))
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.02)
@@ -153,7 +157,7 @@ def test_half_precision_leaves_contexts_and_cosines_alone(random_pair: Any, tmp_
 def test_damaged_and_foreign_folders(clip: Any, tmp_path: Path) -> None:
     folder = learned(clip, num_epochs=1).save(tmp_path / "prompts")
     path = folder / "prompts.json"
-    content = json.loads(path.read_text())
+    content = read_checked(path)
     for change, message in (
         ({"method": None}, "was learned by another method than lmpt"),
         ({"config": {**content["config"], "num_context": 3}}, "do not fit its settings"),

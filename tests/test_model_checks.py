@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gcpl_lab.errors import ModelError
+from gcpl_lab.models import presets
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 
@@ -196,6 +197,24 @@ def test_half_precision_files_will_do(folder: Path, random_pair: Any) -> None:
     assert found.dtype == whole.dtype
     weight, expected = (next(each.text_encoder.parameters()) for each in (found, whole))
     assert (weight == expected.half().float()).all()
+
+
+def test_a_flipped_byte_in_any_file_of_the_bundled_pair_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(presets.TINY_FOLDER, tmp_path / "tiny"))
+    monkeypatch.setattr(presets, "TINY_FOLDER", copy)
+    files = [path for part in ("clip", "diffusion") for path in sorted((copy / part).rglob("*")) if path.is_file()]
+    assert len(files) == 18
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=f"damaged: .*{path.name}"):
+            load(copy, path.relative_to(copy).parts[0])
+        path.write_bytes(whole)
+    assert load(copy, "clip").checksum() == FrozenCLIP.load("tiny").checksum()
 
 
 TWO_AT_ONCE = """

@@ -17,6 +17,7 @@ from gcpl_lab.evaluation.calibration import FittedLogits
 from gcpl_lab.fast.race import COVERAGE, Plan, Race, choose_samples, learn_plan, run_race, shortlisted
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.sampling import Exemplars
+from gcpl_lab.storage import read_checked
 
 NUM_CLASSES = 6
 TELLING = (3, 7, 9, 12)
@@ -281,7 +282,7 @@ def test_the_estimator_answers_with_its_plan(fitted: GCPLClassifier, pictures: A
     again = GCPLClassifier.load(fitted.save(tmp_path), fitted.diffusion)
     assert again.fast_.plan_.as_dict() == fitted.fast_.plan_.as_dict()
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
-    metadata = json.loads((tmp_path / "prompts.json").read_text())
+    metadata = read_checked(tmp_path / "prompts.json")
     metadata["plan"]["tree"] = {"branches": [0]}
     (tmp_path / "prompts.json").write_text(json.dumps(metadata))
     with pytest.raises(ArtifactError, match="incomplete or was changed .*shortcuts that this version no longer has"):

@@ -82,6 +82,7 @@ def test_its_command_is_one_of_the_program(path: Path) -> None:
         ({"settings": {"num_stepz": 3}}, "unknown settings num_stepz"),
         ({"settings": {"num_steps": -1}}, "num_steps is -1; expected 0 or more"),
         ({"objectives": ["gcp"]}, "objective is 'gcp'"),
+        ({"preset": "../models"}, "names the models '../models'; expected one of tiny, .*--set preset=FOLDER"),
     ],
 )
 def test_a_wrong_recipe_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

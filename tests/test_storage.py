@@ -3,12 +3,22 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gcpl_lab import storage
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.storage import read_json, read_tensors, tensor_checksum, write_json, write_tensors, write_text
+from gcpl_lab.storage import (
+    read_checked,
+    read_json,
+    read_tensors,
+    tensor_checksum,
+    write_checked,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -118,3 +128,31 @@ def test_a_checksum_is_computed_once_until_a_weight_changes(monkeypatch: pytest.
     check(5)
     model.register_buffer("extra", torch.ones(1))
     assert check(6) == check(6)
+
+
+def test_no_flipped_byte_passes_unseen(tmp_path: Path) -> None:
+    """Whatever byte is damaged, of data or of what describes them: it is told, or nothing that is read has changed."""
+    rng, tensors = np.random.default_rng(0), {"vectors": torch.randn(3, 4), "step": torch.tensor(7)}
+    values = {"class_names": ["coat", "長靴"], "temperature": 0.07, "offsets": [0.25, -1.5], "more": {"steps": 240}}
+    facts = {"progress": '{"step": 7, "records": []}'}
+    paths = write_tensors(tmp_path / "a.safetensors", tensors, facts), write_checked(tmp_path / "a.json", values)
+    seen = 0
+    for path in paths:
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[place] ^= int(rng.integers(1, 256))
+            path.write_bytes(damaged)
+            try:
+                found = read_tensors(path) if path.suffix == ".safetensors" else read_checked(path)
+            except ArtifactError as error:
+                assert path.name in str(error)
+                seen += 1
+                continue
+            if path.suffix == ".json":  # blanks, or the checksum's own name
+                assert values.items() <= found.items()
+            else:
+                assert facts.items() <= found[1].items()
+                assert found[0].keys() == tensors.keys()
+                assert all(torch.equal(found[0][name], tensor) for name, tensor in tensors.items())
+    assert seen > 500

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcpl_lab.data.samples import SAMPLES_FORMAT
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.models.clip import encode_token_embeddings
 from gcpl_lab.models.diffusion import quiet_libraries
-from gcpl_lab.storage import read_json, read_tensors, write_json, write_tensors, write_text
+from gcpl_lab.storage import file_checksums, read_json, read_tensors, write_json, write_tensors, write_text
 from tools.captions import AttributeScale, caption_vocabulary, photo_caption, scene_caption
 from tools.raw_fashion import PRETRAIN_PART, RawFashion, read_raw_fashion
 from tools.scenes import CANVAS_SIZE, compose_scene
@@ -522,6 +523,13 @@ def export_pair(target: Path, *, vae: Any, clip: Any, denoiser: Any, tokenizer: 
     config = {"model_cfg": clip_config(clip.vocab_size), "preprocess_cfg": preprocess}
     write_json(target / "clip" / "open_clip_config.json", config)
     write_tensors(target / "clip" / "open_clip_model.safetensors", clip.state_dict(), {"format": "pt"})
+    write_checksums(target)
+
+
+def write_checksums(target: Path) -> None:
+    """List the files of both models; those of the bundled pair are compared with it whenever they are loaded."""
+    files = {name: value for name, value in file_checksums(target).items() if name.startswith(("clip/", "diffusion/"))}
+    write_json(target / "checksums.json", {"format": SAMPLES_FORMAT, "name": "tiny", "files": files})
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

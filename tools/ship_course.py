@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gcpl_lab.data.samples import SAMPLES_FORMAT
 from gcpl_lab.errors import DataError
-from gcpl_lab.storage import file_checksum, write_json, write_text
+from gcpl_lab.storage import file_checksums, write_json, write_text
 from gcpl_lab.workshop.course import course_folder, replacing, saved_in
 
 CHECKSUMS = "checksums.json"
@@ -43,7 +43,6 @@ def ship_states(target: str | Path) -> list[str]:
         for notebook in found:
             shutil.copytree(source / notebook, built / notebook)
         write_text(built / "README.md", README)
-        paths = sorted(path for path in built.rglob("*") if path.is_file())
-        files = {path.relative_to(built).as_posix(): file_checksum(path) for path in paths}
-        write_json(built / CHECKSUMS, {"format": SAMPLES_FORMAT, "name": "course", "files": files})
+        content = {"format": SAMPLES_FORMAT, "name": "course", "files": file_checksums(built)}
+        write_json(built / CHECKSUMS, content)
     return found

@@ -64,13 +64,14 @@ def train_gcpl(
 def classify(
     prompts: Annotated[Path, Argument(help="Folder written by train.")],
     images: Annotated[list[Path], Argument(help="Images, or folders of images.")],
+    preset: options.LearnedOn = None,
     as_json: options.Json = False,
 ) -> None:
     """Say which class prompt denoises each image best, with probabilities."""
     from gcpl_lab.gcpl.estimator import GCPLClassifier
 
     files = [file for path in images for file in (_images_below(path) if path.is_dir() else [path])]
-    model = GCPLClassifier.load(prompts)
+    model = GCPLClassifier.load(prompts, preset=preset)
     answers: list[dict[str, Any]] = []
     for file, row in zip(files, model.predict_proba(files), strict=True):
         chances = dict(zip(model.class_names_, map(float, row), strict=True))
@@ -162,6 +163,7 @@ def evaluate(
     images: Images = None,
     metadata: Metadata = None,
     rows: Rows = [],  # noqa: B006
+    preset: options.LearnedOn = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure learned multi-label prompts on labelled images: mAP over head, medium and tail, and each class.
@@ -170,7 +172,7 @@ def evaluate(
     """
     from gcpl_lab.lmpt.estimator import LMPTClassifier
 
-    model = LMPTClassifier.load(prompts)
+    model = LMPTClassifier.load(prompts, preset=preset)
     names = [str(name) for name in model.classes_]
     data = read_labelled("test", metadata, images, rows, names, listed=(list_file, labels, None))
     if list(data.class_names) != names:

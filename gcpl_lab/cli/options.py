@@ -15,6 +15,9 @@ from gcpl_lab.settings import Settings
 
 Json = Annotated[bool, Option("--json", help="Print the answer as JSON on standard output.")]
 Preset = Annotated[str, Option(help="Name of the frozen models, or a folder with diffusion/ and clip/.")]
+LearnedOn = Annotated[
+    str | None, Option("--preset", help="Folder of models that the prompts were learned on, if it was one.")
+]
 Objective = Annotated[str, Option(help="Name of a registered objective, such as gcpl.")]
 Shots = Annotated[int, Option(min=1, help="Images a class to learn from.")]
 Seed = Annotated[int, Option(min=0, help="Of everything random.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,15 +26,21 @@ TIMED_BATCH = "Images a timed step [default: as many as one training pass has]."
 def doctor(as_json: options.Json = False) -> None:
     """Show the machine, the versions, the bundled data and which models can be used now."""
     from gcpl_lab.data.samples import load_fashion
-    from gcpl_lab.models.presets import PRESETS, describe_preset, preset_facts
+    from gcpl_lab.models.presets import PRESETS, TINY_FOLDER, check_bundled, describe_preset, preset_facts
     from gcpl_lab.training.machine import describe_free_memory, describe_machine, describe_versions
 
+    checks: dict[str, Callable[[], str]] = {
+        "fashion/support": lambda: f"{len(load_fashion('support'))} images, ",
+        "fashion/test": lambda: f"{len(load_fashion('test'))} images, ",
+        "tiny/diffusion": lambda: check_bundled(TINY_FOLDER / "diffusion"),
+        "tiny/clip": lambda: check_bundled(TINY_FOLDER / "clip"),
+    }
     samples: dict[str, str] = {}
-    for split in ("support", "test"):
+    for name, check in checks.items():
         try:
-            samples[f"fashion/{split}"] = f"{len(load_fashion(split))} images, checksums right"
+            samples[name] = f"{check()}checksums right"
         except LabError as error:
-            samples[f"fashion/{split}"] = f"not usable: {error}"
+            samples[name] = f"not usable: {error}"
     presets = {name: {"state": describe_preset(preset), **preset_facts(preset)} for name, preset in PRESETS.items()}
     machine = {**describe_machine(), **describe_free_memory()}
     report = {"machine": machine, "versions": describe_versions(), "samples": samples, "presets": presets}

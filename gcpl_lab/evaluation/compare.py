@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gcpl_lab.storage import read_json, write_json
+from gcpl_lab.errors import ArtifactError
+from gcpl_lab.storage import read_checked, write_checked
 from gcpl_lab.training.workers import Report, run_side_by_side
 
 
@@ -51,7 +52,14 @@ def run_trials(
             draws.setdefault((trial.shots, trial.seed), []).append(trial)
     tasks = [(_run_draw, run, draw, folder, fingerprint) for draw in draws.values()]
     run_side_by_side(tasks, num_workers=max(1, min(num_workers, len(tasks))), on_event=on_trial)
-    return [read_json(_path(folder, trial, fingerprint)) for trial in trials]
+    return [_read(_path(folder, trial, fingerprint), trial) for trial in trials]
+
+
+def _read(path: Path, trial: Trial) -> dict[str, Any]:
+    row = read_checked(path)
+    if not asdict(trial).items() <= row.items():
+        raise ArtifactError(f"{path}: is not the result of {trial}; delete it, and it is measured again")
+    return row
 
 
 def _run_draw(
@@ -59,7 +67,7 @@ def _run_draw(
 ) -> None:
     for trial in draw:
         report(trial)
-        write_json(_path(folder, trial, fingerprint), {**asdict(trial), **run(trial)})
+        write_checked(_path(folder, trial, fingerprint), {**asdict(trial), **run(trial)})
 
 
 def _path(folder: str | Path, trial: Trial, fingerprint: str) -> Path:

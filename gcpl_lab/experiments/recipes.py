@@ -21,7 +21,7 @@ from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.models.presets import find_preset, resolve
+from gcpl_lab.models.presets import PRESETS, find_preset, resolve
 from gcpl_lab.storage import read_json, write_json
 from gcpl_lab.training.device import default_device
 from gcpl_lab.training.machine import describe_machine, describe_versions
@@ -63,15 +63,18 @@ def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe and check every setting.
 
     Raises:
-        ArtifactError: The file is no recipe, or a setting is unknown or out of range.
-        ModelError: Its preset is unknown.
+        ArtifactError: The file is no recipe, or a setting or its preset is unknown or out of range.
     """
     path = Path(path)
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("method") not in ("gcpl", "lmpt"):
         raise ArtifactError(f"{path}: is no recipe of gcpl_lab; expected the format {FORMAT!r} and a known method")
     recipe = Recipe(path, values)
-    find_preset(values["preset"])
+    if values.get("preset") not in PRESETS:
+        raise ArtifactError(
+            f"{path}: names the models {values.get('preset')!r}; expected one of {', '.join(PRESETS)}. A folder of "
+            "models is given when it is run: --set preset=FOLDER"
+        )
     try:
         if recipe.method == "gcpl":
             for objective in values["objectives"]:

@@ -189,18 +189,20 @@ class PromptJudge(PromptClassifier):
         return float((self.predict(images) == np.asarray(labels)).mean())
 
     @classmethod
-    def load(cls, folder: str | Path, diffusion: FrozenDiffusion | None = None) -> Self:
+    def load(cls, folder: str | Path, diffusion: FrozenDiffusion | None = None, preset: str | None = None) -> Self:
         """Read a saved classifier.
 
         Args:
             folder: Written by :meth:`save`.
             diffusion: A loaded model to use; by default the preset's.
+            preset: Where it is loaded from, in place of the saved name; prompts that were learned on a folder of models
+                need it, because a folder that a file names is not opened unasked.
 
         Raises:
             ArtifactError: The folder is damaged or foreign, its prompts were learned on other frozen weights, or for an
                 objective that is not known here.
         """
-        return cls._open(folder, diffusion)
+        return cls._open(folder, diffusion, preset)
 
     @classmethod
     def _check_config(cls, path: Path, metadata: dict[str, Any]) -> None:

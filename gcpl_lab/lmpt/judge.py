@@ -138,17 +138,19 @@ class LabelJudge(PromptClassifier):
         return targets
 
     @classmethod
-    def load(cls, folder: str | Path, *, clip: FrozenCLIP | None = None) -> Self:
+    def load(cls, folder: str | Path, *, clip: FrozenCLIP | None = None, preset: str | None = None) -> Self:
         """Read a saved classifier.
 
         Args:
             folder: Written by :meth:`save`.
             clip: A loaded model to use; by default the preset's.
+            preset: Where it is loaded from, in place of the saved name; prompts that were learned on a folder of models
+                need it, because a folder that a file names is not opened unasked.
 
         Raises:
             ArtifactError: The folder is damaged or foreign, or its prompts were learned on other frozen weights.
         """
-        return cls._open(folder, clip)
+        return cls._open(folder, clip, preset)
 
     def _saved(self) -> tuple[Tensor, dict[str, Any]]:
         objective = self.objective_

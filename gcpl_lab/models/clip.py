@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gcpl_lab.errors import ArtifactError, ModelError
 from gcpl_lab.models.checks import LOADING, check_clip, check_keys
-from gcpl_lab.models.presets import Preset, find_clip_weights, find_preset, resolve
+from gcpl_lab.models.presets import Preset, check_bundled, find_clip_weights, find_preset, resolve
 from gcpl_lab.storage import read_tensors, tensor_checksum
 
 
@@ -32,6 +32,7 @@ def _quiet_open_clip() -> Iterator[None]:
 
 def _build(preset: Preset, path: Path, device: torch.device | str) -> tuple[Any, Any, Any]:
     """Model without its weights, transform and tokenizer, of a folder that was looked at first or a published name."""
+    check_bundled(path)
     text = check_clip(path) if path.is_dir() else {}
     import open_clip
 

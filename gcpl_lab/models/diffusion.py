@@ -28,7 +28,7 @@ from gcpl_lab.models.checks import (
     check_text_encoder,
     find_weights,
 )
-from gcpl_lab.models.presets import WEIGHTS, Preset, find_preset, resolve
+from gcpl_lab.models.presets import WEIGHTS, Preset, check_bundled, find_preset, resolve
 from gcpl_lab.storage import CachedChecksum
 
 
@@ -54,6 +54,7 @@ def quiet_libraries() -> Iterator[None]:
 
 def _load_parts(source: Path, dtype: torch.dtype) -> dict[str, Any]:
     """The five parts of a pipeline, each from one file that was looked at first."""
+    check_bundled(source)
     check_pipeline(source)
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gcpl_lab.errors import ModelError
+from gcpl_lab.errors import DataError, ModelError
 from gcpl_lab.models.checks import find_weights
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
@@ -213,6 +213,25 @@ def find_clip_weights(folder: Path) -> Path | None:
     files = sorted(folder.glob("*.safetensors"))
     named = folder / CLIP_FILE
     return named if named in files else files[0] if len(files) == 1 else None
+
+
+def check_bundled(folder: Path) -> str:
+    """Refuse a part of the bundled pair of which a file is not as it was shipped; other folders are left alone.
+
+    Returns:
+        How many files were compared, as the begin of a sentence.
+
+    Raises:
+        ModelError: All files that are damaged or missing, by name.
+    """
+    if folder.parent != TINY_FOLDER:
+        return ""
+    from gcpl_lab.data.samples import verify_files
+
+    try:
+        return f"{len(verify_files(TINY_FOLDER, folder.name))} files, "
+    except DataError as error:
+        raise ModelError(str(error)) from error
 
 
 def hub_files(preset: Preset, part: Part) -> tuple[str, tuple[str, ...]]:

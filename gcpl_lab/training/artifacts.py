@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.storage import read_json, read_tensors, tensor_checksum, write_json, write_tensors
+from gcpl_lab.storage import read_checked, read_tensors, tensor_checksum, write_checked, write_tensors
 
 FORMAT = "gcpl_lab.class_prompts"
 FORMAT_VERSION = 1
@@ -24,7 +24,7 @@ def save_class_prompts(folder: str | Path, vectors: Tensor, metadata: Mapping[st
     vectors = vectors.float()
     write_tensors(folder / "prompts.safetensors", {"vectors": vectors}, {"format": FORMAT})
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "vectors": tensor_checksum([("vectors", vectors)])}
-    write_json(folder / "prompts.json", header | dict(metadata))
+    write_checked(folder / "prompts.json", header | dict(metadata))
     return folder
 
 
@@ -37,8 +37,8 @@ def load_class_prompts(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected one written by save()")
-    metadata = read_json(folder / "prompts.json")
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    metadata = read_checked(folder / "prompts.json")
+    if metadata.get("format") != FORMAT:
         raise ArtifactError(f"{folder / 'prompts.json'}: was not written by gcpl_lab (its format is no {FORMAT})")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(

@@ -119,9 +119,13 @@ class Checkpoint:
 
     def _check_complete(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
         """The progress of a file that holds what these parameters need."""
-        progress: dict[str, Any] = json.loads(metadata.get("progress", "{}"))
+        try:
+            progress: Any = json.loads(metadata["progress"])
+            whole = progress.keys() >= {"step", "records", "scaler"}
+        except (KeyError, ValueError, AttributeError):
+            whole = False
         missing = [name for i in range(len(self.parameters)) if (name := f"parameter.{i}") not in tensors]
-        if missing or not progress.keys() >= {"step", "records", "scaler"}:
+        if missing or not whole:
             raise ArtifactError(f"{self.path}: lacks {', '.join(missing) or 'its progress'}; delete it to start anew")
         for index, parameter in enumerate(self.parameters):
             if (found := tuple(tensors[f"parameter.{index}"].shape)) != tuple(parameter.shape):
@@ -129,4 +133,4 @@ class Checkpoint:
                     f"{self.path}: holds parameter.{index} of shape {found}; expected {tuple(parameter.shape)}; "
                     "delete it to start anew"
                 )
-        return progress
+        return dict(progress)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.models.presets import PRESETS
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.device import MIXED_PRECISION, make_accelerator
 from gcpl_lab.training.loop import History, Objective, StepRecord, TrainingConfig, end_early, train
@@ -121,15 +122,18 @@ class PromptClassifier:
         vectors, facts = self._saved()
         model = getattr(self, self.MODEL)
         frozen = {"name": model.name, "checksum": model.checksum(), "weights": str(model.dtype).removeprefix("torch.")}
-        metadata = {"method": self.METHOD, "config": self.config.as_dict(), self.MODEL: frozen, **facts}
+        # A folder of models is told by its whole path: the prompts may be used from elsewhere.
+        preset = {} if self.config.preset in PRESETS else {"preset": str(Path(self.config.preset).resolve())}
+        config = self.config.as_dict() | preset
+        metadata = {"method": self.METHOD, "config": config, self.MODEL: frozen, **facts}
         if is_main_process():
             save_class_prompts(folder, vectors.detach(), metadata | {"versions": describe_versions()})
         wait_for_everyone()
         return Path(folder)
 
     @classmethod
-    def _open(cls, folder: str | Path, model: Any) -> Self:
-        """Read what :meth:`save` wrote, for ``model`` or, without one, for the model of the settings."""
+    def _open(cls, folder: str | Path, model: Any, preset: str | None) -> Self:
+        """Read what :meth:`save` wrote, for ``model`` or else for the model of ``preset`` or of the settings."""
         vectors, metadata = load_class_prompts(folder)
         path = Path(folder) / "prompts.json"
         if metadata.get("method", "gcpl") != cls.METHOD:
@@ -139,6 +143,7 @@ class PromptClassifier:
         try:
             cls._check_config(path, metadata)
             config = cls.CONFIG.from_dict(metadata["config"])
+            config = replace(config, preset=choose_preset(path, config.preset, preset, model))
             dtype, learned_on = DTYPES[metadata[cls.MODEL].get("weights", "float32")], metadata[cls.MODEL]["checksum"]
             estimator = cls(**{cls.MODEL: model}, **config.as_dict())
         except ArtifactError:
@@ -164,6 +169,22 @@ class PromptClassifier:
     @classmethod
     def _check_config(cls, path: Path, metadata: dict[str, Any]) -> None:
         """Refuse settings that cannot be understood here; the others are checked when they are made."""
+
+
+def choose_preset(path: Path, saved: str, given: str | None, model: Any) -> str:
+    """The preset of saved prompts: what the caller says, or a name; a folder is not followed out of a file unasked.
+
+    Raises:
+        ArtifactError: They were learned on a folder of models, and neither that nor a loaded model was given.
+    """
+    if given is not None or saved in PRESETS:
+        return given or saved
+    if model is not None:
+        return str(model.name)
+    raise ArtifactError(
+        f"{path}: was learned on the models in the folder {saved!r}, which is not opened unasked, because the file may "
+        f"come from somebody else. If you trust the folder, name it: preset={saved!r} in load, or --preset {saved!r}"
+    )
 
 
 def check_length(images: Sequence[Any], labels: Any) -> None:

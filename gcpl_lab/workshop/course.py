@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcpl_lab.data.samples import find_samples, verify_files
 from gcpl_lab.errors import ArtifactError, DataError
-from gcpl_lab.storage import read_json, read_tensors, tensor_checksum, write_json, write_tensors
+from gcpl_lab.storage import read_checked, read_tensors, tensor_checksum, write_checked, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ def save_state(
         for name, model in (models or {}).items():
             model.save(built / name)
         write_tensors(built / TENSORS, kept)
-        write_json(built / FACTS, {**header, "tensors": tensor_checksum(kept.items()), "facts": dict(facts or {})})
+        write_checked(built / FACTS, {**header, "tensors": tensor_checksum(kept.items()), "facts": dict(facts or {})})
     return folder
 
 
@@ -129,8 +129,8 @@ def _facts_of(frozen: FrozenDiffusion | FrozenCLIP) -> dict[str, str]:
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
-    header = read_json(folder / FACTS)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    header = read_checked(folder / FACTS)
+    if header.get("format") != FORMAT:
         raise ArtifactError(f"{folder / FACTS}: is no state of a notebook ({FORMAT}); delete {folder}")
     if header.get("format_version") != FORMAT_VERSION:
         found = f"has format version {header.get('format_version')}; this gcpl_lab reads {FORMAT_VERSION}"
