@@ -118,7 +118,9 @@ def test_doctor_answers_people_and_programs(program: Any, monkeypatch: Any, tmp_
     report = json.loads(program("doctor", "--json").out)
     assert report.keys() == {"machine", "versions", "samples", "presets"}
     counts = {"fashion/support": 640, "fashion/test": 500}
-    assert report["samples"] == {name: f"{count} images, checksums right" for name, count in counts.items()}
+    expected = {name: f"{count} images, checksums right" for name, count in counts.items()}
+    expected |= {"tiny/diffusion": "12 files, checksums right", "tiny/clip": "6 files, checksums right"}
+    assert report["samples"] == expected
     assert report["presets"]["tiny"]["state"] == "ready (in a local folder)"
     real = report["presets"]["sd-1.4"]
     assert "hf download" in real["state"] or "ready" in real["state"]
@@ -132,7 +134,13 @@ def test_doctor_answers_people_and_programs(program: Any, monkeypatch: Any, tmp_
 
 @pytest.mark.parametrize("objective", ["gcpl", "comple", "discriminative", "mine"])
 def test_train_then_classify(
-    program: Any, train: Any, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+    program: Any,
+    train: Any,
+    support: Path,
+    tmp_path: Path,
+    preset: str,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
 ) -> None:
     """With an objective of the package, or one that was registered elsewhere."""
     monkeypatch.setitem(OBJECTIVES._entries, "mine", Entry("mine", "Mine", GCPL))
@@ -146,7 +154,8 @@ def test_train_then_classify(
     assert {name: config[name] for name in TINY_SETTINGS} == TINY_SETTINGS
 
     file, below = next((support / "boot").iterdir()), support.rglob("*.png")
-    ended = program("classify", tmp_path / "prompts", support, file, "--json")
+    assert f"or --preset {preset!r}" in program("classify", tmp_path / "prompts", file).err
+    ended = program("classify", tmp_path / "prompts", support, file, "--preset", preset, "--json")
     assert ended.code == 0, ended.err
     answers = json.loads(ended.out)
     files = [*sorted(below, key=lambda path: (path.parent, int(path.stem))), file]
@@ -217,7 +226,7 @@ def test_other_settings_replace_finished_prompts_and_a_bad_image_leaves_them(
     assert written() == second
 
 
-def test_square_brackets_in_names_are_shown_as_they_are(program: Any, train: Any, tmp_path: Path) -> None:
+def test_square_brackets_in_names_are_shown_as_they_are(program: Any, train: Any, preset: str, tmp_path: Path) -> None:
     images = tmp_path / "[bold red]in[/]"
     for name, grey in (("[red]a", 40), ("b", 200)):
         (images / name).mkdir(parents=True)
@@ -226,9 +235,9 @@ def test_square_brackets_in_names_are_shown_as_they_are(program: Any, train: Any
     ended = train(output, images=images, shots=1)
     assert ended.code == 0, ended.err
     assert str(output) in ended.out
-    shown = program("classify", output, images / "[red]a").out.replace("\n", "")
+    shown = program("classify", output, images / "[red]a", "--preset", preset).out.replace("\n", "")
     assert "[blue]1.png" in shown
-    missing = program("classify", output, images / "[red]a" / "[/red]none.png")
+    missing = program("classify", output, images / "[red]a" / "[/red]none.png", "--preset", preset)
     assert missing.code == 1
     assert "[/red]none.png" in missing.err
 
@@ -375,15 +384,16 @@ def metadata(tmp_path: Path) -> Path:
 
 def test_train_lmpt_and_evaluate(program: Any, preset: str, metadata: Path, tmp_path: Path) -> None:
     output, data = tmp_path / "prompts", ("--metadata", metadata, "--rows")
+    learned = output, "--preset", preset
     made = program("train", "lmpt", *data, "split=train", "-o", output, "--preset", preset, *FAST, "--json")
     answer = json.loads(made.out)
     assert (answer["pictures"], answer["classes"]) == (8, ["bag", "coat"])
-    report = json.loads(program("evaluate", output, *data, "split=test", "--json").out)
+    report = json.loads(program("evaluate", *learned, *data, "split=test", "--json").out)
     assert 0 < report["map"] <= 1
     assert [entry["num_train"] for entry in report["classes"]] == [6, 5]
-    assert "Average precision of each class" in program("evaluate", output, *data, "split=test").out
+    assert "Average precision of each class" in program("evaluate", *learned, *data, "split=test").out
     metadata.write_text(metadata.read_text().replace("coat", "shirt"))
-    assert "label 'shirt' is no known class" in program("evaluate", output, "--metadata", metadata).err
+    assert "label 'shirt' is no known class" in program("evaluate", *learned, "--metadata", metadata).err
 
 
 @pytest.fixture
