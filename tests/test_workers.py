@@ -1,11 +1,17 @@
 """Work side by side: in other processes, with a share of the threads, and nothing of what they say is lost."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -64,6 +70,68 @@ def test_what_goes_wrong_in_a_worker_arrives() -> None:
         run_side_by_side([(die,), (die,)], num_workers=2)
     with pytest.raises(ValueError, match="0 workers"):
         run_side_by_side([], num_workers=0)
+
+
+SPINNING = """
+import sys
+from pathlib import Path
+from gcpl_lab.cli.app import app, main
+from tests.test_workers import spin
+from gcpl_lab.training.workers import run_side_by_side
+
+@app.command("spin")
+def command() -> None:
+    run_side_by_side([(spin, name) for name in sys.argv[2:]], num_workers=2)
+
+sys.argv[1:1] = ["spin"]
+app.registered_commands[-1].context_settings = {"allow_extra_args": True}
+main()
+"""
+
+
+def spin(report: Report, mark: str) -> None:
+    Path(mark).touch()
+    while True:
+        sum(range(10**6))
+
+
+@pytest.fixture
+def spinning(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A program whose two workers compute for ever, in a group of its own, and the processes that it has begun."""
+    marks = [tmp_path / "first", tmp_path / "second"]
+    command = [sys.executable, "-c", SPINNING, *map(str, marks)]
+    where = {"cwd": Path(__file__).parents[1], "start_new_session": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **where)
+    while process.poll() is None and not all(mark.exists() for mark in marks):
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()[0]
+    children = psutil.Process(process.pid).children(recursive=True)
+    yield process, children
+    for each in (*children, process):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            each.kill()
+    process.communicate()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a group")
+def test_an_end_of_the_whole_group_is_one_line(spinning: Any) -> None:
+    """As a scheduler ends a job: all processes get the signal at once."""
+    process, children = spinning
+    os.killpg(process.pid, signal.SIGTERM)
+    told, _ = process.communicate(timeout=60)
+    assert told.strip().splitlines() == [told.strip()]
+    assert told.startswith("Interrupted. ")
+    assert process.returncode == 130
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_workers_end_when_their_parent_is_gone(spinning: Any) -> None:
+    """The one that holds the events among them."""
+    process, children = spinning
+    assert len(children) >= 3
+    process.kill()
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
 
 @pytest.mark.parametrize(

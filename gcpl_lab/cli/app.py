@@ -68,5 +68,5 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer turns Ctrl-C into this
             again = "train, compare, ablate and pretrain go on where the same command is given again."
-            console.print(f"Interrupted. {again}")
+            console.print(f"Interrupted. {again}", soft_wrap=True)
         raise

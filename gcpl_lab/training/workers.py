@@ -7,15 +7,22 @@ another number of threads.
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.managers import SyncManager
 from threading import Thread
 from typing import Any
 
 from gcpl_lab.errors import TrainingError
 from gcpl_lab.training.device import default_device
 from gcpl_lab.training.processes import processes
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How often a worker looks whether its parent is still there."""
 
 Report = Callable[..., None]
 Task = tuple[Any, ...]
@@ -67,13 +74,15 @@ def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: R
         return [function(tell, *arguments) for function, *arguments in tasks]
     from joblib import Parallel, delayed, parallel_config
 
-    with multiprocessing.Manager() as manager:
+    here, manager = (os.getpid(),), SyncManager()
+    manager.start(_stand_by, here)
+    with manager:
         events = manager.Queue()
         listener = Thread(target=_listen, args=(events, tell), daemon=True)
         listener.start()
         try:
             with parallel_config("loky", inner_max_num_threads=threads):
-                pool = Parallel(n_jobs=num_workers, batch_size=1)
+                pool = Parallel(n_jobs=num_workers, batch_size=1, initializer=_stand_by, initargs=here)
                 return list(pool(delayed(_work)(events, threads, task) for task in tasks))
         except BrokenProcessPool as error:
             raise TrainingError(
@@ -81,8 +90,30 @@ def run_side_by_side(tasks: Sequence[Task], *, num_workers: int = 1, on_event: R
                 "want of memory; what was finished is kept: go on with fewer workers"
             ) from error
         finally:
-            events.put(None)
+            with suppress(OSError, EOFError):  # the manager was ended, too, and the listener with it
+                events.put(None)
             listener.join()
+
+
+def _stand_by(parent: int) -> None:
+    """In another process: what interrupts the run is left to the parent, and when that is gone, this ends, too.
+
+    A signal to a whole group reaches everybody; a worker that obeyed it would look as if it had failed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_without, args=(parent,), daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    """End this process at once when another is gone, whatever it computes; works wherever psutil does."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(parent)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _work(events: Any, threads: int, task: Task) -> Any:
@@ -95,5 +126,6 @@ def _work(events: Any, threads: int, task: Task) -> Any:
 
 
 def _listen(events: Any, tell: Report) -> None:
-    while (event := events.get()) is not None:
-        tell(*event)
+    with suppress(OSError, EOFError):
+        while (event := events.get()) is not None:
+            tell(*event)
