@@ -23,3 +23,10 @@ class ArtifactError(LabError, ValueError):
 
 class TrainingError(LabError, RuntimeError):
     """Training cannot go on (a loss that is not finite, memory that ran out)."""
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with values of a file, in words that do not ask for the source."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return "a value is of another kind" if isinstance(error, TypeError | AttributeError) else str(error)

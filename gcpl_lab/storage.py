@@ -27,8 +27,44 @@ DAMAGED = "is damaged, or was changed by hand (its checksum differs): restore it
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``."""
-    path = Path(path)
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``.
+
+    Raises:
+        ArtifactError: The disk does not allow it; what was at ``path`` before is untouched.
+    """
+    try:
+        return _write_atomically(Path(path), write)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written ({reason_of(error)}). Make room or choose another folder; what was there "
+            "before is untouched"
+        ) from error
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says is wrong, in its own words, without number and path."""
+    return (error.strerror or str(error)).lower()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Find out before anything is computed whether a folder can be written to, or made; nothing is left there.
+
+    Raises:
+        ArtifactError: It cannot: it lies below a file, or on a disk that is not to be written to.
+    """
+    place = Path(folder).absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: cannot be written to ({place}: {reason_of(error)}); choose another folder"
+        ) from error
+
+
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -1,5 +1,6 @@
 """The program: what it prints, how it ends, and that no error costs a user earlier results."""
 
+import errno
 import io
 import json
 import os
@@ -66,6 +67,13 @@ def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     # A suite that runs in the background inherits an ignored Ctrl-C, which Python would pass on.
     pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=environment, **pipes)
+
+
+FILE = Path(__file__)
+WRITING = (
+    *("train gcpl {support} -o", "train lmpt -o", "recipe mine.json --data . -o", "demo --folder"),
+    *("compare --folder", "ablate lmpt --folder", "init --images {support}"),
+)
 
 
 @pytest.fixture
@@ -289,6 +297,7 @@ TRAIN = "train gcpl nowhere "
         (1, "compare --images {support}", "has no test set; expected support/ and test/"),
         (1, "demo --test 501", "total is 501"),
         (1, "build-samples --raw nowhere", "dataset-fashion-mnist"),
+        *[(1, f"{verb} {FILE}", "not a directory); choose another folder") for verb in WRITING],
     ],
 )
 def test_what_a_user_can_mend_is_one_message(
@@ -306,6 +315,19 @@ def test_what_a_user_can_mend_is_one_message(
         assert ended.err.count("Error:") == 1
 
 
+def test_a_full_disk_is_one_message(
+    program: Any, support: Path, train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gcpl_lab.storage.os.fsync", full)
+    for ended in (program("init", tmp_path / "mine", "--images", support, "--shots", 1), train(tmp_path / "prompts")):
+        assert ended.code == 1
+        assert ended.err.count("Error:") == 1
+        assert "cannot be written (no space left on device). Make room" in " ".join(ended.err.split())
+
+
 def test_a_defect_of_ours_is_not_hidden_and_a_message_keeps_its_brackets(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +340,8 @@ def test_a_defect_of_ours_is_not_hidden_and_a_message_keeps_its_brackets(
     fail(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         program("train", "gcpl", "nowhere")
+    fail(PermissionError(errno.EACCES, "Permission denied", "there"))
+    assert program("train", "gcpl", "nowhere").err.strip() == "Error: there: permission denied"
     fail(DataError(r"C:\[red]file[/red] \[x] [/] is bad"))
     ended = program("train", "gcpl", "nowhere")
     assert ended.code == 1
@@ -388,6 +412,7 @@ def test_train_lmpt_and_evaluate(program: Any, preset: str, metadata: Path, tmp_
     made = program("train", "lmpt", *data, "split=train", "-o", output, "--preset", preset, *FAST, "--json")
     answer = json.loads(made.out)
     assert (answer["pictures"], answer["classes"]) == (8, ["bag", "coat"])
+    assert sorted(os.listdir(output)) == ["prompts.json", "prompts.safetensors"]  # other settings may come next
     report = json.loads(program("evaluate", *learned, *data, "split=test", "--json").out)
     assert 0 < report["map"] <= 1
     assert [entry["num_train"] for entry in report["classes"]] == [6, 5]

@@ -1,5 +1,6 @@
 """Files are whole or absent, and damaged ones are named."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gcpl_lab.storage import (
 )
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_writer_that_fails_or_is_killed_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = write_text(tmp_path / "value.txt", "old")
 
@@ -29,10 +30,27 @@ def test_a_writer_that_fails_or_is_killed_leaves_the_old_file(tmp_path: Path, er
         target.write_text("ne")
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises((ArtifactError, KeyboardInterrupt), match=r"^$|value.txt: cannot be written \(no space left on"):
         storage.write_atomically(path, stop_halfway)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_to_is_known_beforehand(tmp_path: Path) -> None:
+    """Nothing is made by looking; a file where a folder should be is called by its name."""
+    storage.check_writable(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArtifactError, match=r"/file: not a directory\); choose another folder"):
+            storage.check_writable(folder)
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            write_text(folder / "value.txt", "new")
+    with pytest.raises(ArtifactError, match="file name too long"):
+        storage.check_writable(tmp_path / ("a" * 300))
+    if Path("/proc/self").is_dir():
+        with pytest.raises(ArtifactError, match="/proc/self"):
+            storage.check_writable("/proc/self/fd/new")
 
 
 def test_parent_folders_are_made_and_files_are_readable(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -13,9 +14,11 @@ from rich.markup import escape
 from gcpl_lab.cli import comparing, learning, project, workshop
 from gcpl_lab.cli.answers import console
 from gcpl_lab.errors import LabError
+from gcpl_lab.storage import reason_of
 from gcpl_lab.training.processes import processes
 
 INTERRUPTED = 130
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 VERBS: dict[str, Callable[..., None]] = {
     "doctor": project.doctor,
     "demo": comparing.demo,
@@ -61,9 +64,12 @@ def main() -> None:
         console.quiet, sys.stdout = True, io.StringIO()
     try:
         app()
-    except LabError as error:
+    except (LabError, OSError) as error:
         console.quiet = False
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+            raise
+        told = f"{error.filename or 'the disk'}: {reason_of(error)}" if isinstance(error, OSError) else str(error)
+        console.print(f"[bold red]Error:[/] {escape(told)}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer turns Ctrl-C into this

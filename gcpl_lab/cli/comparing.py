@@ -23,7 +23,9 @@ COSTS = {
 
 
 def demo(
-    folder: Annotated[Path, Option(help="Where report, figures and prompts go.")] = Path("runs/demo"),
+    folder: Annotated[Path, Option(help="Where report, figures and prompts go.", callback=options.writable)] = Path(
+        "runs/demo"
+    ),
     preset: options.Preset = "tiny",
     shots: options.Shots = 16,
     seed: options.Seed = 0,

@@ -151,6 +151,7 @@ def train_lmpt(
         for record in model.steps(data.images, data.targets, names, data.captions, checkpoint_folder=checkpoints):
             status.update(f"step {record.step} of {model.num_steps_}, loss {record.loss:.4f}")
     model.save(output)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other settings may come next
     made = {"output": str(output), "pictures": len(data), "classes": names, "validation_map": model.validation_map_}
     found = f"mAP {model.validation_map_:.3f} on those kept for validation"
     answer(made, as_json, f"Learned prompts for {len(names)} classes from {len(data)} images ({found}): {output}")

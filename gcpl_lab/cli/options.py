@@ -12,6 +12,7 @@ from typer import BadParameter, Option
 
 from gcpl_lab.errors import LabError
 from gcpl_lab.settings import Settings
+from gcpl_lab.storage import check_writable
 
 Json = Annotated[bool, Option("--json", help="Print the answer as JSON on standard output.")]
 Preset = Annotated[str, Option(help="Name of the frozen models, or a folder with diffusion/ and clip/.")]
@@ -25,8 +26,16 @@ Seeds = Annotated[str, Option(help="How many seeds, counted from 0, or the seeds
 SET_HELP = "A setting of the training, as name=value; may be given several times."
 Set = Annotated[list[str], Option("--set", help=SET_HELP)]
 Workers = Annotated[int, Option(min=0, help="Processes that learn side by side; 0: as many as are of use.")]
-Folder = Annotated[Path, Option(help="Where every result is kept; a rerun goes on from there.")]
-Output = Annotated[Path, Option("--output", "-o", help="Where prompts and results go.")]
+
+
+def writable(folder: Path) -> Path:
+    """A folder for results, which is looked at before anything is computed."""
+    check_writable(folder)
+    return folder
+
+
+Folder = Annotated[Path, Option(help="Where every result is kept; a rerun goes on from there.", callback=writable)]
+Output = Annotated[Path, Option("--output", "-o", help="Where prompts and results go.", callback=writable)]
 
 
 def run_options(workers: int) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _for_people(made: dict[str, Any]) -> list[Any]:
 
 
 def init(
-    folder: Annotated[Path, Argument(help="The new project; must not exist or be empty.")],
+    folder: Annotated[Path, Argument(help="The new project; must not exist or be empty.", callback=options.writable)],
     images: Annotated[Path, Option(help=CLASS_FOLDERS)],
     preset: options.Preset = "tiny",
     shots: options.Shots = 16,

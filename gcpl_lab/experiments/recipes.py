@@ -12,7 +12,7 @@ from gcpl_lab.data.episodes import draw_episode, draw_test
 from gcpl_lab.data.folders import read_support_and_test
 from gcpl_lab.data.lists import read_longtail_list
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.errors import ArtifactError
+from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.metrics import accuracy
 from gcpl_lab.experiments.plan import published_config
 from gcpl_lab.gcpl.calibration import class_scores
@@ -82,7 +82,7 @@ def load_recipe(path: str | Path) -> Recipe:
         else:
             recipe.lmpt_config()
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: a setting is missing or wrong ({error})") from error
+        raise ArtifactError(f"{path}: a setting is missing or wrong ({explain(error)})") from error
     return recipe
 
 

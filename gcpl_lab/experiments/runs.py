@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.data.readers import read_image
-from gcpl_lab.errors import ArtifactError
+from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.separation import profile_points
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS
@@ -89,7 +89,7 @@ def read_run(folder: str | Path) -> Run:
                 row[part]
     except (KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{path}: is not of a demonstration ({error} is missing); give a folder that gcpl-lab demo wrote"
+            f"{path}: is not of a demonstration ({explain(error)}); give a folder that gcpl-lab demo wrote"
         ) from error
     if not run.learned:
         raise ArtifactError(
@@ -171,4 +171,6 @@ def load_states(folder: str | Path) -> RunStates:
             values[part] = {title: tensors[f"{part}.{state}"].numpy() for state, title in STATE_NAMES.items()}
         return RunStates(**values, **json.loads(header["facts"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: is incomplete or of another version ({error}); run the demo again") from error
+        raise ArtifactError(
+            f"{path}: is incomplete or of another version ({explain(error)}); run the demo again"
+        ) from error

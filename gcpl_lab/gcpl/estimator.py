@@ -25,7 +25,7 @@ from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.storage import check_writable, tensor_checksum
 from gcpl_lab.training.device import checkpointed_activations, leave_device
 from gcpl_lab.training.loop import StepRecord, TrainingConfig
 from gcpl_lab.training.processes import all_reduce
@@ -122,6 +122,8 @@ class GCPLClassifier(PromptJudge):
             TrainingError: The loss stopped being finite.
         """
         classes, ids, names = check_fit(images, labels, class_names)
+        if checkpoint_folder:
+            check_writable(checkpoint_folder)
         known, scores = None, None
         if calibration is not None:
             check_calibration(self.config.classification, *calibration, classes)

@@ -27,7 +27,7 @@ from gcpl_lab.lmpt.judge import LabelJudge
 from gcpl_lab.lmpt.losses import LOSSES
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.storage import tensor_checksum
+from gcpl_lab.storage import check_writable, tensor_checksum
 from gcpl_lab.training.device import leave_device
 from gcpl_lab.training.loop import StepRecord, TrainingConfig
 
@@ -113,6 +113,8 @@ class LMPTClassifier(LabelJudge):
             TrainingError: The loss stopped being finite.
         """
         targets = check_training(len(images), targets, class_names, captions)
+        if checkpoint_folder:
+            check_writable(checkpoint_folder)
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         views = encode_views(self.clip, images, self.config.flip)
         if self.clip.device.type != "cpu":

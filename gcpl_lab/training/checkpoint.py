@@ -64,10 +64,9 @@ class Checkpoint:
         }
         try:
             write_tensors(self.path, tensors, {"progress": json.dumps(progress), "fingerprint": self.fingerprint})
-        except OSError as error:
+        except ArtifactError as error:
             raise ArtifactError(
-                f"{self.path}: the checkpoint of step {step} cannot be written ({error}). The one before it is "
-                "untouched: make room, then start the same run again, and it goes on from there."
+                f"step {step}: {error}; start the same command again, and it goes on from there"
             ) from error
 
     def restore(self, history: Any, make_record: Any) -> int:

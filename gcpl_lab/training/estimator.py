@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.errors import ArtifactError, DataError, explain
 from gcpl_lab.models.presets import PRESETS
 from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 from gcpl_lab.training.device import MIXED_PRECISION, make_accelerator
@@ -149,7 +149,9 @@ class PromptClassifier:
         except ArtifactError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
+            raise ArtifactError(
+                f"{path}: is incomplete or was changed ({explain(error)}); restore it or train again"
+            ) from error
         if model is None:  # in the dtype they were learned with, whatever this machine prefers
             estimator._load_model(dtype)
         frozen = getattr(estimator, cls.MODEL)
@@ -163,7 +165,9 @@ class PromptClassifier:
         except ArtifactError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{path}: is incomplete or was changed ({error}); restore it or train again") from error
+            raise ArtifactError(
+                f"{path}: is incomplete or was changed ({explain(error)}); restore it or train again"
+            ) from error
         return estimator
 
     @classmethod

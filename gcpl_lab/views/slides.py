@@ -292,7 +292,9 @@ class Deck:
         deck.core_properties.title, deck.core_properties.author = self.slides[0].title, "gcpl_lab"
         for slide in self.slides:
             self._build_slide(deck.slides.add_slide(deck.slide_layouts[5]), slide)
-        written = [write_atomically(path, lambda target: deck.save(str(target)))]
+        stream = io.BytesIO()  # an archive that cannot be closed for want of room would complain a second time
+        deck.save(stream)
+        written = [write_atomically(path, partial(Path.write_bytes, data=stream.getvalue()))]
         for place, slide in enumerate(self.slides, 1):
             name = re.sub(r"[^a-z0-9]+", "_", slide.title.lower()).strip("_")[:40] or "slide"
             for ending, content in slide.files.items():

@@ -109,9 +109,8 @@ class SampleReviewer(View):
         writer.writerows(rows.values())
         try:
             write_text(self._path, stream.getvalue())
-        except OSError as error:
-            problem = f"{self._path}: cannot be written ({error.strerror or error}), so this decision does not count"
-            raise ArtifactError(f"{problem}; make room or make the folder writable, and decide again") from error
+        except ArtifactError as error:
+            raise ArtifactError(f"this decision does not count: {error}; decide again") from error
         self.decisions, self.reason.value = rows, ""
         self._place = self._next_open((self._place + 1) % len(self._ids))
         self.redraw()
