@@ -165,17 +165,6 @@ def few_shot_folder(tmp_path_factory: pytest.TempPathFactory, pictures: tuple[li
     return folder
 
 
-SMALL_SETTINGS: dict[str, Any] = {
-    "num_vectors": 2,
-    "num_steps": 2,
-    "batch_size": 4,
-    "discriminative_steps": 2,
-    "discriminative_batch_size": 2,
-    "num_samples": 2,
-    "num_evidence": 2,
-}
-
-
 @pytest.fixture(scope="session")
 def make_few_shot(random_pair: Pair, few_shot_folder: Path) -> Callable[..., Any]:
     """Makes a FewShotExperiment on the random pair; bag and shirt are a family of look-alikes, boot is alone."""
@@ -183,6 +172,7 @@ def make_few_shot(random_pair: Pair, few_shot_folder: Path) -> Callable[..., Any
 
     from gcpl_lab.data.readers import read_class_folders
     from gcpl_lab.experiments.few_shot import FewShotExperiment
+    from tests.made_up import SMALL_SETTINGS
 
     families = {"pair": ("bag", "shirt"), "alone": ("boot",)}
     support, test = (

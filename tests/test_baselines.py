@@ -11,15 +11,16 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, PixelSupport, feature_batches
+from gcpl_lab.baselines.base import FeatureSupport, PixelSupport, feature_batches
 from gcpl_lab.baselines.coop import CoOp
 from gcpl_lab.baselines.features import LinearProbe, NearestClassMean
 from gcpl_lab.baselines.multilabel import OneVsRestProbe
 from gcpl_lab.baselines.pixels import PixelForest, SmallNetwork, read_pixels, shifted_batches
-from gcpl_lab.baselines.tip_adapter import START, TipAdapter
-from gcpl_lab.baselines.zero_shot import ENSEMBLE_TEMPLATES, ZeroShotCLIP
+from gcpl_lab.baselines.tip_adapter import START, TIP_ADAPTER_TRAINING, TipAdapter
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.training.loop import TrainingConfig, train
+from tests.made_up import randn
 
 TEXT_FEATURES = {
     "a photo of a coat": [1.0, 0.0],
@@ -49,26 +50,15 @@ def support_of(features: Tensor, labels: Tensor, **more: Any) -> FeatureSupport:
 def clusters(num_classes: int, shots: int, seed: int = 0, spread: float = 0.05) -> tuple[Tensor, Tensor]:
     """Unit features around one axis for each class: parted by any sensible method."""
     labels = torch.arange(num_classes).repeat_interleave(shots)
-    noise = torch.randn(len(labels), 8, generator=torch.Generator().manual_seed(seed))
-    return F.normalize(torch.eye(8)[labels] + spread * noise, dim=1), labels
+    return F.normalize(torch.eye(8)[labels] + spread * randn(len(labels), 8, seed=seed), dim=1), labels
 
 
-def random_features(num_images: int, width: int = 128) -> Tensor:
-    return F.normalize(torch.randn(num_images, width, generator=torch.Generator().manual_seed(0)), dim=1)
+def random_features(num_images: int, width: int = 128, seed: int = 0) -> Tensor:
+    return F.normalize(randn(num_images, width, seed=seed), dim=1)
 
 
 IMAGES = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
 SUPPORT, LABELS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), torch.tensor([0, 0, 1, 1])
-
-
-def test_every_family_is_registered_in_the_order_of_the_tables() -> None:
-    assert "; ".join(BASELINES.titles().values()) == (
-        "Zero-shot CLIP; Zero-shot CLIP, 5 templates; Nearest class mean; Linear probe; CoOp, unified; "
-        "CoOp, class-specific; Tip-Adapter; Tip-Adapter-F; Random forest on pixels; Small network from scratch"
-    )
-    of_pixels = [name for name in BASELINES if BASELINES[name].facts.get("sees") == "pixels"]
-    assert of_pixels == list(BASELINES)[-2:] == ["pixel_forest", "small_network"]
-    assert list(MULTILABEL_BASELINES) == ["zero_shot_clip", "linear_probe"]
 
 
 def test_zero_shot_by_hand() -> None:
@@ -76,13 +66,6 @@ def test_zero_shot_by_hand() -> None:
     # Several templates are averaged as unit features. Coat: (0.8, 0.4) / |(0.8, 0.4)| = (2, 1) / √5; bag: (0, 1).
     found = zero_shot("a photo of a {}", "a {}").scores(IMAGES[1:])
     torch.testing.assert_close(found, torch.tensor([[20 / np.sqrt(5), 0.0]], dtype=torch.float32))
-
-
-def test_the_ensemble_holds_every_class(clip: Any) -> None:
-    model = ZeroShotCLIP(clip, ["coat", "bag", "長靴"], ENSEMBLE_TEMPLATES)
-    torch.testing.assert_close(model.text_features.norm(dim=1), torch.ones(3))
-    assert model.scores(torch.zeros(4, model.text_features.shape[1])).shape == (4, 3)
-    assert all(template.count("{}") == 1 for template in ENSEMBLE_TEMPLATES)
 
 
 def test_nearest_mean_by_hand() -> None:
@@ -143,6 +126,9 @@ def test_the_vote_is_chosen_without_an_images_own_vote() -> None:
 
 def test_tip_adapter_f_trains_its_keys_alone_with_the_authors_weight_and_sharpness() -> None:
     assert START == (1.17, 1.0)
+    config = TIP_ADAPTER_TRAINING
+    assert (config.num_steps, config.learning_rate, config.epsilon) == (20, 1e-3, 1e-4)
+    assert (config.optimizer, config.schedule, config.weight_decay) == ("adamw", "cosine", 0.01)
     model = TipAdapter(zero_shot(), SUPPORT, LABELS, START)
     loss = model((SUPPORT, LABELS))["loss"].item()
     assert loss == pytest.approx(F.cross_entropy(model.scores(SUPPORT), LABELS).item())
@@ -280,7 +266,7 @@ def test_shifted_batches_come_from_their_step_alone_and_shift_within_bounds() ->
 
 def points(num_images: int, seed: int) -> tuple[Tensor, np.ndarray]:
     """Unit features of 8 axes; class i is present where axis i is positive."""
-    features = F.normalize(torch.randn(num_images, 8, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    features = random_features(num_images, 8, seed)
     return features, (features[:, :3] > 0.1).numpy().astype(np.uint8)
 
 
@@ -288,9 +274,7 @@ def test_the_multilabel_probe_learns_each_class() -> None:
     features, targets = points(120, 0)
     held_out, wanted = points(60, 1)
     scores = OneVsRestProbe(features[None], targets, 100.0).scores(held_out).numpy()
-    assert scores.shape == (60, 3)
     assert ((scores > 0) == wanted).mean() > 0.9
-    assert (min(OneVsRestProbe.STRENGTHS), max(OneVsRestProbe.STRENGTHS)) == (1, 1000)
     targets[:, 1], targets[:, 2] = 0, 1  # a class that is never or always there gets a constant
     scores = OneVsRestProbe(features[None], targets, 1.0).scores(features).numpy()
     assert scores[:, 1:].std() == 0

@@ -11,19 +11,9 @@ from gcpl_lab.errors import TrainingError
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps
 from gcpl_lab.gcpl.evidence import evidence_map
+from tests.made_up import CLEAN, LABELS, LATENTS, randn
 
-NUM_CLASSES = 6
-LABELS = np.array([3, 0, 5, 5, 1, 2, 4])
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-CLEAN = randn(NUM_CLASSES, 2, 4, 4)
-"""The clean latent that each class's prompt stands for."""
-
-LATENTS = CLEAN[torch.from_numpy(LABELS)] + 0.2 * randn(len(LABELS), 2, 4, 4, seed=9)
+NUM_CLASSES = len(CLEAN)
 
 
 @pytest.fixture

@@ -36,9 +36,6 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (48, 40 + 7 * i, 3), dtype=np.uint8)) for i in range(5)]
 
 
-# ------------------------------------------------------------------------------------------------- texts
-
-
 def test_text_features_are_open_clips_own(clip: Any) -> None:
     """Through our embedding path, on cut positions, and through open_clip's own ``encode_text``: equal to 1e-6."""
     with torch.no_grad():
@@ -83,9 +80,6 @@ def test_special_tokens_of_the_default_tokenizer() -> None:
     assert [clip.word_of(token) for token in clip.word_ids("a photo")] == ["a</w>", "photo</w>"]
 
 
-# ----------------------------------------------------------------------------------------- the fast way
-
-
 def features_and_gradient(encode: Any, prompts: ContextPrompts) -> tuple[torch.Tensor, torch.Tensor]:
     features = encode(*prompts())
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
@@ -120,9 +114,6 @@ def test_the_fast_way_in_half_precision_and_under_autocast() -> None:
             assert 0 < (one - other).norm() < 0.1 * other.norm()
 
 
-# ------------------------------------------------------------------------------------------------ images
-
-
 def test_image_features_are_unit_and_do_not_depend_on_the_pass(clip: Any) -> None:
     features = clip.encode_images(images())
     torch.testing.assert_close(features.norm(dim=1), torch.ones(5))
@@ -142,9 +133,6 @@ def test_images_are_normalised_as_in_training(clip: Any) -> None:
     """A plain grey image of value 0.3 is the mean, so the transform makes it (nearly) zero."""
     grey = Image.new("RGB", (80, 64), (77, 77, 77))  # 77/255 = 0.302
     torch.testing.assert_close(clip.transform(grey), torch.full((3, 64, 64), (77 / 255 - 0.3) / 0.35))
-
-
-# ----------------------------------------------------------------------------------------------- loading
 
 
 def test_towers_in_half_precision(random_pair: Any) -> None:

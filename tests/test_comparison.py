@@ -4,18 +4,20 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 import gcpl_lab.experiments.compare as comparison
-from gcpl_lab.baselines.base import FeatureSupport, register_baseline
+from gcpl_lab.baselines.base import register_baseline
+from gcpl_lab.baselines.features import NearestClassMean
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.compare import AVERAGED, run_comparison
 from gcpl_lab.experiments.few_shot import FewShotExperiment
+from tests.made_up import SMALL_SETTINGS
 
-SMALL = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_evidence": 2}
 METHODS = ["zero_shot_diffusion", "gcpl"]
 ONE_TRIAL: dict[str, Any] = {"methods": ["gcpl"], "shots": [1], "seeds": [0]}
 
@@ -27,7 +29,7 @@ class Comparison:
         self.folder, self.images, self.told = folder, images, list[str]()
 
     def __call__(self, **changes: Any) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"methods": METHODS, "shots": [1, 2], "seeds": [0, 1], "settings": SMALL}
+        wanted: dict[str, Any] = {"methods": METHODS, "shots": [1, 2], "seeds": [0, 1], "settings": SMALL_SETTINGS}
         wanted |= {"images": self.images, "on_trial": self.told.append, "command": "made here"}
         return run_comparison(self.folder, **(wanted | changes))
 
@@ -75,16 +77,13 @@ def test_held_out_images_take_the_place_of_the_test_set(compare: Comparison, mon
         assert not judged & tested
 
 
-def test_held_out_images_must_be_left(compare: Comparison) -> None:
-    most = int((read_class_folders(compare.images / "support").labels == 0).sum())
-    with pytest.raises(DataError, match="leave no image to judge on"):
-        compare(shots=[most], held_out=True)
-
-
 def test_other_settings_and_other_images_are_other_trials(compare: Comparison, tmp_path: Path) -> None:
     other = shutil.copytree(compare.images, tmp_path / "images")
     shutil.copy(other / "test" / "bag" / "0.png", other / "test" / "bag" / "1.png")
-    changes: list[dict[str, Any]] = [{"settings": SMALL | {"num_steps": 1}}, {"settings": SMALL | {"num_evidence": 3}}]
+    changes: list[dict[str, Any]] = [
+        {"settings": SMALL_SETTINGS | {"num_steps": 1}},
+        {"settings": SMALL_SETTINGS | {"num_evidence": 3}},
+    ]
     for count, change in enumerate([{}, *changes, {"images": other}], start=1):
         for _ in range(2):
             compare(**ONE_TRIAL, **change)
@@ -94,13 +93,8 @@ def test_other_settings_and_other_images_are_other_trials(compare: Comparison, t
 def test_what_a_notebook_registered_is_run_in_this_process(compare: Comparison, own_registries: None) -> None:
     """Other processes do not know it, whatever the number of workers."""
 
-    @register_baseline("guess", shots=False)
-    class Guess:
-        def __init__(self, support: FeatureSupport) -> None:
-            self.num_classes = len(support.class_names)
-
-        def scores(self, features: Any) -> Any:
-            return features.new_zeros(len(features), self.num_classes)
+    @register_baseline("guess")
+    class Guess(NearestClassMean): ...
 
     result = compare(methods=["guess", "linear_probe"], shots=[1], reference="linear_probe", num_workers=2)
     assert [row["name"] for row in result["methods"]] == ["guess", "linear_probe"] * 2
@@ -138,34 +132,28 @@ def test_the_summary_says_what_offsets_were_worth(compare: Comparison) -> None:
         assert summary[method]["readings"].keys() == {"relative", "relative, offsets", "absolute", "absolute, offsets"}
 
 
-def test_results_say_what_they_were_made_of(compare: Comparison) -> None:
+def test_results_say_what_they_were_made_of_and_what_cannot_be_compared_is_refused(compare: Comparison) -> None:
+    for wrong, message in (
+        ({"images": compare.images / "support"}, "support"),
+        ({"shots": [4], "held_out": True}, "leave no image to judge on"),
+    ):
+        with pytest.raises(DataError, match=message):
+            compare(**wrong)
+    assert not compare.folder.exists()
     result = compare(**ONE_TRIAL | {"methods": ["linear_probe", "gcpl"]})
     assert result["command"] == "made here"
     assert result["data"]["classes"] == ["bag", "boot", "shirt"]
     assert (result["data"]["shots"], result["data"]["test_size"]) == ([1], 12)
-    assert result["config"]["num_steps"] == SMALL["num_steps"]
+    assert result["config"]["num_steps"] == SMALL_SETTINGS["num_steps"]
     probe, gcpl = result["methods"]
     assert probe["separation"] is None
     assert gcpl["separation"]["num_points"] == 12
     assert {"name", "seed", "accuracy", "denoiser_evaluations"} <= gcpl.keys()
 
 
-def test_images_lie_in_support_and_test(compare: Comparison) -> None:
-    with pytest.raises(DataError, match="support"):
-        compare(images=compare.images / "support")
-    assert not compare.folder.exists()
-
-
 def test_the_bundled_set_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = []
-
-    class Stop(Exception): ...
-
-    def stop(support: Any, test: Any, **_: Any) -> None:
-        names.extend([support.name, test.name])
-        raise Stop
-
-    monkeypatch.setattr(comparison, "FewShotExperiment", stop)
-    with pytest.raises(Stop):
+    opened = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(comparison, "FewShotExperiment", opened)
+    with pytest.raises(KeyboardInterrupt):
         run_comparison(tmp_path, methods=METHODS, shots=[1], seeds=[0])
-    assert all("fashion" in name for name in names)
+    assert ["fashion" in images.name for images in opened.call_args.args] == [True, True]

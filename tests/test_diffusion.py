@@ -12,10 +12,7 @@ from PIL import Image
 from gcpl_lab.errors import ModelError
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import Preset
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.made_up import randn
 
 
 def test_noise_is_added_as_diffusers_adds_it(diffusion: Any) -> None:

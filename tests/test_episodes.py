@@ -1,6 +1,8 @@
 """Draws by seed: prefixes, balance, and classes that are too small."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,19 +35,6 @@ def test_fewer_shots_are_a_prefix(seed: int) -> None:
         np.testing.assert_array_equal(fewer.reshape(2, shots), more.reshape(2, shots + 1)[:, :shots])
 
 
-@pytest.mark.parametrize(
-    ("shots", "seed", "message"),
-    [
-        (4, 0, "'class 1' has 3 images, fewer than the 4 shots"),
-        *((shots, 0, "shots is") for shots in (0, -1, 1.5, True)),
-        (1, -1, "seed is -1"),
-    ],
-)
-def test_episodes_that_cannot_be_drawn(shots: int, seed: int, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        draw_episode(make_set(9, 3), shots, seed)
-
-
 def test_test_draws() -> None:
     pool = make_set(6, 9, 7)
     assert np.bincount(pool.labels[draw_test(pool, per_class=5, seed=2)]).tolist() == [5, 5, 5]
@@ -56,21 +45,6 @@ def test_test_draws() -> None:
     pool = make_set(2, 30, 30)  # the first class runs out and leaves its share
     assert np.bincount(pool.labels[draw_test(pool, total=20, seed=0)]).tolist() == [2, 9, 9]
     assert len(draw_test(pool, total=62, seed=0)) == 62
-
-
-@pytest.mark.parametrize(
-    ("sizes", "counts", "message"),
-    [
-        ((4, 0, 4), {"per_class": 2}, "class 'class 1' has no test image"),
-        ((4, 5), {"per_class": 1, "total": 2}, "one of the two"),
-        ((4, 5), {"per_class": 5}, "'class 0' has 4 images"),
-        ((4, 5), {"total": 10}, "total is 10"),
-        ((4, 5), {"total": 1}, "total is 1; expected a whole number, 2 or more"),
-    ],
-)
-def test_test_draws_that_cannot_be_made(sizes: tuple[int, ...], counts: dict[str, int], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        draw_test(make_set(*sizes), **counts)
 
 
 def test_folds_are_a_stratified_partition() -> None:
@@ -87,13 +61,21 @@ def test_folds_are_a_stratified_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "num_folds", "message"),
+    ("draw", "message"),
     [
-        ([5, 5, 5, 7, 7], 3, "label 7 has 2 images, fewer than the 3 folds"),
-        ([0, 0], 1, "num_folds is 1"),
-        ([], 2, "whole numbers"),
+        (lambda: draw_episode(make_set(9, 3), 4, 0), "'class 1' has 3 images, fewer than the 4 shots"),
+        *((lambda shots=shots: draw_episode(make_set(9, 3), shots, 0), "shots is") for shots in (0, -1, 1.5, True)),
+        (lambda: draw_episode(make_set(9, 3), 1, -1), "seed is -1"),
+        (lambda: draw_test(make_set(4, 0, 4), per_class=2), "class 'class 1' has no test image"),
+        (lambda: draw_test(make_set(4, 5), per_class=1, total=2), "one of the two"),
+        (lambda: draw_test(make_set(4, 5), per_class=5), "'class 0' has 4 images"),
+        (lambda: draw_test(make_set(4, 5), total=10), "total is 10"),
+        (lambda: draw_test(make_set(4, 5), total=1), "total is 1; expected a whole number, 2 or more"),
+        (lambda: cross_validation_folds([5, 5, 5, 7, 7], 3, 0), "label 7 has 2 images, fewer than the 3 folds"),
+        (lambda: cross_validation_folds([0, 0], 1, 0), "num_folds is 1"),
+        (lambda: cross_validation_folds([], 2, 0), "whole numbers"),
     ],
 )
-def test_folds_that_cannot_be_made(labels: list[int], num_folds: int, message: str) -> None:
+def test_what_cannot_be_drawn_is_named(draw: Callable[[], Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        cross_validation_folds(labels, num_folds, seed=0)
+        draw()

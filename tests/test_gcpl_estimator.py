@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,15 @@ from gcpl_lab.gcpl.sampling import Exemplars, NoisyBatch
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import TINY_FOLDER
-from gcpl_lab.storage import read_checked, read_json, read_tensors, write_json
+from gcpl_lab.storage import read_checked, read_json, write_json
 from gcpl_lab.training.loop import end_early
+from tests.made_up import SMALL_SETTINGS
 
-SMALL: dict[str, Any] = {"num_vectors": 2, "num_steps": 2, "batch_size": 4, "num_samples": 2, "num_evidence": 2}
-SMALL |= {"discriminative_steps": 2, "discriminative_batch_size": 2}
 ANIMALS = np.array(["zebra", "ant", "moth"])
 
 
 def small(diffusion: Any, objective: Any = "gcpl", **settings: Any) -> GCPLClassifier:
-    return GCPLClassifier(objective=objective, diffusion=diffusion, **(SMALL | settings))
+    return GCPLClassifier(objective=objective, diffusion=diffusion, **(SMALL_SETTINGS | settings))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,8 @@ def test_paths_images_and_arrays_are_alike(fitted: GCPLClassifier, pictures: Any
     shown, paths = [Image.fromarray(array) for array in arrays], [tmp_path / f"{index}.png" for index in range(3)]
     for image, path in zip(shown, paths, strict=True):
         image.save(path)
-    expected = fitted.decision_function(arrays)
-    for sources in (shown, paths, [str(path) for path in paths], [arrays[0], shown[1], paths[2]]):
-        assert np.array_equal(fitted.decision_function(sources), expected)
+    for sources in (shown, list(map(str, paths)), [arrays[0], shown[1], paths[2]]):
+        assert np.array_equal(fitted.decision_function(sources), fitted.decision_function(arrays))
 
 
 def test_labels_and_names_of_any_kind(diffusion: Any, pictures: Any, tmp_path: Path) -> None:
@@ -244,19 +243,11 @@ def test_without_fast_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, 
     assert len(set(found[1].argmax(1))) > 1
 
 
-def test_checkpoints_are_as_frequent_as_asked(diffusion: Any, pictures: Any, tmp_path: Path) -> None:
-    for every, expected in ((1, [1, 2, 3]), (2, [0, 2, 3])):
-        seen, file = [], tmp_path / str(every) / "gcpl.checkpoint.safetensors"
-        for _ in small(diffusion, num_steps=3, checkpoint_every=every).steps(*pictures, checkpoint_folder=file.parent):
-            seen.append(json.loads(read_tensors(file)[1]["progress"])["step"] if file.is_file() else 0)
-        assert seen == expected
-
-
 def test_weights_are_loaded_in_the_precision_and_again_from_the_file(
     random_pair: Any, pictures: Any, tmp_path: Path
 ) -> None:
     """The prompts stay float32; whoever reads them gets the weights they were learned on, whatever is preferred."""
-    model = GCPLClassifier(preset=str(random_pair.folder), precision="bfloat16", **SMALL).fit(*pictures)
+    model = GCPLClassifier(preset=str(random_pair.folder), precision="bfloat16", **SMALL_SETTINGS).fit(*pictures)
     assert model.diffusion.dtype is torch.bfloat16  # loaded when it was needed
     assert model.prompts_.vectors.dtype is model.prompts_.vectors.grad.dtype is torch.float32  # type: ignore[union-attr]
     again = GCPLClassifier.load(model.save(tmp_path), preset=str(random_pair.folder))
@@ -269,7 +260,7 @@ def test_a_folder_of_models_that_a_file_names_is_opened_only_when_asked(
 ) -> None:
     """Its path is saved whole, so that what the message says to give works from any folder."""
     monkeypatch.chdir(random_pair.folder.parent)
-    model = GCPLClassifier(random_pair.folder.name, diffusion=random_pair.diffusion, **SMALL).fit(*pictures)
+    model = GCPLClassifier(random_pair.folder.name, diffusion=random_pair.diffusion, **SMALL_SETTINGS).fit(*pictures)
     saved, place = model.save(tmp_path / "prompts"), str(random_pair.folder.resolve())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match=re.escape(f"--preset {place!r}")):
@@ -289,16 +280,9 @@ class Huber(GCPL):
         return {"loss": F.huber_loss(self.predict(batch), batch.noise, delta=self.delta)}
 
 
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The registered objectives, which are the same again after the test."""
-    monkeypatch.setattr(OBJECTIVES, "_entries", dict(OBJECTIVES._entries))
-    return OBJECTIVES._entries
-
-
 @pytest.mark.parametrize("name", ["huber", "Huber"])
 def test_an_objective_registered_in_one_place_is_known_everywhere(
-    diffusion: Any, pictures: Any, registry: dict[str, Any], tmp_path: Path, name: str
+    diffusion: Any, pictures: Any, own_registries: None, tmp_path: Path, name: str
 ) -> None:
     """By the decorator under a name of its own, or as a bare class."""
     images, frozen = pictures[0], diffusion.checksum()
@@ -319,7 +303,7 @@ def test_an_objective_registered_in_one_place_is_known_everywhere(
     loaded = GCPLClassifier.load(narrow.save(tmp_path), diffusion=diffusion)
     assert loaded.config == narrow.config
     assert np.array_equal(loaded.predict_proba(images), narrow.predict_proba(images))
-    del registry[name]  # as in a program that has not run the cell
+    del OBJECTIVES._entries[name]  # as in a program that has not run the cell
     needed = f"objective '{name}', which is not registered here; define the class Huber again or import .*{__name__}"
     with pytest.raises(ArtifactError, match=needed):
         GCPLClassifier.load(tmp_path, diffusion=diffusion)
@@ -376,20 +360,6 @@ def test_a_checkpoint_of_other_settings_data_names_or_model_is_refused(
         weight[0] = kept
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_prompts(diffusion: Any, pictures: Any) -> None:
-    model = small(diffusion, num_steps=6)
-    steps = model.steps(*pictures)
-    next(steps), next(steps)
-    good = model.prompts_.vectors.detach().clone()
-    hook = diffusion.denoiser.register_forward_hook(lambda _module, _inputs, output: (output[0] * np.nan,))
-    try:
-        with pytest.raises(TrainingError, match="step 3: the loss"):
-            next(steps)
-    finally:
-        hook.remove()
-    assert torch.equal(model.prompts_.vectors.detach(), good)
-
-
 @pytest.mark.parametrize("most", [5, 0])
 def test_classifying_makes_smaller_passes_where_memory_runs_out(
     fitted: GCPLClassifier, pictures: Any, most: int
@@ -403,14 +373,12 @@ def test_classifying_makes_smaller_passes_where_memory_runs_out(
         if len(inputs[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
+    refused = pytest.raises(TrainingError, match="memory ran out with a single piece.*'bfloat16', or free the")
     handle = fitted.diffusion.denoiser.register_forward_pre_hook(run_out)
     try:
-        if most:
+        with nullcontext() if most else refused:
             np.testing.assert_allclose(fitted.evidence(latents).errors, expected, rtol=1e-2)  # bfloat16 rounds
             assert max(sizes[-3:]) <= most < sizes[0]
-        else:
-            with pytest.raises(TrainingError, match="memory ran out with a single piece.*'bfloat16', or free the"):
-                fitted.evidence(latents)
     finally:
         handle.remove()
 
@@ -418,7 +386,6 @@ def test_classifying_makes_smaller_passes_where_memory_runs_out(
 def test_save_and_load(fitted: GCPLClassifier, random_pair: Any, pictures: Any, tmp_path: Path) -> None:
     loaded = GCPLClassifier.load(fitted.save(tmp_path / "run"), diffusion=random_pair.diffusion)
     assert (loaded.config, loaded.class_names_) == (fitted.config, fitted.class_names_)
-    assert np.array_equal(loaded.predict(pictures[0]), fitted.predict(pictures[0]))
     assert np.array_equal(loaded.predict_proba(pictures[0]), fitted.predict_proba(pictures[0]))
     again = loaded.save(tmp_path / "again")
     assert read_json(again / "prompts.json") == read_json(tmp_path / "run" / "prompts.json")
@@ -470,10 +437,7 @@ def test_input_that_does_not_fit_is_named(
         GCPLClassifier(preset="sd-3").fit(images, ids)
     with pytest.raises(DataError, match="12 images and 3 labels"):
         fitted.score(images, [0, 1, 2])
-
-
-def test_nothing_is_answered_or_saved_before_fit(diffusion: Any, pictures: Any, tmp_path: Path) -> None:
     for method in ("predict", "predict_proba", "decision_function", "save"):
         with pytest.raises(DataError, match="has learned nothing yet"):
-            getattr(small(diffusion), method)(tmp_path / "run" if method == "save" else pictures[0])
+            getattr(small(diffusion), method)(tmp_path / "run" if method == "save" else images)
     assert not (tmp_path / "run").exists()

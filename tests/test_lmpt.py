@@ -33,13 +33,6 @@ def batch(clip: Any, reading: Any = "pooled", captions: Any = CAPTIONS) -> Batch
     return Batch(features, targets, *encode_captions(clip, captions, reading))
 
 
-def loss_of(clip: Any, reading: Any = "pooled", **settings: Any) -> float:
-    return float(objective(clip, reading=reading, **settings)(batch(clip, reading))["loss"].detach())
-
-
-# -------------------------------------------------------------------------------- captions and batches
-
-
 def test_captions_are_unit_means_and_absent_ones_are_marked(clip: Any) -> None:
     features, present = encode_captions(clip, CAPTIONS)
     assert present.tolist() == [True, True, False, True, True]
@@ -70,9 +63,6 @@ def test_an_epoch_shows_every_image_once_and_a_step_depends_on_its_number_alone(
     assert torch.equal(second(7).features, first(7).features)
     assert seen(range(3, 6)) != epoch
     assert seen(range(3)) == epoch  # an epoch that is not kept any more
-
-
-# ------------------------------------------------------------------------------------------- the value
 
 
 def test_labels_alone_are_the_plain_loss_of_scaled_cosines(clip: Any) -> None:
@@ -112,12 +102,6 @@ def test_the_token_reading_by_hand(clip: Any, offset: int, hinge: Any) -> None:
     torch.testing.assert_close(model(data)["contrast"], expected)
 
 
-@pytest.mark.parametrize("setting", [{"token_offset": 0}, {"token_offset": None}, {"position_hinge": "sum"}], ids=str)
-def test_settings_of_the_token_reading_change_its_loss_alone(clip: Any, setting: dict[str, Any]) -> None:
-    assert loss_of(clip, "token", **setting) != pytest.approx(loss_of(clip, "token"), rel=1e-5)
-    assert loss_of(clip, "pooled", **setting) == loss_of(clip, "pooled")
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -130,9 +114,6 @@ def test_settings_of_the_token_reading_change_its_loss_alone(clip: Any, setting:
 def test_a_wrong_setting_is_named(clip: Any, setting: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, LabError), match=message):
         objective(clip, **setting)
-
-
-# ------------------------------------------------------------------------------------------ the gradient
 
 
 @pytest.mark.parametrize("class_specific", [True, False])
@@ -173,8 +154,8 @@ def caption_gradients(clip: Any, num_context: int, **settings: Any) -> list[torc
 def test_fifteen_of_sixteen_vectors_hear_captions_with_the_published_offset(clip: Any, hinge: str) -> None:
     first, second = caption_gradients(clip, 16, position_hinge=hinge)
     assert first[:, 0].abs().sum() == second[:, 0].abs().sum() == 0
-    assert min(gradient[:, 1:].abs().sum(dim=-1).min() for gradient in (first, second)) > 0
     torch.testing.assert_close(first[:, 1], second[:, 1])  # it meets the start token
+    assert first[:, 1].abs().sum(dim=-1).min() > 0
     apart = (first - second).abs().sum(dim=-1)[:, 2:] / first.abs().sum(dim=-1)[:, 2:]
     assert apart.min() > 0.1
 
@@ -187,9 +168,6 @@ def test_no_words_are_heard_with_an_offset_of_as_many_as_contexts(clip: Any, num
     assert first.abs().sum(dim=-1)[:, -1].min() > 0
     assert first[:, :-1].abs().sum() == 0
     torch.testing.assert_close(first, second)
-
-
-# ---------------------------------------------------------------------------------------- scale and bias
 
 
 def test_the_starting_scale_gives_the_labels_their_share(clip: Any) -> None:

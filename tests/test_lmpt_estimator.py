@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import gcpl_lab
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.errors import ArtifactError, DataError, TrainingError
+from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.multilabel import multilabel_report, sigmoid
 from gcpl_lab.lmpt.encoding import encode_views
 from gcpl_lab.lmpt.estimator import LMPTClassifier
-from gcpl_lab.lmpt.losses import LOSSES, register_loss
+from gcpl_lab.lmpt.losses import register_loss
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.presets import TINY_FOLDER
 from gcpl_lab.storage import read_checked
@@ -107,8 +106,6 @@ def test_names_and_captions_may_be_left_out(clip: Any, photos: Any) -> None:
     assert model.classes_.tolist() == ["class 0", "class 1", "class 2"]
     assert all(record.values["contrast"] == 0 for record in model.history_)
     assert model.history_[-1].loss < model.history_[0].loss
-    assert gcpl_lab.LMPTClassifier is LMPTClassifier
-    assert LMPTClassifier(preset="tiny", num_context=16, seed=3).config == LMPTConfig(num_context=16, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -292,13 +289,7 @@ def test_without_the_fast_room_the_result_is_the_same(clip: Any, monkeypatch: py
 # --------------------------------------------------------------------------------------- a loss of one's own
 
 
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is registered in a test is gone after it."""
-    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
-
-
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("own_registries")
 def test_a_loss_is_registered_in_one_place(clip: Any, tmp_path: Path) -> None:
     told = []
 
@@ -322,36 +313,11 @@ def test_a_loss_is_registered_in_one_place(clip: Any, tmp_path: Path) -> None:
         LMPTClassifier(classification="mine", weakness=1.0)
 
 
-def test_a_registered_loss_of_a_test_is_gone(clip: Any) -> None:
-    with pytest.raises(ValueError, match="classification is 'mine'; expected a registered loss: distribution_balanced"):
-        LMPTClassifier(classification="mine")
-    with pytest.raises(TypeError, match="strength"):
-        LMPTClassifier(strength=1.0)
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_loss_that_is_no_number_stops_before_the_update(clip: Any, tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    @register_loss("poisoned")
-    def poisoned(logits: Tensor, targets: Tensor) -> Tensor:
-        calls.append(1)
-        return logits.square().mean() * (float("nan") if len(calls) == 4 else 1.0)
-
-    model = classifier(clip, classification="poisoned")
-    with pytest.raises(TrainingError, match="step 4: the loss"):
-        list(steps(model, tmp_path))
-    assert torch.isfinite(context(model)).all()
-    assert [path.name for path in tmp_path.iterdir()] == ["lmpt.checkpoint.safetensors"]
-    with pytest.raises(DataError, match="stopped before its end"):
-        model.predict(np.zeros((1, 9, 9, 3), np.uint8))
-
-
 # ------------------------------------------------------------------------------------------- resuming
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("stop", [1, 3, 7, 9])
+@pytest.mark.parametrize("stop", [3, 7, 9])
 def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: str, stop: int) -> None:
     """Six updates of the first learning, nine of the second."""
     whole, stopped = learned(clip, optimizer=optimizer), classifier(clip, optimizer=optimizer)
@@ -361,6 +327,9 @@ def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: st
     with pytest.raises(DataError, match="stopped before its end"):
         stopped.save(tmp_path / "early")
     assert not (tmp_path / "early").exists()
+    other = classifier(clip, optimizer=optimizer)
+    with pytest.raises(ArtifactError, match="other settings, data or model"):  # here the captions
+        list(other.learn(VIEWS, TARGETS, NAMES, CAPTIONS[::-1], checkpoint_folder=tmp_path))
     resumed = learned(clip, tmp_path, optimizer=optimizer)
     assert [replace(one, seconds=0.0) for one in resumed.history_] == [replace(r, seconds=0.0) for r in whole.history_]
     assert len(resumed.history_) == resumed.num_steps_ == 15
@@ -369,14 +338,11 @@ def test_a_resumed_run_is_bit_identical(clip: Any, tmp_path: Path, optimizer: st
     np.testing.assert_array_equal(whole.thresholds_, resumed.thresholds_)
 
 
-def test_checkpoints_are_as_frequent_as_asked_and_of_one_run(clip: Any, tmp_path: Path) -> None:
-    for every, first in ((None, 2), (1, 1), (5, 5)):  # two steps an epoch
+def test_checkpoints_are_as_frequent_as_asked(clip: Any, tmp_path: Path) -> None:
+    for every, first in ((None, 2), (5, 5)):  # two steps an epoch
         folder = tmp_path / str(every)
         records = steps(classifier(clip, checkpoint_every=every), folder)
         assert next(record.step for record in records if any(folder.glob("*.safetensors"))) == first
-        other = classifier(clip, checkpoint_every=every)
-        with pytest.raises(ArtifactError, match="other settings, data or model"):  # here the captions
-            list(other.learn(VIEWS, TARGETS, NAMES, CAPTIONS[::-1], checkpoint_folder=folder))
 
 
 # ------------------------------------------------------------------------------------------ bad input

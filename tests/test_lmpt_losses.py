@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gcpl_lab.lmpt.alternatives import asymmetric_loss, class_balanced_loss, focal_loss
 from gcpl_lab.lmpt.losses import (
-    LOSSES,
     binary_cross_entropy,
     class_aware_margins,
     class_bias,
@@ -121,15 +120,6 @@ def test_without_their_parts_all_are_binary_cross_entropy(loss: Any, settings: d
     torch.testing.assert_close(loss(LOGITS, targets, **settings), binary_cross_entropy(LOGITS, targets))
 
 
-@pytest.mark.parametrize("part", ["rebalance", "negative_tolerant", "focal", "class_aware_margin", "reweight"])
-def test_every_part_can_be_switched_off(part: str) -> None:
-    of_labels = part in ("rebalance", "negative_tolerant", "focal")
-    loss: Any = distribution_balanced_loss if of_labels else class_specific_embedding_loss
-    settings = (LOGITS, WHOLE) if of_labels else (DISTANCES, {"class_counts": COUNTS, "margin": 0.8})
-    values = [loss(settings[0], TARGETS, **settings[1], **{part: wanted}) for wanted in (True, False)]
-    assert not torch.isclose(*values)
-
-
 def test_weights_margins_and_bias_by_hand() -> None:
     inverse = torch.tensor([1 / 8, 1 / 4, 1 / 2])
     torch.testing.assert_close(class_weights(COUNTS, 1.0), inverse / inverse.sum())
@@ -230,9 +220,3 @@ def test_bad_shapes_and_targets_are_refused(name: str) -> None:
 def test_bad_counts_and_settings_are_refused(loss: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loss(LOGITS, TARGETS, **settings)
-
-
-def test_those_on_labels_are_registered() -> None:
-    losses = (distribution_balanced_loss, binary_cross_entropy, focal_loss, class_balanced_loss, asymmetric_loss)
-    names = ("distribution_balanced", "binary_cross_entropy", "focal", "class_balanced", "asymmetric")
-    assert tuple(LOSSES[name].target for name in names) == losses

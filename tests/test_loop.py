@@ -94,9 +94,6 @@ def test_stopping_after_some_updates_keeps_the_whole_schedule(tmp_path: Path) ->
     assert list(train(Quadratic(), batch_at, CONFIG, stop_after=-3)) == []
 
 
-# ------------------------------------------------------------------------------------- what is not finite
-
-
 class Root(Quadratic):
     """A finite loss with an infinite gradient."""
 

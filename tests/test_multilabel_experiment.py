@@ -14,7 +14,6 @@ from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.multilabel import (
     ABLATION,
-    ABLATION_TITLES,
     CANDIDATES,
     MULTILABEL_METHODS,
     MULTILABEL_TITLES,
@@ -46,20 +45,6 @@ def altered(experiment: MultiLabelExperiment, **settings: Any) -> MultiLabelExpe
     other = MultiLabelExperiment(experiment.train, experiment.test, clip=experiment.clip, settings=FAST | settings)
     other.views, other.test_features = experiment.views, experiment.test_features
     return other
-
-
-def test_methods_stand_in_the_order_of_the_table() -> None:
-    assert dict(MULTILABEL_TITLES) == {
-        "zero_shot_clip": "Zero-shot CLIP",
-        "linear_probe": "Linear probe",
-        "coop_bce": "CoOp + BCE",
-        "coop_asl": "CoOp + ASL",
-        "coop_db": "CoOp + DB",
-        "lmpt": "LMPT",
-        "lmpt_published_loss": "LMPT, published loss",
-        "lmpt_published": "LMPT, published settings",
-    }
-    assert list(MULTILABEL_METHODS) == list(MULTILABEL_TITLES)
 
 
 @pytest.mark.parametrize("method", MULTILABEL_METHODS)
@@ -123,12 +108,6 @@ def test_the_probe_learns_from_what_prompts_learn_from(
         np.testing.assert_allclose(logits, probe.scores(other.test_features).numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_what_the_probe_says_depends_on_held_out_scenes_and_mirror_images(experiment: MultiLabelExperiment) -> None:
-    usual = experiment.run("linear_probe", 0).logits
-    for settings in ({"flip": False}, {"refit": False}):
-        assert not np.allclose(usual, altered(experiment, **settings).run("linear_probe", 0).logits, atol=1e-3)
-
-
 def test_the_published_method_is_the_whole_command(
     experiment: MultiLabelExperiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,24 +145,24 @@ def test_the_comparison_is_resumed_and_summarised(experiment: MultiLabelExperime
     assert len(asked) == 4
     assert run_multilabel_comparison(tmp_path, experiment, **arguments)["methods"] == result["methods"]
     assert len(asked) == 4
-    probe = next(entry for entry in result["summary"]["map"] if entry["method"] == "linear_probe")
-    assert probe["num_seeds"] == 2
-    rows = {(row["name"], row["seed"]): row["map"] for row in result["methods"]}
-    difference = np.mean([rows["linear_probe", seed] - rows["coop_bce", seed] for seed in (0, 1)])
-    assert probe["difference"] == pytest.approx(difference)
+    assert [entry["num_seeds"] for entry in result["summary"]["map"]] == [2, 2]
 
 
-def test_the_ablation_needs_captions_and_known_variants(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
-    assert ABLATION.keys() == ABLATION_TITLES.keys()
-    assert ABLATION["full_stop"] == {"ending": "."}
-    assert ABLATION["token_reading_no_words"] == {**ABLATION["token_reading"], "token_offset": None}
-    with pytest.raises(ValueError, match="magic: no variants"):
-        run_ablation(tmp_path, experiment, variants=("magic",))
+def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
     train = experiment.train
-    bare = replace(train, captions=(None,) * len(train))
-    with pytest.raises(DataError, match="no image has a caption"):
-        run_ablation(tmp_path, MultiLabelExperiment(bare, experiment.test, clip=experiment.clip))
+    bare = MultiLabelExperiment(replace(train, captions=(None,) * len(train)), experiment.test, clip=experiment.clip)
+    for other, variants, message in (
+        (experiment, ("magic",), "magic: no variants"),
+        (bare, tuple(ABLATION), "no image has a caption"),
+    ):
+        with pytest.raises((ValueError, DataError), match=message):
+            run_ablation(tmp_path, other, variants=variants)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="'magic' is no method"):
+        experiment.run("magic", 0)
+    others = replace(experiment.test, class_names=tuple(f"class {i}" for i in range(10)))
+    with pytest.raises(DataError, match="they must be the same"):
+        MultiLabelExperiment(train, others)
 
 
 def test_the_same_settings_by_two_names_are_trained_once(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
@@ -228,11 +207,3 @@ def test_tails_count_once_each(experiment: MultiLabelExperiment, tmp_path: Path)
     mean = np.mean([row["map"] for row in again["methods"] if row["name"] == "coop_bce"])
     assert result["tails"][1]["methods"][0]["map"] == pytest.approx(mean)
     assert (tmp_path / "results.json").is_file()
-
-
-def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment) -> None:
-    with pytest.raises(ValueError, match="'magic' is no method"):
-        experiment.run("magic", 0)
-    other = replace(experiment.test, class_names=tuple(f"class {i}" for i in range(10)))
-    with pytest.raises(DataError, match="they must be the same"):
-        MultiLabelExperiment(experiment.train, other)

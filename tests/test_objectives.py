@@ -23,12 +23,9 @@ from gcpl_lab.gcpl.objectives import (
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler, NoisyBatch
 from gcpl_lab.training.loop import TrainingConfig, train
+from tests.made_up import randn
 
 CLASS_NAMES = ["coat", "ankle boot", "bag"]
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def samples(*rows: list[float]) -> Tensor:
@@ -53,12 +50,6 @@ def test_comple_by_hand_whatever_the_order_of_the_batch() -> None:
     assert float(comple_loss(predicted, noise, 0.1)) == pytest.approx(5 - 0.1 * 5.5)
     assert float(comple_loss(predicted.flip(0), noise.flip(0), 0.1)) == pytest.approx(5 - 0.1 * 5.5)
     assert float(comple_loss(predicted, noise, 0.0)) == pytest.approx(float(denoising_loss(predicted, noise)))
-
-
-def test_pairwise_distances_equal_the_naive_loop() -> None:
-    predicted, noise = randn(5, 3, 4, 2), randn(5, 3, 4, 2, seed=1)
-    expected = torch.stack([torch.stack([(e - p).square().mean() for p in predicted]) for e in noise])
-    torch.testing.assert_close(pairwise_noise_distances(predicted, noise), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_expected_contrast_is_the_contrast_on_random_noise() -> None:

@@ -19,6 +19,7 @@ from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.presets import PRESETS, StepMemory
+from tests.made_up import randn
 
 PROFILE = Profile(
     *("tiny", "a machine", "cpu", "made up"),
@@ -68,15 +69,12 @@ def test_stages_by_hand(
     assert found.seconds == pytest.approx(seconds)
 
 
-def test_totals_and_cost() -> None:
+def test_totals_cost_and_what_is_encoded_without_a_cache() -> None:
     made = plan(price_per_hour=7200)
     assert made.seconds == pytest.approx(1080 + 640 + 850)
     assert made.cost == pytest.approx(sum(stage.cost for stage in made.stages)) == pytest.approx(2 * 2570)
     assert (plan().cost, made.memory_bytes) == (None, 1000 + 128 * 10)
-
-
-def test_without_a_cache_every_update_and_every_fold_encodes() -> None:
-    """100 updates of 20; 50 of 16 images in 4 samples each."""
+    # Every update and every fold encodes: 100 updates of 20; 50 of 16 images in 4 samples each.
     made = plan(objective="discriminative", classification="fast", num_folds=2, cache_encodings=False)
     assert made.training.encoded_pictures == 80 + 2000 + 50 * 16 * 4
     assert made.calibration.encoded_pictures == 2 * (2000 + 50 * 16 * 4)
@@ -122,9 +120,8 @@ def test_counts_are_those_of_a_real_run(
 
 
 def test_staged_counts_are_those_of_the_classifier(known_diffusion: Any) -> None:
-    prompts = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
-    latents = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
-    spent = DiffusionClassifier(known_diffusion(), prompts).staged(latents, (5, 1), (2, 8)).num_evaluations
+    classifier = DiffusionClassifier(known_diffusion(), randn(9, 32))
+    spent = classifier.staged(randn(3, 2, 4, 4, seed=1), (5, 1), (2, 8)).num_evaluations
     made = plan(num_classes=9, num_test=3)
     others = made.training.denoiser_evaluations + made.calibration.denoiser_evaluations
     assert savings_of(made)["staged"].denoiser_evaluations == others + spent == others + 3 * (9 * 2 + 5 * 6)
@@ -230,12 +227,11 @@ def test_live_bytes_by_hand() -> None:
     assert live.peak >= 64 * 4 * 2
 
 
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["plan", *map(str, arguments)])
+def test_the_program_answers_people_and_programs(random_pair: Any, tmp_path: Path) -> None:
+    def run(*arguments: object) -> Any:
+        return CliRunner().invoke(app, ["plan", "--preset", *map(str, arguments)])
 
-
-def test_the_program_answers_people_and_programs() -> None:
-    line = ("--preset", "sd-1.4", "--classes", 196, "--shots", 16, "--test", 8041, "--recorded")
+    line = ("sd-1.4", "--classes", 196, "--shots", 16, "--test", 8041, "--recorded")
     answer = json.loads(run(*line, "--price", 2.5, "--json").stdout)
     assert answer["denoiser_evaluations"] == 196 * 2000 + 160 * 196 * 8 + 8041 * 196 * 8
     assert answer["cost"] == pytest.approx(answer["seconds"] / 3600 * 2.5)
@@ -243,18 +239,12 @@ def test_the_program_answers_people_and_programs() -> None:
     for fact in ("392,000", "12,608,288", "staged classifier", "6.1 GB resident"):
         assert fact in " ".join(shown.split())
     assert "cost" not in shown.split("together")[0]
-    result = run("--preset", "sd-1.4", "--classes", 2, "--shots", 1, "--test", 1, "--json")
+    result = run("sd-1.4", "--classes", 2, "--shots", 1, "--test", 1, "--json")
     assert json.loads(result.stdout)["profile"]["machine"] == "two cores of an AMD EPYC, no GPU"
     assert "recorded seconds of another machine" in " ".join(result.stderr.split())
-
-
-def test_the_program_times_a_folder_of_models(random_pair: Any, tmp_path: Path) -> None:
-    saved = tmp_path / "profile.json"
-    result = run("--preset", random_pair.folder, "--classes", 3, "--batch-size", 1, "--save", saved, "--json")
+    saved = tmp_path / "profile.json"  # of a folder of models, timed here
+    result = run(random_pair.folder, "--classes", 3, "--batch-size", 1, "--save", saved, "--json")
     assert result.exit_code == 0, result.output
     assert Profile.from_dict(json.loads(saved.read_text())).training_seconds["float32"] > 0
-
-
-def test_durations() -> None:
     said = {12: "12.0 s", 119: "119.0 s", 210: "3.5 min", 9000: "2.5 h", 864_000: "10 days"}
     assert {seconds: duration(seconds) for seconds in said} == said

@@ -129,17 +129,12 @@ def test_scene_captions_name_most_items(data: PretrainData) -> None:
     assert scene_caption(labels, levels, np.random.default_rng(0)) == captions[0]
 
 
-def test_scenes_show_every_item() -> None:
+def test_scenes_show_every_item_and_batches_follow_their_seed(data: PretrainData) -> None:
     rng = np.random.default_rng(0)
     for count in range(1, 6):
         scene = compose_scene([np.full((28, 28), 50 * (i + 1), np.uint8) for i in range(count)], rng)
         assert (scene.shape, scene.dtype) == ((CANVAS_SIZE, CANVAS_SIZE), np.uint8)
         assert 50 * count in scene
-    again = [compose_scene([np.full((28, 28), 9, np.uint8)], np.random.default_rng(3)) for _ in range(2)]
-    assert np.array_equal(*again)
-
-
-def test_clip_batches_are_half_single_images_half_scenes(data: PretrainData) -> None:
     (images, captions), again, other = (data.clip_batch(9, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert (images.shape, images.dtype, len(captions)) == ((9, CANVAS_SIZE, CANVAS_SIZE), np.uint8, 9)
     assert np.array_equal(images, again[0])
@@ -202,9 +197,11 @@ def test_a_stage_lowers_its_loss_logs_keeps_the_weight_average_and_names_damage(
 def test_learning_rates_by_hand() -> None:
     config = StageConfig(num_steps=100, learning_rate=2.0, decay_share=0.5)
     rates = [pretrain._learning_rate(config, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)  # warm-up over ten steps
+    assert (rates[0], rates[75]) == (
+        pytest.approx(0.2),
+        pytest.approx(1.0),
+    )  # warm-up over ten steps; the cosine's middle
     assert rates[9:51] == pytest.approx([2.0] * 42)
-    assert rates[75] == pytest.approx(1.0)  # the cosine's middle
     assert rates[99] < 0.01
 
 
@@ -243,11 +240,3 @@ def test_the_export_is_whole_and_names_no_machine(random_pair: Any) -> None:
     for name, path in files.items():
         if name.endswith((".json", ".txt")):
             assert str(random_pair.folder.parent) not in path.read_text(encoding="utf-8"), name
-
-
-def test_every_text_has_tokens(random_pair: Any) -> None:
-    tokenizer = random_pair.diffusion.tokenizer
-    for text in ("coat", "Größe", "長靴", "🧥", "x7#"):
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        assert ids
-        assert tokenizer.decode(ids).replace(" ", "") == text.lower().replace(" ", "")

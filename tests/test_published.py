@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,13 +29,10 @@ LISTED = {  # two classes each: names, training split, list of the images, its l
 }
 
 
-def save(path: Path, content: str | np.ndarray = "") -> None:
-    """A text, or an image of noise where none is given."""
+def save(path: Path, content: str = "") -> None:
+    """A text, or a black image where none is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str) and content:
-        path.write_text(content)
-    else:
-        Image.fromarray(np.zeros((16, 16), np.uint8) if isinstance(content, str) else content).save(path)
+    path.write_text(content) if content else Image.new("L", (16, 16)).save(path)
 
 
 def make_listed(root: Path, key: str) -> None:
@@ -123,30 +119,18 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         load_published("textile")
 
 
-def test_textile_from_six_images_a_class_end_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, random_pair: Any
-) -> None:
-    """On a package of the same name and layout: stripes, with a spot or a shade."""
-    from gcpl_lab.gcpl.estimator import GCPLClassifier
-
-    rng = np.random.default_rng(0)
+def test_textile_images_are_found_in_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a package of the same name and layout."""
     for label, name in enumerate(("global", "local", "nominal")):
         for number in range(12 * label, 12 * label + 12):
-            stripes = np.tile(np.uint8(90 + 60 * (np.arange(64) // 4 % 2)), (64, 1))
-            image = (stripes + rng.integers(0, 30, (64, 64), np.uint8)) // (2 if name == "global" else 1)
-            if name == "local":
-                image[20:36, 20:36] = 255
-            save(tmp_path / TEXTILE_PACKAGE / TEXTILE_FOLDER / name / f"textile_{number:04d}.jpg", image)
+            save(tmp_path / TEXTILE_PACKAGE / TEXTILE_FOLDER / name / f"textile_{number:04d}.jpg")
     save(tmp_path / TEXTILE_PACKAGE / "__init__.py", "raise AssertionError('the package need not be run')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, TEXTILE_PACKAGE, raising=False)
     pool, test = load_published("textile"), load_published("textile", split="test")
     assert pool.class_names == ("global", "local", "nominal")
     assert np.bincount(pool.labels).tolist() == np.bincount(test.labels).tolist() == [6, 6, 6]
-    chosen = pool.subset(draw_episode(pool, 6, 0))
-    model = GCPLClassifier(diffusion=random_pair.diffusion, num_steps=2, batch_size=3, num_evidence=2)
-    model.fit(chosen.images, chosen.labels, chosen.class_names)
-    assert 0 <= model.score(test.images, test.labels) <= 1
+    assert not set(pool.images) & set(test.images)
 
 
 @pytest.mark.slow

@@ -69,16 +69,10 @@ def test_captions_name_most_and_are_sometimes_wrong() -> None:
     assert set(load_wardrobe("test").captions) == {None}
 
 
-def test_folders_are_small_and_licensed_and_their_pages_tell_the_counts() -> None:
+def test_folders_are_small_and_licensed() -> None:
     for name, size in (("fashion", 4_000_000), ("wardrobe_lt", 3_000_000)):
         assert sum(path.stat().st_size for path in (SHIPPED / name).rglob("*") if path.is_file()) < size
         assert "Copyright © 2017 Zalando SE" in (SHIPPED / name / "LICENSE").read_text(encoding="utf-8")
-        assert "arxiv.org/abs/1708.07747" in (SHIPPED / name / "README.md").read_text(encoding="utf-8")
-    page = (SHIPPED / "wardrobe_lt/README.md").read_text(encoding="utf-8")
-    train = load_wardrobe("train")
-    assert all(f"| {name} |" in page for name in train.class_names)
-    assert all(f"| {count} |" in page for count in train.class_counts())
-    assert "| 9 | ankle boot | `ankle_boot` | footwear | 64 | 50 |" in (SHIPPED / "fashion/README.md").read_text()
 
 
 @pytest.fixture
@@ -120,15 +114,11 @@ def test_damaged_missing_and_extra_files_are_all_listed(copy: Path) -> None:
     shutil.rmtree(copy / "test")
     with pytest.raises(DataError, match="500 files differ"):
         load_fashion("test")
-
-
-def test_damaged_scenes_are_found(tmp_path: Path) -> None:
-    copy = tmp_path / "wardrobe_lt"
-    shutil.copytree(SHIPPED / "wardrobe_lt", copy)
-    (copy / "images/train/0003.png").write_bytes(b"no image")
-    (copy / "images/test/0007.png").unlink()
+    scenes = Path(shutil.copytree(SHIPPED / "wardrobe_lt", copy.parent / "wardrobe_lt"))
+    (scenes / "images/train/0003.png").write_bytes(b"no image")
+    (scenes / "images/test/0007.png").unlink()
     with pytest.raises(DataError, match=r"2 files differ.*\n  missing: .*test/0007.png\n  damaged: .*train/0003.png"):
-        load_wardrobe("test", copy)
+        load_wardrobe("test", scenes)
 
 
 def test_damaged_lists_of_checksums_and_other_splits_are_refused(copy: Path) -> None:

@@ -118,15 +118,6 @@ def test_as_dict_is_strict_json():
     assert known["neighbour_accuracy"] == {"value": 1, "low": 1, "high": 1}
 
 
-def test_bad_points_and_labels_are_named():
-    with pytest.raises(DataError, match="1 class for 4 points"):
-        measure_separation(SQUARE, np.zeros(4))
-    with pytest.raises(DataError, match="point 2 holds a value that is not finite"):
-        measure_separation(np.where(SQUARE == 10, np.nan, SQUARE), SQUARE_LABELS)
-    with pytest.raises(DataError, match="integers from 0 to 1"):
-        measure_within_families(SQUARE, np.array([0, 0, 1, 2]), ["a", "b"], {})
-
-
 def test_profiles_by_hand_and_without_scale():
     assert profile_points(np.array([[[1.0, 4.0], [3.0, 4.0]]])).tolist() == [[-0.5, 0.0, 0.5, 0.0]]
     rng = np.random.default_rng(0)
@@ -136,13 +127,16 @@ def test_profiles_by_hand_and_without_scale():
 
 
 @pytest.mark.parametrize(
-    ("errors", "message"),
+    ("measure", "message"),
     [
-        (np.ones((3, 4)), "expected \\(image, class, timestep\\)"),
-        (np.full((1, 2, 1), np.inf), r"errors\[0, 0, 0\] is inf"),
-        (np.zeros((1, 2, 1)), "expected > 0"),
+        (lambda: measure_separation(SQUARE, np.zeros(4)), "1 class for 4 points"),
+        (lambda: measure_separation(np.where(SQUARE == 10, np.nan, SQUARE), SQUARE_LABELS), "point 2 holds a value"),
+        (lambda: measure_within_families(SQUARE, np.array([0, 0, 1, 2]), ["a", "b"], {}), "integers from 0 to 1"),
+        (lambda: profile_points(np.ones((3, 4))), r"expected \(image, class, timestep\)"),
+        (lambda: profile_points(np.full((1, 2, 1), np.inf)), r"errors\[0, 0, 0\] is inf"),
+        (lambda: profile_points(np.zeros((1, 2, 1))), "expected > 0"),
     ],
 )
-def test_bad_profiles_are_named(errors, message):
+def test_what_cannot_be_measured_is_named(measure, message):
     with pytest.raises(DataError, match=message):
-        profile_points(errors)
+        measure()

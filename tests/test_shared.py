@@ -11,10 +11,7 @@ from gcpl_lab import fast
 from gcpl_lab.errors import LabError
 from gcpl_lab.fast.shared import SharedPrediction, why_not_shared
 from gcpl_lab.models.diffusion import FrozenDiffusion
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.made_up import randn
 
 
 @pytest.fixture

@@ -68,41 +68,20 @@ def traced(run: Callable[[], Any]) -> tuple[set[str], set[tuple[str, int]]]:
     return functions, lines
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["gcpl", "lmpt"])
+def test_what_fit_and_predict_enter(random_pair: Any, pictures: Any, monkeypatch: Any, method: str) -> None:
+    from gcpl_lab import GCPLClassifier, LMPTClassifier
+
     monkeypatch.setenv("GCPL_LAB_FAST", "0")
-
-
-@pytest.mark.usefixtures("plain")
-def test_what_fit_and_predict_of_gcpl_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
-    from gcpl_lab import GCPLClassifier
-
-    images, labels = [Image.fromarray(array) for array in pictures[0]], pictures[1]
-    model = GCPLClassifier(
-        str(random_pair.folder), "gcpl", num_steps=2, batch_size=3, num_evidence=2, diffusion=random_pair.diffusion
-    )
-    functions, lines = traced(lambda: model.fit(images, labels).predict(images))
+    images, labels, preset = [Image.fromarray(array) for array in pictures[0]], pictures[1], str(random_pair.folder)
+    model: Any
+    if method == "gcpl":
+        few = {"num_steps": 2, "batch_size": 3, "num_evidence": 2}
+        model, given = GCPLClassifier(preset, "gcpl", diffusion=random_pair.diffusion, **few), (labels,)
+    else:
+        model = LMPTClassifier(preset, num_epochs=2, clip=random_pair.clip)
+        captions = [f"a photo of a {label}" for label in labels]
+        given = (np.eye(3, dtype=np.uint8)[labels], ["one", "two", "three"], captions)
+    functions, lines = traced(lambda: model.fit(images, *given).predict(images))
     assert len(functions) <= MOST_FUNCTIONS, sorted(functions)
     assert len(lines) <= MOST_LINES
-
-
-@pytest.mark.usefixtures("plain")
-def test_what_fit_and_predict_of_lmpt_enter(random_pair: Any, pictures: tuple[list[Any], Any]) -> None:
-    from gcpl_lab import LMPTClassifier
-
-    images, labels = [Image.fromarray(array) for array in pictures[0]], pictures[1]
-    targets, captions = np.eye(3, dtype=np.uint8)[labels], [f"a photo of a {label}" for label in labels]
-    model = LMPTClassifier(str(random_pair.folder), num_epochs=2, clip=random_pair.clip)
-    functions, lines = traced(lambda: model.fit(images, targets, ["one", "two", "three"], captions).predict(images))
-    assert len(functions) <= MOST_FUNCTIONS, sorted(functions)
-    assert len(lines) <= MOST_LINES
-
-
-def test_a_fast_model_is_plain_again_without_the_variable(random_pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gcpl_lab import fast
-
-    for model, name in ((random_pair.diffusion, "predict_noise"), (random_pair.clip, "encode_prompts")):
-        assert name in vars(fast.enable(model))
-        monkeypatch.setenv("GCPL_LAB_FAST", "0")
-        assert name not in vars(fast.enable(model))
-        monkeypatch.delenv("GCPL_LAB_FAST")

@@ -10,16 +10,7 @@ import torch
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps
 from gcpl_lab.gcpl.staged import published_timesteps, stage_samples
-
-LABELS = np.array([3, 0, 5, 5, 1, 2, 4])
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-CLEAN = randn(6, 2, 4, 4)
-LATENTS = CLEAN[torch.from_numpy(LABELS)] + 0.2 * randn(len(LABELS), 2, 4, 4, seed=9)
+from tests.made_up import CLEAN, LABELS, LATENTS, randn
 
 
 @pytest.fixture
@@ -107,12 +98,6 @@ def test_published_stages_are_those_of_the_released_code(n_samples: tuple[int, .
     assert np.cumsum([len(stage) for stage in stages]).tolist() == counts
     assert [timesteps[stage].tolist() for stage in stages] == released_stages(n_samples)
     assert np.cumsum([len(stage) for stage in stage_samples(n_samples)]).tolist() == list(n_samples)
-
-
-@pytest.mark.parametrize(("schedule", "evaluations"), [("published", 5570), ("nested", 5120)])
-def test_published_schedule_of_four_stages_costs_more(schedule: Any, evaluations: int) -> None:
-    stages = stage_samples((20, 50, 100, 500), schedule)
-    assert sum(left * len(stage) for left, stage in zip((101, 20, 10, 5), stages, strict=True)) == evaluations
 
 
 def test_the_published_grid_has_whole_steps() -> None:

@@ -17,7 +17,7 @@ from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.clip import FrozenCLIP, encode_token_embeddings
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import TINY_FOLDER
 from tools.captions import caption_vocabulary
@@ -69,23 +69,16 @@ def test_diffusers_loads_it_itself_and_draws(pipeline: Any) -> None:
     assert np.asarray(drawn).std() > 0
 
 
-def test_open_clips_and_transformers_text_towers_agree(open_clip_model: Any, pipeline: Any) -> None:
-    model, _, tokenizer = open_clip_model
-    tower, length = getattr(model, "text", model), pipeline.tokenizer.model_max_length
-    assert torch.equal(tower.token_embedding.weight, pipeline.text_encoder.get_input_embeddings().weight)
-    ids = pipeline.tokenizer(
-        TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    ).input_ids
-    found = tokenizer(TEXTS)
+def test_the_pipelines_text_encoder_is_clips_text_tower(clip: FrozenCLIP) -> None:
+    diffusion = FrozenDiffusion.load("tiny")
+    assert torch.equal(clip.embedding_table, diffusion.embedding_table)
+    ids = clip.tokenizer(TEXTS[:4])  # short enough for both to pad alike
     with torch.no_grad():
-        theirs = pipeline.text_encoder(ids).last_hidden_state
-        hidden = tower.token_embedding(ids) + tower.positional_embedding
-        ours = tower.ln_final(tower.transformer(hidden, attn_mask=tower.attn_mask))
-    assert found.shape == ids.shape
-    for row, end in enumerate((ids == pipeline.tokenizer.eos_token_id).int().argmax(1)):
-        kept = slice(0, end + 1)  # after the end, padding may differ
-        assert found[row, kept].tolist() == ids[row, kept].tolist()
-        torch.testing.assert_close(ours[row, kept], theirs[row, kept], atol=1e-5, rtol=0)
+        hidden, _ = encode_token_embeddings(
+            clip.text_tower, clip.text_tower.token_embedding(ids), torch.zeros(4).long()
+        )
+    assert [diffusion.word_ids(text) for text in TEXTS] == [clip.word_ids(text) for text in TEXTS]
+    torch.testing.assert_close(hidden, diffusion.encode_texts(TEXTS[:4]), atol=1e-5, rtol=0)
 
 
 def test_every_word_of_a_caption_is_one_token(pipeline: Any) -> None:

@@ -56,8 +56,8 @@ IMAGES = [np.full((12, 12), 20 * index, np.uint8) for index in range(8)]
 def run_folder(tmp_path: Path) -> Path:
     figures = tmp_path / "run" / "figures"
     figures.mkdir(parents=True)
-    Image.new("RGB", (160, 100), "grey").save(figures / "losses.png")
-    Image.new("RGB", (160, 100), "silver").save(figures / "token_journey.png")
+    for name, colour in (("losses", "grey"), ("token_journey", "silver")):
+        Image.new("RGB", (160, 100), colour).save(figures / f"{name}.png")
     return figures.parent
 
 
@@ -143,8 +143,7 @@ def test_monitor_shows_any_objective_and_its_end(monkeypatch: pytest.MonkeyPatch
     monitor = widgets.TrainingMonitor((record(step, norm=step / 2) for step in range(1, 6)), num_steps=5)
     monitor.wait()
     assert [record.step for record in monitor.history] == [1, 2, 3, 4, 5]
-    assert not monitor.running
-    assert monitor.bar.value == monitor.bar.max == 5
+    assert (monitor.running, monitor.bar.value, monitor.bar.max) == (False, 5, 5)
     assert (monitor.stop_button.disabled, monitor.stop_button.description) == (True, "Finished")
     assert monitor.sentence.startswith("Training finished: update 5 of 5, loss 0.2000; norm 2.5000; ")
 
@@ -261,9 +260,6 @@ def test_pair_explorer_starts_with_the_most_confused_pair_and_counts_its_mistake
     assert "choose two different ones" in view.problem.value
     view = widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6], predicted=LABELS, pair=("bag", "shirt"))
     assert "0 of 2 bag are taken for shirt" in view.sentence
-
-
-def test_pair_explorer_measures_the_gap_of_own_and_other_prompt() -> None:
     errors = np.array([[[1.0, 2.0], [3.0, 2.0]]], np.float32)
     view = widgets.PairExplorer(Evidence(errors, np.array([100, 500]), 4), [0], ["a", "b"], IMAGES[:1])
     assert "evidence strongest at t = 100: +100.0%" in view.sentence  # (3 − 1) / 2, against (2 − 2) / 2
@@ -340,28 +336,9 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path, text: 
     assert path.read_text() == text
 
 
-def test_slide_builder_writes_the_deck_that_was_chosen(run_folder: Path) -> None:
+def test_slide_builder_writes_the_deck_that_was_chosen_and_says_what_is_missing(run_folder: Path) -> None:
     view = builder(run_folder)
     assert view.figure.options == ("losses", "token journey")
-    before = view.png.value
-    view.figure.value = "token journey"
-    assert view.png.value != before
-    view.title.value, view.message.value = "Tokens move", "Most of the way is done early."
-    view.notes.value, view.alt.value = "Say slowly.", "Ten paths on a plane."
-    view.add.click()
-    assert view.error is None
-    assert view.title.value == ""
-    assert "1 slides in the deck (Tokens move). Slide 1 was added." in view.sentence
-    view.theme.value = "dark"
-    view.save.click()
-    (slide,) = Presentation(str(run_folder / "deck.pptx")).slides
-    assert "Tokens move" in [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
-    assert "Say slowly." in slide.notes_slide.notes_text_frame.text
-    assert str(slide.background.fill.fore_color.rgb) == THEMES["dark"]["ground"]
-
-
-def test_slide_builder_says_what_is_missing_and_takes_slides_away(run_folder: Path) -> None:
-    view = builder(run_folder)
     view.title.value = "Losses"
     problems = {"drop": "no slide to take away", "save": "no slides; add some", "add": "no alt text"}
     for button, problem in problems.items():
@@ -372,9 +349,24 @@ def test_slide_builder_says_what_is_missing_and_takes_slides_away(run_folder: Pa
     view.add.click()
     view.drop.click()
     assert (view.slides, view.error) == ([], None)
+    before = view.png.value
+    view.figure.value = "token journey"
+    assert view.png.value != before
+    view.title.value, view.message.value = "Tokens move", "Most of the way is done early."
+    view.notes.value, view.alt.value = "Say slowly.", "Ten paths on a plane."
+    view.add.click()
+    assert (view.error, view.title.value) == (None, "")
+    assert "1 slides in the deck (Tokens move). Slide 1 was added." in view.sentence
+    view.theme.value = "dark"
+    view.save.click()
+    (slide,) = Presentation(str(run_folder / "deck.pptx")).slides
+    assert "Tokens move" in [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+    assert "Say slowly." in slide.notes_slide.notes_text_frame.text
+    assert str(slide.background.fill.fore_color.rgb) == THEMES["dark"]["ground"]
 
 
 def test_drawing_in_two_threads_leaves_the_settings_as_they_were() -> None:
+    """Without turns, the first to enter restores the settings while the second is still drawing."""
     before, entered = dict(matplotlib.rcParams), threading.Event()
 
     def draw() -> None:
@@ -382,7 +374,6 @@ def test_drawing_in_two_threads_leaves_the_settings_as_they_were() -> None:
             entered.set()
             time.sleep(0.05)
 
-    # Without turns, the first to enter restores the settings while the second is still drawing.
     other = threading.Thread(target=draw)
     other.start()
     entered.wait()
