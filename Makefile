@@ -4,6 +4,7 @@
 #             source, and on a notebook that takes more than twice its stated minutes
 # make test-browser    drives JupyterLab, the report and the hover map in Chromium, where that is installed
 # make test-processes  two processes equal one; a run that was killed goes on as if it had not been
+# make selftest  what this machine computes, and how fast: eight minutes on a GPU, two on a CPU; runs/selftest
 # make lab    opens JupyterLab on the notebooks
 # make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
 # make bench  every benchmark, about a quarter of an hour on quiet cores; see benchmarks/README.md
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 CHECK_VERSION := import sys; (3, 11) <= sys.version_info < (3, 14) or \
 	sys.exit("Python %d.%d found, 3.11 to 3.13 expected: make PYTHON=python3.11" % sys.version_info[:2])
 
-.PHONY: demo test test-notebooks test-browser test-processes lab notebooks bench clean
+.PHONY: demo test test-notebooks test-browser test-processes selftest lab notebooks bench clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -36,6 +37,9 @@ test-browser: $(STAMP)
 
 test-processes: $(STAMP)
 	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py
+
+selftest: $(STAMP)
+	$(BIN)/gcpl-lab selftest
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -35,10 +35,8 @@ from rich.console import Console
 from torch import Tensor
 
 from gcpl_lab import fast
-from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.experiments.published import PublishedLMPT, lmpt_objective, lmpt_updates
-from gcpl_lab.lmpt.batches import CachedBatches, encode_captions
+from gcpl_lab.experiments.published import PublishedLMPT, lmpt_batches, lmpt_objective, lmpt_updates
 from gcpl_lab.lmpt.encoding import encode_views
 from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -75,20 +73,9 @@ def measure(
     """Check that both procedures compute the same, then time an epoch of each in turn."""
     clip, data = fast.enable(FrozenCLIP.load(preset)), load_wardrobe("train")
     config = LMPTConfig(preset=preset, num_context=num_context)
-    targets = torch.from_numpy(data.targets).float()
-    captions, has_caption = encode_captions(clip, data.captions, config.reading)
     encoded: list[Tensor] = []
     caching = time_call(lambda: encoded.append(encode_views(clip, data.images, flip=False)), clock)
-    batches = CachedBatches(encoded[0], targets, captions, has_caption, config.batch_size, seed=0)
-    # The same order of images: their numbers go through the same batches.
-    numbers = CachedBatches(
-        torch.arange(float(len(data)))[None, :, None], targets, captions, has_caption, config.batch_size, seed=0
-    )
-
-    def published_batch(step: int) -> tuple[Tensor, ...]:
-        chosen = numbers(step)
-        images = read_images([data.images[int(i)] for i in chosen.features[:, 0]])
-        return torch.stack([clip.transform(image) for image in images]), *chosen[1:]
+    batches, published_batch = lmpt_batches(clip, data, encoded[0], config)
 
     def records(kind: type[LMPT], num_steps: int) -> Iterator[StepRecord]:
         batch_at = published_batch if kind is PublishedLMPT else batches

@@ -52,7 +52,7 @@ def test_one_program_may_ask_for_several_precisions(monkeypatch: pytest.MonkeyPa
 def test_precision_follows_setting_device_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     float32, bfloat16, float16 = torch.float32, torch.bfloat16, torch.float16
     for able, expected in ((True, bfloat16), (False, float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
         assert device.weights_dtype("auto", "cuda:1") is expected
         assert device.weights_dtype("auto", "cpu") is float32
     told = device.PRECISIONS[1:]
@@ -74,14 +74,15 @@ class FakeModel:
 def test_a_gpu_gets_channels_last_and_tf32_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     model: Any = FakeModel()
     device.prepare_for_device(model, "cpu", "tf32")
     assert (model.calls, asked) == ([], [])
     device.prepare_for_device(model, "cuda:0", "float32")
-    assert (model.calls, asked) == ([(torch.channels_last,)], [])
+    assert (model.calls, asked, torch.backends.cudnn.allow_tf32) == ([(torch.channels_last,)], ["highest"], False)
     device.prepare_for_device(model, "cuda:0", "tf32")
-    assert asked == ["high"]
+    device.prepare_for_device(model, "cuda:0", "bfloat16")
+    assert asked == ["highest", "high"]
     assert torch.backends.cudnn.allow_tf32
 
 

@@ -21,6 +21,7 @@ INTERRUPTED = 130
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 VERBS: dict[str, Callable[..., None]] = {
     "doctor": project.doctor,
+    "selftest": project.selftest,
     "demo": comparing.demo,
     "train gcpl": learning.train_gcpl,
     "train lmpt": learning.train_lmpt,

@@ -1,4 +1,4 @@
-"""Commands around a training run: ``doctor``, ``plan``, ``init`` and ``recipe``."""
+"""Commands around a training run: ``doctor``, ``selftest``, ``plan``, ``init`` and ``recipe``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.markup import escape
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import answer, console, counting, duration, make_table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CLASS_FOLDERS = "Class folders, or images with a metadata.csv; or support/ and test/ with one of the two."
 RECORDED = "Take recorded seconds, or time a few steps here [default: time them where the weights are here]."
+PROFILE = "Take the seconds of this file, as selftest and --save write it, or of a recorded name."
 TIMED_BATCH = "Images a timed step [default: as many as one training pass has]."
 
 
@@ -60,6 +61,27 @@ def doctor(as_json: options.Json = False) -> None:
     answer(report, as_json, *tables, memory, *states)
 
 
+def selftest(
+    folder: Annotated[Path, Option(help="Receives selftest.json and what the parts write.")] = Path("runs/selftest"),
+    only: Annotated[list[str], Option(help="Name of a part; may be given several times.")] = [],  # noqa: B006
+    budget: Annotated[float | None, Option(min=1, help="Seconds [default: 480 on a GPU, else 120].")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Prove in minutes that this machine, with its GPU, computes what it should, and how fast."""
+    from gcpl_lab.experiments.selftest import run_selftest
+
+    with console.status("") as status:
+        report = run_selftest(folder, only, budget, on_part=status.update)
+    columns = {"part": "{title}", "rests on": "{said}", "outcome": "{outcome}", "seconds": "{seconds:.0f}"}
+    rows = [{**row, "said": row["reason"] or row["headline"]} for row in report["parts"]]
+    outcomes = [row["outcome"] for row in rows]
+    counts = ", ".join(f"{outcomes.count(each)} {each}" for each in ("pass", "fail", "skip"))
+    verdict = f"{report['verdict'].upper()} on {report['machine']['device']}: {counts}. Figures: {folder}/selftest.json"
+    answer(report, as_json, make_table(columns, rows, num_text_columns=3), verdict)
+    if report["verdict"] == "fail":
+        raise Exit(1)
+
+
 def plan(
     preset: options.Preset = "tiny",
     classes: Annotated[int, Option(min=2, help="Classes to tell apart.")] = 10,
@@ -68,6 +90,7 @@ def plan(
     objective: options.Objective = "gcpl",
     settings: options.Set = [],  # noqa: B006  (typer reads the default, nothing changes it)
     recorded: Annotated[bool | None, Option("--recorded/--measure", help=RECORDED)] = None,
+    profile: Annotated[str | None, Option(help=PROFILE)] = None,
     batch_size: Annotated[int | None, Option(min=1, help=TIMED_BATCH)] = None,
     price: Annotated[float | None, Option(min=0, help="What an hour of the machine costs.")] = None,
     save: Annotated[Path | None, Option(help="Write the timed profile to this file.")] = None,
@@ -75,16 +98,18 @@ def plan(
 ) -> None:
     """Say what a run will cost before it is started: evaluations, time, memory, money, and what would save some."""
     from gcpl_lab.experiments.plan import make_plan, published_config
+    from gcpl_lab.experiments.profile import load_profile
     from gcpl_lab.gcpl.settings import GCPLConfig
     from gcpl_lab.storage import write_json
 
     chosen = options.parse_settings(settings, GCPLConfig, objective=objective)
     config = published_config(preset, classes, **chosen)
-    profile = _profile(preset, recorded, batch_size or min(config.batch_size, config.micro_batch_size or 40))
+    timed_batch = batch_size or min(config.batch_size, config.micro_batch_size or 40)
+    seconds = load_profile(profile) if profile else _profile(preset, recorded, timed_batch)
     if save:
-        write_json(save, asdict(profile))
+        write_json(save, asdict(seconds))
     task: dict[str, Any] = {"num_classes": classes, "num_shots": shots, "num_test": test, "price_per_hour": price}
-    made = make_plan(preset, config=config, profile=profile, **task).as_dict()
+    made = make_plan(preset, config=config, profile=seconds, **task).as_dict()
     answer(made, as_json, *_for_people(made))
 
 

@@ -6,6 +6,7 @@ change a few-shot result without a trace.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,6 +69,15 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
             raise DataError(
                 f"{label}: cannot be decoded ({error}); it is truncated or damaged: copy it again or remove it"
             ) from error
+
+
+def images_checksum(images: Iterable[Image.Image]) -> str:
+    """SHA-256 over the pixels of read images in their order: the same on every machine, as encodings are not."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.size}|".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def read_images(sources: Iterable[ImageSource]) -> list[Image.Image]:

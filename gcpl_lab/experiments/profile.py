@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gcpl_lab import fast
-from gcpl_lab.errors import ModelError
+from gcpl_lab.errors import ArtifactError, ModelError
 from gcpl_lab.gcpl.estimator import make_classifier
 from gcpl_lab.gcpl.objectives import GCPL
 from gcpl_lab.gcpl.prompts import ClassPrompts
@@ -67,7 +67,17 @@ class Profile:
 
 
 def load_profile(preset: str) -> Profile:
-    """The recorded profile of a preset, or of one with the same shape; a ModelError lists what there is."""
+    """The profile in a JSON file, or the recorded one of a preset, of one with the same shape, or of that name.
+
+    Raises:
+        ModelError: There is none; the message lists what there is.
+        ArtifactError: The file holds no profile.
+    """
+    if preset.endswith(".json"):
+        try:
+            return Profile.from_dict(read_json(preset))
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{preset}: holds no profile ({error}); gcpl-lab plan --save writes one") from error
     recorded = {path.stem: path for path in sorted(Path(__file__).with_name("profiles").glob("*.json"))}
     name = {"sd-1.5": "sd-1.4"}.get(preset, preset)
     if name not in recorded:
@@ -75,7 +85,8 @@ def load_profile(preset: str) -> Profile:
             f"no profile of {preset!r} is recorded; recorded ones are {', '.join(recorded)}. Time it on "
             "the machine that will run it: gcpl-lab plan --measure"
         )
-    return replace(Profile.from_dict(read_json(recorded[name])), preset=preset)
+    found = Profile.from_dict(read_json(recorded[name]))
+    return replace(found, preset=preset) if found.preset == name else found
 
 
 def measure_profile(

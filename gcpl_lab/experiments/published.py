@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.gcpl.objectives import GCPL
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.lmpt.batches import Batch
+from gcpl_lab.lmpt.batches import Batch, CachedBatches, encode_captions
 from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -271,6 +272,23 @@ def with_whole_context(clip: FrozenCLIP) -> FrozenCLIP:
     whole = copy.copy(clip)
     whole.encode_prompts = encode_prompts  # type: ignore[method-assign, assignment]
     return whole
+
+
+def lmpt_batches(
+    clip: FrozenCLIP, data: MultiLabelSet, views: Tensor, config: LMPTConfig
+) -> tuple[CachedBatches, Callable[[int], tuple[Tensor, ...]]]:
+    """Batches of cached features (view, image, feature), and of the same images in the same order as pixels."""
+    targets = torch.from_numpy(data.targets).float()
+    encoded = encode_captions(clip, data.captions, config.reading)
+    numbers = torch.arange(float(len(data)))[None, :, None]
+    cached, order = (CachedBatches(each, targets, *encoded, config.batch_size, seed=0) for each in (views, numbers))
+
+    def published(step: int) -> tuple[Tensor, ...]:
+        chosen = order(step)
+        images = read_images([data.images[int(i)] for i in chosen.features[:, 0]])
+        return torch.stack([clip.transform(image) for image in images]), *chosen[1:]
+
+    return cached, published
 
 
 def lmpt_objective(kind: type[LMPT], clip: FrozenCLIP, data: MultiLabelSet, config: LMPTConfig) -> LMPT:

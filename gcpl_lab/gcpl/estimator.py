@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import cross_validation_folds
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import images_checksum, read_images
 from gcpl_lab.gcpl import fast_decision
 from gcpl_lab.gcpl.calibration import Weighting, fit_reading
 from gcpl_lab.gcpl.checks import check_calibration, check_fit, name_of
@@ -131,8 +132,12 @@ class GCPLClassifier(PromptJudge):
             known = self.encode(others), np.searchsorted(classes, np.asarray(answers)), self._clip_scores(others, names)
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
-        pixels, cache = self.diffusion.preprocess(read_images(images)), self.config.cache_encodings
-        exemplars = Exemplars.encode(self.diffusion, pixels, ids, self.encode_moments, cache=cache)
+        read, cache = read_images(images), self.config.cache_encodings
+        exemplars = Exemplars.encode(
+            self.diffusion, self.diffusion.preprocess(read), ids, self.encode_moments, cache=cache
+        )
+        if checkpoint_folder:
+            exemplars = replace(exemplars, source=images_checksum(read))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
         yield from self.learn(
@@ -261,8 +266,9 @@ class GCPLClassifier(PromptJudge):
 
     def _fingerprint(self, exemplars: Exemplars) -> str:
         """Settings, data, start and model of a run: what a checkpoint must share with the run that goes on from it."""
-        tensors = {"means": exemplars.means, "labels": exemplars.labels, "start": self.states_[0]}
-        data, model = tensor_checksum(tensors.items()), self.diffusion.checksum()
+        tensors = {"labels": exemplars.labels, "start": self.states_[0]}
+        tensors |= {} if exemplars.source else {"means": exemplars.means}
+        data, model = exemplars.source + tensor_checksum(tensors.items()), self.diffusion.checksum()
         return repr((self.config.identity(), self.timestep_range, self.class_names_, data, model))
 
     def _calibrate(self, exemplars: Exemplars) -> None:

@@ -22,12 +22,14 @@ class Exemplars:
         log_variances: The same shape.
         labels: int64 (image,).
         pixels: (image, 3, size, size) in [-1, 1] where updates are to encode them anew; None: what is cached serves.
+        source: Checksum of the images, where a run is to be known again; moments differ a little between machines.
     """
 
     means: Tensor
     log_variances: Tensor
     labels: Tensor
     pixels: Tensor | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.means.shape[1] != len(self.labels):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gcpl_lab import fast
 from gcpl_lab.data.multilabel import split_validation
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import images_checksum, read_images
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.evaluation.multilabel import choose_thresholds, mean_average_precision, measure_scores, sigmoid
@@ -146,6 +146,8 @@ class LMPTClassifier(LabelJudge):
         """
         config, targets = self.config, check_training(views.shape[1], targets, class_names, captions)
         everything = self._batches(views, targets, captions, images)
+        known = images if checkpoint_folder else None
+        self._source = "" if known is None else repr((images_checksum(read_images(known)), captions))
         training, validation = split_validation(targets, config.validation_share, config.seed)
         batches, folder = everything.subset(training), Path(checkpoint_folder) if checkpoint_folder else None
         self.classes_, self.given_counts_ = np.asarray(list(class_names)), targets.sum(axis=0, dtype=np.int64)
@@ -257,7 +259,8 @@ class LMPTClassifier(LabelJudge):
                 parameter.copy_(value)
 
     def _fingerprint(self, batches: CachedBatches) -> str:
-        names = ("views", "targets", "captions", "has_caption")
-        data = tensor_checksum((name, getattr(batches, name)) for name in names)
+        """Settings, data and model of a run; features differ a little between machines, so images stand for theirs."""
+        names = ("targets",) if self._source else ("views", "targets", "captions", "has_caption")
+        data = self._source + tensor_checksum((name, getattr(batches, name)) for name in names)
         settings = {name: value for name, value in self.config.as_dict().items() if name != "checkpoint_every"}
         return repr((settings, self.classes_.tolist(), data, self.clip.checksum()))

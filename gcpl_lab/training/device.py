@@ -50,7 +50,8 @@ def weights_dtype(precision: Precision, device: torch.device | str) -> torch.dty
     if precision == "auto":
         if torch.device(device).type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Cards before Ampere compute in bfloat16 too, but by emulating it, many times slower than in float16.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
@@ -76,7 +77,7 @@ def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> A
         )
     if AcceleratorState._shared_state != {}:
         before = AcceleratorState()
-        if before.mixed_precision != wanted or (cpu and before.device.type != "cpu"):
+        if before.mixed_precision != wanted or cpu != (before.device.type == "cpu"):
             # accelerate knows one setting a program; in a notebook the next model may ask for another.
             AcceleratorState._reset_state(reset_partial_state=before.num_processes == 1)
     accelerator = Accelerator(cpu=cpu, mixed_precision=wanted)
@@ -99,15 +100,35 @@ def may_overflow(accelerator: Accelerator) -> bool:
 
 
 def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precision: Precision) -> None:
-    """Channels last in memory on a GPU; ``"tf32"`` lets float32 products and convolutions use the tensor cores."""
+    """Channels last in memory on a GPU; ``"tf32"`` lets float32 products and convolutions use the tensor cores.
+
+    ``"float32"`` forbids it: convolutions would have ten bits of mantissa unless they are told otherwise. Both hold for
+    the whole program, from the model that was loaded last.
+    """
     import torch
 
     if torch.device(device).type != "cuda":
         return
     denoiser.to(memory_format=torch.channels_last)
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+    if precision in ("float32", "tf32"):
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Let a GPU add in one order: slower, and the same digits in every run, as a CPU has them anyway.
+
+    cuBLAS asks for the environment variable ``CUBLAS_WORKSPACE_CONFIG=:4096:8``, set before its first product.
+    """
+    import torch
+
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 @contextmanager

@@ -12,6 +12,15 @@ FORWARD_ADVICE = "Take precision 'bfloat16', or free the device of other program
 TRAINING_ADVICE = f"Set gradient_checkpointing. {FORWARD_ADVICE}"
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that there was no memory left, on a GPU or a CPU."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    # Libraries beside torch's allocator say it in words of their own.
+    others = any(words in str(error) for words in ("STATUS_ALLOC_FAILED", "CUDA error: out of memory"))
+    return isinstance(error, MemoryError) or others or bool(should_reduce_batch_size(error))
+
+
 class MemoryFit:
     """Call a function with as large a size as memory allows, found anew whenever memory runs out.
 
@@ -29,13 +38,13 @@ class MemoryFit:
         Raises:
             TrainingError: Memory runs out with a size of one, too.
         """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+        from accelerate.utils.memory import clear_device_cache
 
         while True:
             try:
                 return function(self.size)
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
                     raise
                 if self.size == 1:
                     raise TrainingError(

@@ -42,12 +42,20 @@ def _process_state() -> Any:
 
     # Without GPU and without being told so, accelerate would leave the processes unconnected.
     told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return PartialState(cpu=told or not torch.cuda.is_available())
+    on_cpu = told or not torch.cuda.is_available()
+    # NCCL wants a GPU for each process; where there are fewer, gloo lets processes share one.
+    shared = not on_cpu and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > max(1, torch.cuda.device_count())
+    return PartialState(cpu=on_cpu, **({"backend": "gloo"} if shared else {}))
 
 
 def process_device() -> str:
     """The device that the launcher gave this process."""
     return str(_process_state().device)
+
+
+def backend_name() -> str:
+    """What the processes exchange tensors over, such as ``"nccl"``; empty for one process."""
+    return str(_process_state().backend) if processes().count > 1 else ""
 
 
 def is_main_process() -> bool:
