@@ -132,7 +132,9 @@ def _serve(connection: Any) -> None:
 class Worker:
     """A process that runs parts one after another; after one that failed, another one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, serve: Callable[[Any], None] = _serve) -> None:
+        """Start nothing yet; ``serve`` is what the process does with its end of a connection."""
+        self._serve = serve
         self._process: Any = None
         self._connection: Any = None
 
@@ -141,7 +143,7 @@ class Worker:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._process = context.Process(target=self._serve, args=(theirs,), daemon=True)
             self._process.start()
             theirs.close()
         began = time.time()
