@@ -158,6 +158,10 @@ def test_a_reading_scores_as_it_was_fitted() -> None:
     errors, labels = errors_with(own=(0.0, 0.3), spread=(0.1, 0.1))
     scores, reading = class_scores(errors, "relative"), fit_reading(errors, labels, weighting="relative")
     np.testing.assert_allclose(reading.scores(errors), scores + reading.offsets)
+    # Times the temperature they are the logits that were fitted: offsets are in units of scores.
+    logits = fit_logits([scores], labels, weight_penalty=0.0)([scores])
+    np.testing.assert_allclose(reading.temperature * reading.scores(errors), logits, rtol=1e-9)
+    assert reading.temperature != pytest.approx(1.0, abs=0.5)
     assert reading.offsets.mean() == pytest.approx(0, abs=1e-12)
     plain = fit_reading(errors, labels, weighting="relative", class_offsets=False)
     assert not plain.offsets.any()

@@ -1,5 +1,6 @@
 """Draws by seed: prefixes, balance, and classes that are too small."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def test_test_draws() -> None:
     pool = make_set(2, 30, 30)  # the first class runs out and leaves its share
     assert np.bincount(pool.labels[draw_test(pool, total=20, seed=0)]).tolist() == [2, 9, 9]
     assert len(draw_test(pool, total=62, seed=0)) == 62
+
+
+def test_draws_for_different_purposes_are_not_coupled() -> None:
+    """With one seed, exemplars, test images and folds out of one set come in orders of their own."""
+    pool = make_set(50)
+    drawn = [draw_episode(pool, 50, seed=3), draw_test(pool, per_class=50, seed=3)]
+    drawn.append(np.concatenate([held for _, held in cross_validation_folds(pool.labels, 50, seed=3)]))
+    for one, other in itertools.combinations(drawn, 2):
+        assert sorted(one) == sorted(other)
+        assert (one == other).mean() < 0.2
 
 
 def test_folds_are_a_stratified_partition() -> None:

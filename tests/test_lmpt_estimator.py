@@ -201,6 +201,20 @@ def test_the_contexts_of_the_best_epoch_are_put_back(clip: Any, tmp_path: Path, 
     assert measured == pytest.approx([validation for validation, _ in epochs.values()])
 
 
+def test_the_best_epoch_is_put_back_when_a_run_is_ended_early(clip: Any) -> None:
+    settings = {"num_epochs": 6, "keep": "best", "learning_rate": 0.1, "schedule": "constant", "seed": 2}
+    model, epochs = classifier(clip, **settings), {}
+    records = steps(model)
+    for record in records:
+        if record.validation is not None:
+            epochs[record.step] = record.validation, context(model)
+        if record.step == 10:
+            end_early(records)
+    best = min(epochs, key=lambda step: epochs[step][0])
+    assert best < 10, "choose other settings: the last epoch would be kept anyway"
+    assert torch.equal(context(model), epochs[best][1])
+
+
 def test_the_last_learning_has_every_image_and_the_best_number_of_epochs(clip: Any) -> None:
     first, whole, last = (
         learned(clip, num_epochs=4, keep=keep, refit=refit)

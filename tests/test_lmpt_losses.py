@@ -18,6 +18,7 @@ from gcpl_lab.lmpt.losses import (
     distribution_balanced_loss,
     rebalanced_weights,
 )
+from gcpl_lab.lmpt.settings import LMPTConfig
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 1.0, 0.5]])
 DISTANCES = torch.tensor([[0.3, 0.05, 0.4], [0.2, 0.6, 0.01]])
@@ -128,9 +129,8 @@ def test_weights_margins_and_bias_by_hand() -> None:
         assert float(class_weights((1, 17, 1000, 10**6), gamma).sum()) == pytest.approx(1.0, abs=1e-6)
     torch.testing.assert_close(class_aware_margins((1, 16, 10**4), 0.4), torch.tensor([0.4, 0.2, 0.04]))
     bias = class_bias((10, 5, 1), 10, bias_scale=0.05, negative_scale=5.0)
-    assert bias[0] > 0  # a class of every image
-    assert bias[0].isfinite()
-    torch.testing.assert_close(bias[1:], torch.tensor([0.0, -0.05 / 5 * math.log(9)]))
+    # of a class of every image the prior is half an image less than certain: N/n − 1 is taken as 0.5/10
+    torch.testing.assert_close(bias, -0.05 / 5 * torch.tensor([0.05, 1.0, 9.0]).log())
     weights = rebalanced_weights(TARGETS, COUNTS, alpha=0.1, beta=10.0, mu=0.3)
     assert weights[1, 1] > weights[1, 0], "of the classes of one image, the rarer one counts more"
     assert ((weights >= 0.1) & (weights <= 1.1)).all()
@@ -220,3 +220,20 @@ def test_bad_shapes_and_targets_are_refused(name: str) -> None:
 def test_bad_counts_and_settings_are_refused(loss: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loss(LOGITS, TARGETS, **settings)
+
+
+def test_absent_classes_below_the_clip_cost_nothing() -> None:
+    """Not less than nothing, as log(1 − p + clip) would have it; and no gradient that is no number."""
+    logits = torch.tensor([[-100.0, -8.0]], requires_grad=True)
+    for gamma in (0.0, 0.5, 4.0):
+        loss = asymmetric_loss(logits, torch.zeros(1, 2), gamma_negative=gamma, clip=0.05, detach_weight=False)
+        assert float(loss.detach()) == 0.0
+        (slope,) = torch.autograd.grad(loss, logits)
+        assert torch.equal(slope, torch.zeros(1, 2))
+
+
+def test_defaults_are_those_of_voc_lt() -> None:
+    assert LMPTConfig().mu == LOSSES["distribution_balanced"].defaults["mu"] == 0.3
+    assert LMPTConfig().negative_scale == LOSSES["distribution_balanced"].defaults["negative_scale"] == 5.0
+    chosen = LMPTConfig(classification="distribution_balanced", mu=0.2, negative_scale=2.0).of_loss()  # COCO-LT
+    assert (chosen["mu"], chosen["negative_scale"]) == (0.2, 2.0)

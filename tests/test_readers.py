@@ -78,9 +78,9 @@ def test_grey_palette_and_cmyk_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     values = np.zeros((8, 8), np.uint16)
-    values[:, 1:5] = (257, 32896, 65535, 128)
+    values[:, 1:7] = (257, 32896, 65535, 128, 129, 385)
     Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
-    assert np.asarray(read_image(tmp_path / f"deep.{suffix}"))[0, :5, 0].tolist() == [0, 1, 128, 255, 0]
+    assert np.asarray(read_image(tmp_path / f"deep.{suffix}"))[0, :7, 0].tolist() == [0, 1, 128, 255, 0, 1, 1]
     Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(tmp_path / "int.tif")
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "float.tif")
     refuses(tmp_path / "int.tif", "int.tif", "70000", "65535")

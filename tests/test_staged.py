@@ -53,6 +53,13 @@ def test_staged_spends_what_it_states_and_keeps_the_best(
     assert done == {8: [2, 4, 6, 7], 256: [7]}[batch_size]
 
 
+def test_of_equal_classes_the_first_are_kept(known_diffusion: Any) -> None:
+    """Whatever else is equal: the answer does not depend on how a library sorts."""
+    same = DiffusionClassifier(known_diffusion(), CLEAN[:1].expand(20, -1, -1, -1).flatten(1)[:, None])
+    seen = ~np.isnan(same.staged(LATENTS[:2], (3, 1), (2, 4)).errors)
+    assert [np.flatnonzero(image).tolist() for image in seen.all(2)] == [[0, 1, 2]] * 2
+
+
 @pytest.mark.parametrize(
     ("to_keep", "n_samples", "message"),
     [
