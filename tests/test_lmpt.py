@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from gcpl_lab.errors import LabError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
+from gcpl_lab.lmpt import batches
 from gcpl_lab.lmpt.batches import Batch, CachedBatches, encode_captions
 from gcpl_lab.lmpt.losses import binary_cross_entropy, class_specific_embedding_loss
 from gcpl_lab.lmpt.objective import LMPT
@@ -46,6 +48,31 @@ def test_captions_are_unit_means_and_absent_ones_are_marked(clip: Any) -> None:
     cut, present = encode_captions(clip, ["a shirt " * 100])  # longer than the context
     assert present.all()
     assert torch.isfinite(cut).all()
+
+
+@pytest.mark.parametrize("reading", ["pooled", "token"])
+def test_captions_are_encoded_in_parts_and_long_ones_read_as_far_as_they_count(
+    clip: Any, monkeypatch: pytest.MonkeyPatch, reading: Any
+) -> None:
+    """No more of them at a time than asked for, and of ten million letters no more than can reach the context."""
+    captions = [" | ".join(f"a {word} {number}" for number in range(7)) for word in ("coat", "bag", "shirt")]
+    captions += [None, "a boot " * 1_400_000, "b" * 10_000_000]
+    whole, present = encode_captions(clip, captions[:4], reading)
+    uncut = batches._encode(clip, ["a boot " * 1000, "b" * 50_000], reading)
+    longest, most, tokenizer = 0, 0, clip.tokenizer
+
+    def watched(texts: list[str]) -> Tensor:
+        nonlocal longest, most
+        longest, most = max(longest, *map(len, texts)), max(most, len(texts))
+        return tokenizer(texts)
+
+    monkeypatch.setattr(clip, "tokenizer", watched)
+    monkeypatch.setattr(batches, "MOST_BYTES", 0)
+    found, has_caption = encode_captions(clip, captions, reading, batch_size=4)
+    torch.testing.assert_close(found, torch.cat([whole, uncut]), atol=1e-6, rtol=0)
+    assert has_caption.tolist() == [*present.tolist(), True, True] == [True, True, True, False, True, True]
+    assert most == 4
+    assert longest < 10_000
 
 
 def test_an_epoch_shows_every_image_once_and_a_step_depends_on_its_number_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from gcpl_lab.data.sets import CAPTION_SEPARATOR
 from gcpl_lab.models.clip import FrozenCLIP
 
 Reading = Literal["pooled", "token"]
+MOST_BYTES = 64 * 2**20
 
 
 class Batch(NamedTuple):
@@ -40,7 +42,8 @@ def encode_captions(
     """Encode the captions of every image once.
 
     Several captions of an image (joined by ``CAPTION_SEPARATOR``) become the mean of their unit vectors, made
-    unit again. A caption longer than the context is cut where the tokenizer cuts it.
+    unit again. A caption longer than the context is cut where the tokenizer cuts it. However many there are, no more
+    than ``MOST_BYTES`` of their encodings are held beside the result.
 
     Args:
         clip: The frozen CLIP.
@@ -53,19 +56,35 @@ def encode_captions(
         float32 (image, feature) or (image, token, dim), zeros where there is no caption, and bool (image,):
         where there is one.
     """
-    parts = [[part for part in (caption or "").split(CAPTION_SEPARATOR) if part.strip()] for caption in captions]
-    unique = sorted({part for texts in parts for part in texts})
-    place = {text: index for index, text in enumerate(unique)}
-    encoded = [_encode(clip, unique[i : i + batch_size], reading) for i in range(0, len(unique), batch_size)]
-    present = torch.tensor([bool(texts) for texts in parts], dtype=torch.bool)
-    if not encoded:
-        return torch.zeros(len(parts), *_encode(clip, ["a"], reading).shape[1:]), present
-    table = torch.cat(encoded)
-    rows = torch.zeros(len(parts), *table.shape[1:])
-    for index, texts in enumerate(parts):
-        if texts:
-            rows[index] = F.normalize(table[[place[text] for text in texts]].mean(dim=0), dim=-1)
+    shape = _encode(clip, ["a"], reading).shape[1:]
+    rows, counts = torch.zeros(len(captions), *shape), torch.zeros(len(captions))
+    most = max(batch_size, MOST_BYTES // (4 * shape.numel()))
+    pairs = (
+        (index, _cut(part, clip.context_length))
+        for index, caption in enumerate(captions)
+        for part in (caption or "").split(CAPTION_SEPARATOR)
+        if part.strip()
+    )
+    while held := list(islice(pairs, most)):
+        unique = sorted({text for _, text in held})
+        place = {text: number for number, text in enumerate(unique)}
+        table = torch.cat(
+            [_encode(clip, unique[i : i + batch_size], reading) for i in range(0, len(unique), batch_size)]
+        )
+        images = torch.tensor([index for index, _ in held])
+        rows.index_add_(0, images, table[[place[text] for _, text in held]])
+        counts.index_add_(0, images, torch.ones(len(held)))
+    present = counts > 0
+    rows[present] = F.normalize(rows[present] / counts[present].reshape(-1, *[1] * len(shape)), dim=-1)
     return rows, present
+
+
+def _cut(text: str, context_length: int) -> str:
+    """As much of a text as can reach the context: tokenizers read all of it, however long, before they cut it."""
+    if len(text) <= 16 * context_length:
+        return text
+    words = text.split(maxsplit=4 * context_length)[: 4 * context_length]
+    return " ".join(word[: 32 * context_length] for word in words)
 
 
 def _encode(clip: FrozenCLIP, texts: Sequence[str], reading: Reading) -> Tensor:
