@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gcpl_lab.lmpt.alternatives import asymmetric_loss, class_balanced_loss, focal_loss
 from gcpl_lab.lmpt.losses import (
+    LOSSES,
     binary_cross_entropy,
     class_aware_margins,
     class_bias,
