@@ -22,6 +22,7 @@ FLOORS = (
     ("baselines",),
     ("views",),
     ("experiments",),
+    ("pilot",),
     ("workshop",),
     ("cli",),
     ("__main__",),

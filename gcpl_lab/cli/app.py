@@ -11,7 +11,7 @@ from collections.abc import Callable
 import typer
 from rich.markup import escape
 
-from gcpl_lab.cli import comparing, learning, project, workshop
+from gcpl_lab.cli import comparing, learning, pilot, project, workshop
 from gcpl_lab.cli.answers import console
 from gcpl_lab.errors import LabError
 from gcpl_lab.storage import reason_of
@@ -33,6 +33,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "init": project.init,
     "plan": project.plan,
     "recipe": project.recipe,
+    "pilot init": pilot.init,
+    "pilot run": pilot.run,
+    "pilot watch": pilot.watch,
+    "pilot explain": pilot.explain,
     "slides": workshop.slides,
     "map": workshop.hover_map,
     "animate": workshop.animate,
@@ -47,6 +51,7 @@ ABOUT = "Teach a frozen vision-language model look-alike classes from a few imag
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=ABOUT)
 groups = {
     "train": typer.Typer(no_args_is_help=True, help="Learn prompts with one of the methods."),
+    "pilot": typer.Typer(no_args_is_help=True, help="From own images to a decision, and the watch after it."),
     "ablate": typer.Typer(no_args_is_help=True, help="Measure what each part of a method adds."),
 }
 for name, group in groups.items():

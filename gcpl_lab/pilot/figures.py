@@ -1,0 +1,85 @@
+"""The figures of a pilot's page and deck: numbers in, figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gcpl_lab.views import panels, style
+
+ALARM = "#B00020"
+
+
+def draw_intervals(
+    rows: Sequence[tuple[str, Mapping[str, float]]], label: str, *, limit: float | None = None, percent: bool = True
+) -> Figure:
+    """Values with 95 % intervals, one named row each, from top to bottom; ``limit`` is a dashed line."""
+    figure = style.new_figure(9, 1.2 + 0.5 * len(rows))
+    ax = figure.subplots()
+    for place, (_, share) in enumerate(rows):
+        reach = [[share["value"] - share["low"]], [share["high"] - share["value"]]]
+        ax.errorbar(share["value"], place, xerr=np.maximum(reach, 0), fmt="o", color=style.BLUE, capsize=4, ms=8)
+    if limit is not None:
+        ax.axvline(limit, color=style.INK, ls="--", lw=1.5)
+    ax.set_yticks(range(len(rows)), [style.label_text(name, 40) for name, _ in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    if percent:
+        panels.percent_axis(ax.xaxis)
+    else:
+        ax.set_xlim(left=0)
+    return figure
+
+
+def draw_lines(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: str, up: str) -> Figure:
+    """A named line of (x, share) each, with its name at its end."""
+    figure, ends = style.new_figure(9, 4.5), []
+    ax = figure.subplots()
+    for turn, (name, points) in enumerate(lines):
+        color, marker = style.look(turn)
+        ax.plot(*np.transpose(points), color=color, marker=marker)
+        ends.append((points[-1][1], style.label_text(name, 30), color))
+    ax.set_xticks(sorted({x for _, points in lines for x, _ in points}))
+    ax.set_xlabel(across)
+    ax.set_ylabel(up)
+    panels.percent_axis(ax.yaxis)
+    panels.label_ends(ax, ends)
+    return figure
+
+
+def draw_dearest(matrix: np.ndarray, names: Sequence[str], money: str, most: int = 8) -> Figure:
+    """The dearest confusions of a matrix (true class, answer), the dearest first."""
+    cells = [(float(matrix[a, b]), a, b) for a, b in np.ndindex(*matrix.shape) if a != b and matrix[a, b] > 0]
+    dearest = sorted(cells, reverse=True)[:most] or [(0.0, 0, 0)]
+    figure = style.new_figure(9, 1.2 + 0.45 * len(dearest))
+    ax = figure.subplots()
+    ax.barh(range(len(dearest)), [value for value, _, _ in dearest], color=style.BLUE, height=0.7)
+    said = [f"{style.label_text(names[a], 18)}, answered {style.label_text(names[b], 18)}" for _, a, b in dearest]
+    ax.set_yticks(range(len(dearest)), said)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"{money} images, nothing reviewed")
+    return figure
+
+
+def draw_watch(drift: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Control charts: the evidence of every stream on a logarithmic axis, with the limit of its alarm."""
+    streams = {name: found for name, found in drift.items() if found.get("values")}
+    figure = style.new_figure(9, 2.4 * max(1, len(streams)))
+    axes = figure.subplots(max(1, len(streams)), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (name, found) in zip(axes, streams.items(), strict=False):
+        values, limit = found["values"], found["limit"]
+        ax.plot(range(1, len(values) + 1), values, color=style.BLUE)
+        ax.axhline(limit, color=style.INK, ls="--", lw=1.5)
+        ax.set_yscale("log")
+        # Beyond this nothing more is learned, and the limit must stay in sight.
+        ax.set_ylim(max(1e-4, min(values)) / 2, min(1e8, max(limit, *values)) * 3)
+        ax.set_title(name)
+        ax.set_ylabel("evidence")
+        if found["after"] is not None:
+            ax.axvline(found["after"], color=ALARM, lw=1.5)
+            ax.annotate(f" alarm after {found['after']}", (found["after"], limit), color=ALARM, va="bottom")
+    axes[-1].set_xlabel("images that came in")
+    return figure

@@ -1,0 +1,190 @@
+"""Are the images and captions fit? Copies, labels that disagree, what gives a class away, and what a file tells."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from gcpl_lab.data.duplicates import find_duplicates, hash_images
+from gcpl_lab.data.episodes import cross_validation_folds
+from gcpl_lab.data.readers import list_lines, read_image
+from gcpl_lab.data.sets import CAPTION_SEPARATOR, ImageSet, MultiLabelSet
+from gcpl_lab.data.tables import read_csv
+from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.pilot.data import PilotData, targets_of
+
+SHORTCUT_IMAGES = 400
+"""Most images that the shortcut probe reads."""
+BORDER = 0.05
+"""Share of each side that counts as border."""
+PERSONAL = {"place": {"GPSInfo"}, "owner": {"Artist", "Copyright", "CameraOwnerName", "BodySerialNumber", "XPAuthor"}}
+"""EXIF entries that are counted, and never read out."""
+
+
+def check_images(data: PilotData) -> dict[str, Any]:
+    """Counts, sizes, copies across parts, labels that disagree between copies, shortcuts, and what EXIF tells."""
+    parts = {"pool": data.pool, "calibration": data.calibration, "test": data.test}
+    files = [path for part in parts.values() for path in part.images]
+    owner = np.repeat(list(parts), [len(part) for part in parts.values()])
+    targets = np.concatenate([targets_of(part) for part in parts.values()])
+    hashes, failures = hash_images(files)
+    if failures:
+        raise DataError(f"{len(failures)} images cannot be used:" + list_lines([message for _, message in failures]))
+    pairs = find_duplicates(hashes)
+    across = [pair for pair in pairs if owner[pair.first] != owner[pair.second]]
+    doubtful = [pair for pair in pairs if (targets[pair.first] != targets[pair.second]).any()]
+    sizes, personal = Counter[str](), Counter[str](place=0, owner=0)
+    for path in files:
+        with Image.open(path) as image:
+            sizes["{} x {}".format(*image.size)] += 1
+            names = {ExifTags.TAGS.get(tag) for tag in image.getexif()}
+            personal.update(what for what, entries in PERSONAL.items() if names & entries)
+    counts = {name: targets_of(part).sum(axis=0).tolist() for name, part in parts.items()}
+    return {
+        "num_images": {name: len(part) for name, part in parts.items()},
+        "class_counts": counts,
+        "sizes": dict(sizes.most_common(10)),
+        "copies": len(pairs),
+        "copies_across_parts": len({index for pair in across for index in pair[:2]}),
+        "labels_that_disagree": [[files[pair.first].name, files[pair.second].name] for pair in doubtful[:20]],
+        "num_labels_that_disagree": len(doubtful),
+        "exif": {**personal, "of": len(files)},
+        "faces": "not checked: look at the images yourself before they are shown to others",
+        "shortcuts": find_shortcuts(join_labels(data)) if isinstance(data.pool, ImageSet) else [],
+    }
+
+
+def join_labels(data: PilotData) -> list[tuple[Path, int]]:
+    """Every image with its class."""
+    parts = (data.pool, data.calibration, data.test)
+    return [(path, int(label)) for part in parts for path, label in zip(part.images, part.labels, strict=True)]  # type: ignore[union-attr]
+
+
+def find_shortcuts(labelled: Sequence[tuple[Path, int]], seed: int = 0) -> list[dict[str, Any]]:
+    """How well the class can be told from what should say nothing: border colours, size and compression, file name.
+
+    A logistic regression on each alone, cross-validated; an interval above the share of the largest class is a warning:
+    a model may learn that instead of the thing.
+
+    Returns:
+        For each ``cue``: ``accuracy`` (value, low, high), ``largest_class``, ``num_images``, ``warning``.
+    """
+    chosen = np.sort(np.random.default_rng([seed, 71]).permutation(len(labelled))[:SHORTCUT_IMAGES])
+    files, labels = [labelled[place][0] for place in chosen], np.array([labelled[place][1] for place in chosen])
+    kinds, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(kinds) < 2 or counts.min() < 2:
+        return []
+    folds = cross_validation_folds(ids, min(4, int(counts.min())), seed)
+    largest, found = float(counts.max() / len(labels)), []
+    for cue, describe in CUES.items():
+        values = np.array([describe(path) for path in files], np.float64)
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        right = int((cross_val_predict(model, values, labels, cv=folds) == labels).sum())
+        share = share_with_interval(right, len(labels))
+        entry = {"cue": cue, "accuracy": share._asdict(), "largest_class": largest, "num_images": len(labels)}
+        found.append({**entry, "warning": bool(share.low > largest)})
+    return found
+
+
+def _border(path: Path) -> list[float]:
+    """Mean and spread of the border's colours."""
+    pixels = np.asarray(read_image(path), np.float64)
+    high, wide = (max(1, round(BORDER * side)) for side in pixels.shape[:2])
+    border = np.ones(pixels.shape[:2], bool)
+    border[high:-high, wide:-wide] = False
+    return [*pixels[border].mean(axis=0), *pixels[border].std(axis=0)]
+
+
+def _file(path: Path) -> list[float]:
+    """Width, height, and bytes a pixel."""
+    with Image.open(path) as image:
+        width, height = image.size
+    return [width, height, path.stat().st_size / (width * height)]
+
+
+def _name(path: Path) -> list[float]:
+    """Length, last number, and how often each letter occurs; the folder's name does not count."""
+    digits, letters = re.findall(r"\d+", path.stem), Counter(path.stem.lower())
+    number = float(digits[-1][-9:]) if digits else -1.0
+    return [len(path.stem), number, *(letters[chr(97 + place)] for place in range(26))]
+
+
+CUES: dict[str, Callable[[Path], list[float]]] = {
+    "border colours": _border,
+    "size and compression": _file,
+    "file name": _name,
+}
+
+
+def check_captions(images: MultiLabelSet, words: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Whether captions name what the labels say: coverage, contradictions, empty, copied and short ones.
+
+    ``by_class`` has for each class the share of its captioned images whose captions name it by one of its ``words``,
+    and the number of captions that name it where it is absent.
+    """
+    texts = [" ".join((caption or "").lower().split()) for caption in images.captions]
+    named = np.array([[_names(text, words[name]) for name in images.class_names] for text in texts], bool)
+    present, there = images.targets.astype(bool), np.array([bool(text) for text in texts])
+    wrong, by_class = named & ~present, []
+    for label, name in enumerate(images.class_names):
+        shown = present[:, label] & there
+        share = share_with_interval(int(named[shown, label].sum()), int(shown.sum()))._asdict() if shown.any() else None
+        by_class.append({"class": name, "covered": share, "contradictions": int(wrong[:, label].sum())})
+    plain = [text for text in texts if text]
+    different = set(plain)
+    return {
+        "num_images": len(images),
+        "empty": len(texts) - len(plain),
+        "copied": len(plain) - len(different),
+        "near_copies": len(different) - len({frozenset(text.split()) for text in different}),
+        "median_words": float(np.median([len(text.split()) for text in plain] or [0])),
+        "contradictions": int(wrong.any(axis=1).sum()),
+        "by_class": by_class,
+    }
+
+
+def _names(text: str, terms: Sequence[str]) -> bool:
+    """Whether one of the terms stands in a text as whole words, in the singular or plural."""
+    return any(re.search(rf"(?<!\w){re.escape(term)}(?:s|es)?(?!\w)", text, re.IGNORECASE) for term in terms)
+
+
+def read_words(file: Path | None, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """Class name to its terms, from a CSV with the columns term and class; every class has at least its own name."""
+    words = {name: [name] for name in class_names}
+    header, rows = read_csv(file) if file else (["term", "class"], [])
+    if not {"term", "class"} <= set(header):
+        raise DataError(f"{file}: its columns are {', '.join(header)}; expected term and class")
+    for line, row in rows:
+        if row["class"] not in words or not row["term"].strip():
+            expected = f"expected a word, and one of {', '.join(class_names)}"
+            raise DataError(f"{file}, line {line}: term {row['term']!r} of class {row['class']!r}; {expected}")
+        words[row["class"]].append(row["term"].strip())
+    return words
+
+
+def prompt_names(words: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """What class prompts are called: the class, and up to two of the trade's words for it."""
+    return tuple(", ".join(terms[:3]) for terms in words.values())
+
+
+def name_classes(captions: Sequence[str | None], words: Mapping[str, Sequence[str]]) -> list[str | None]:
+    """Captions in which the trade's terms are followed by the class that they mean, which the caption loss compares."""
+    found: list[str | None] = []
+    for caption in captions:
+        parts = caption.split(CAPTION_SEPARATOR) if caption else []
+        for place, part in enumerate(parts):
+            meant = [name for name, terms in words.items() if _names(part, terms[1:]) and not _names(part, [name])]
+            parts[place] = ", ".join([part, *meant])
+        found.append(CAPTION_SEPARATOR.join(parts) or None)
+    return found

@@ -1,0 +1,146 @@
+"""What a pilot says in pages: one HTML page, a model card, a deck, and the page of the watch; texts are templates."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from gcpl_lab.data.readers import read_image
+from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.pilot import figures
+from gcpl_lab.pilot.data import PilotData
+from gcpl_lab.storage import write_text
+from gcpl_lab.views import style
+from gcpl_lab.views.evidence import plot_sample_grid
+from gcpl_lab.views.slides import Deck, Provenance, to_slide
+
+SHOWN_IMAGES, MOST_SHOWN_CLASSES = 4, 8
+Makers = Mapping[str, Callable[[], Figure]]
+
+
+def share(value: Mapping[str, float] | None, num_images: int | None = None) -> str:
+    """``"81.0 % (75.1 to 85.8)"``, with the number of images where it is given; a dash for None."""
+    if value is None:
+        return "–"
+    text = "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * value[name] for name in ("value", "low", "high")))
+    return text + (f", {num_images} images" if num_images is not None else "")
+
+
+def points(value: Mapping[str, float]) -> str:
+    """``"+1.2 points (-0.4 to +2.8)"``."""
+    return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*(100 * value[name] for name in ("value", "low", "high")))
+
+
+def amount(value: float | None, currency: str = "") -> str:
+    """Money or a count with separators; a dash for None."""
+    return "–" if value is None else f"{value:,.{0 if abs(value) >= 100 else 2}f} {currency}".strip()
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this room; only pages are escaped."""
+    environment = Environment(
+        loader=PackageLoader("gcpl_lab.pilot", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=template.endswith(".html.j2"),
+    )
+    environment.filters |= {"share": share, "points": points, "amount": amount}
+    return environment.get_template(template).render(**values)
+
+
+def draw_png(draw: Callable[[], Figure]) -> str:
+    """A figure as PNG in base64."""
+    stream = io.BytesIO()
+    with style.figure_style():
+        draw().savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def figure_makers(found: Mapping[str, Any], data: PilotData) -> dict[str, Callable[[], Figure]]:
+    """Every figure that this pilot has, by name."""
+    config, names = found["config"], found["class_names"]
+    quality = "accuracy" if config["kind"] == "classes" else "mean average precision"
+    methods = [(entry["title"], entry["quality"]) for entry in found["methods"]]
+    processes = [(p["name"], {"value": p["cost"], "low": p["low"], "high": p["high"]}) for p in found["processes"]]
+    covered = [(name, value) for name, value in zip(names, found["coverage"]["by_class"], strict=True) if value]
+    months = [(row["change"], row["noticed"]) for row in found["watch"]]
+    least, promised, money = config["least_accuracy"], found["coverage"]["promised"], f"{config['currency']} per 1,000"
+    rows: Callable[..., Figure] = figures.draw_intervals
+    made: dict[str, Callable[[], Figure]] = {
+        "methods": partial(rows, methods, f"{quality}, mean over draws", limit=least),
+        "costs": partial(rows, processes, f"{money} images", percent=False),
+        "coverage": partial(rows, covered, "share of images whose set holds the truth", limit=promised),
+        "watch": partial(rows, months, "share of months with an alarm"),
+    }
+    if curves := found["learning_curve"]:
+        lines = [(curve["title"], [(p["shots"], p["quality"]) for p in curve["points"]]) for curve in curves]
+        made["curve"] = partial(figures.draw_lines, lines, "images a class", quality)
+    if "confusion" in found:
+        made["confusion"] = partial(figures.draw_dearest, np.array(found["confusion"]["cost"]), names, money)
+    if teaching := found["teaching"]:
+        ways = {"least sure first": "chosen", "at random": "random"}
+        lines = [(name, list(zip(teaching["rounds"], teaching[way], strict=True))) for name, way in ways.items()]
+        made["teaching"] = partial(figures.draw_lines, lines, "corrections added", "accuracy of a linear probe")
+    if isinstance(data.pool, ImageSet):
+        made["images"] = partial(_draw_images, data.pool)
+    return made
+
+
+def _draw_images(pool: ImageSet) -> Figure:
+    """Some images of each class; decoded and drawn anew, so that nothing of a file but its pixels is copied."""
+    rows = []
+    for label, name in list(enumerate(pool.class_names))[:MOST_SHOWN_CLASSES]:
+        shown = [read_image(pool.images[place]) for place in np.flatnonzero(pool.labels == label)[:SHOWN_IMAGES]]
+        for image in shown:
+            image.thumbnail((160, 160))
+        rows.append((name, [np.asarray(image) for image in shown]))
+    return plot_sample_grid(rows)
+
+
+def write_pages(folder: Path, found: Mapping[str, Any], data: PilotData) -> None:
+    """``pilot.html``, ``card.md`` and ``pilot.pptx`` from the content of ``pilot.json``."""
+    made, config = figure_makers(found, data), found["config"]
+    drawn = {name: draw_png(draw) for name, draw in made.items()}
+    write_text(folder / "pilot.html", render("pilot.html.j2", found=found, figures=drawn, config=config))
+    write_text(folder / "card.md", make_card(found))
+    make_deck(found, made).save(folder / "pilot.pptx")
+
+
+def make_card(found: Mapping[str, Any]) -> str:
+    """A card in the format of Hugging Face's model cards, every number taken from the results."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    name = f"{found['chosen']['title']}, {len(found['class_names'])} classes"
+    about = ModelCardData(license="other", tags=["few-shot", "pilot"], library_name="gcpl_lab", model_name=name)
+    body = render("card.md.j2", found=found, config=found["config"])
+    return str(ModelCard(f"---\n{about.to_yaml()}\n---\n\n{body}"))
+
+
+def make_deck(found: Mapping[str, Any], made: Makers) -> Deck:
+    """At most eight slides, each with its message as title: the verdict, then the lines of ``deck.txt.j2``."""
+    verdict = found["verdict"]
+    deck = Deck(Provenance(found["config"]["seed"], found["checksums"]["images"], "gcpl-lab pilot run"))
+    conditions = [f"{reason['says'].capitalize()}: {reason['state']}" for reason in verdict["reasons"]]
+    title = f"{verdict['decision'].capitalize()}: {found['chosen']['title']}"
+    deck.add(to_slide(None, title, conditions, verdict["sentence"]))
+    for line in filter(str.strip, render("deck.txt.j2", found=found).splitlines()):
+        name, title, message, notes = (part.strip() for part in line.split(" | "))
+        if name in made:
+            with style.figure_style("slide"):
+                deck.add(to_slide(made[name](), title, message, notes, alt=f"{title}. {message}"))
+    return deck
+
+
+def write_watch_page(path: Path, found: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Control charts and figures of what came in."""
+    chart = draw_png(partial(figures.draw_watch, found["drift"]))
+    write_text(path, render("watch.html.j2", found=found, results=results, chart=chart))

@@ -1,0 +1,232 @@
+"""A pilot from images to a decision, on small made images and the shipped models, and the watch after it."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pptx import Presentation
+from typer.testing import CliRunner
+
+from gcpl_lab.cli.app import app
+from gcpl_lab.data.sets import MultiLabelSet
+from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.pilot import Pilot
+from gcpl_lab.pilot.images import check_captions, find_shortcuts, name_classes, read_words
+from gcpl_lab.pilot.verdict import decide, plan_trial
+from gcpl_lab.pilot.watch import find_drift
+
+SETTINGS = {"methods": "gcpl, linear_probe", "shots": 2, "draws": 2, "num_steps": 4, "test_images": 24}
+
+
+def paint(folder: Path, name: str, grey: int, seed: int) -> Path:
+    """A noisy square whose brightness is its class."""
+    values = np.random.default_rng(seed).normal(grey, 12, (32, 32)).clip(0, 255).astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pilot, dict[str, Any]]:
+    """A pilot that has run once."""
+    folder = tmp_path_factory.mktemp("pilot")
+    for name, count in (("NUM_UNCHANGED", 20), ("NUM_CHANGED", 4)):
+        pytest.MonkeyPatch().setattr(f"gcpl_lab.pilot.watch.{name}", count)
+    for label, grey in enumerate((40, 120, 220)):
+        for number in range(22):
+            paint(folder / "images" / "dark grey bright".split()[label], f"{number}.png", grey, 100 * label + number)
+    Pilot.create(folder / "run", folder / "images")
+    text = (folder / "run" / "pilot.toml").read_text()
+    for name, value in SETTINGS.items():
+        text = re.sub(rf"^{name} = \S.*", f"{name} = {json.dumps(value)}", text, flags=re.MULTILINE)
+    (folder / "run" / "pilot.toml").write_text(text)
+    pilot = Pilot(folder / "run")
+    return pilot, pilot.run()
+
+
+def test_everything_is_measured_and_written(done: tuple[Pilot, dict[str, Any]]):
+    pilot, found = done
+    assert json.loads((pilot.folder / "pilot.json").read_text()) == found
+    wanted = {"fit_of_models", "methods", "coverage", "none_of_these", "cost", "verdict", "versions", "checksums"}
+    assert wanted <= found.keys()
+    assert {"promised", "measured", "low", "high", "num_images"} <= found["coverage"].keys()
+    assert found["verdict"]["decision"] in ("go", "no-go", "not yet")
+    assert found["chosen"]["accuracy"]["value"] > 0.9
+    assert found["none_of_these"]["auroc"] > 0.5
+    assert found["cost"]["everything reviewed"] == 500
+    page, card = (pilot.folder / "pilot.html").read_text(), (pilot.folder / "card.md").read_text()
+    assert found["verdict"]["sentence"] in page.replace("&#39;", "'")
+    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
+    assert found["checksums"]["images"] in card
+    deck = Presentation(str(pilot.folder / "pilot.pptx"))
+    assert 3 <= len(deck.slides) <= 8
+    assert len(list((pilot.folder / "samples").glob("*.png"))) == 12
+
+
+def test_a_second_run_takes_what_is_there(done: tuple[Pilot, dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+    pilot, found = done
+    monkeypatch.setattr("gcpl_lab.experiments.few_shot.FewShotExperiment.run", None)  # nothing is learned anew
+    again = Pilot(pilot.folder).run()
+    assert again == found
+
+
+def test_an_interrupted_run_goes_on(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot, found = done
+    shutil.copytree(pilot.folder, tmp_path / "run")
+    kept = sorted((tmp_path / "run" / "trials").glob("*.json"))
+    kept[0].unlink()
+    (tmp_path / "run" / "stages" / "watch.json").unlink()
+    again = Pilot(tmp_path / "run").run()
+    same = ("chosen", "coverage", "none_of_these", "watch", "teaching")
+    assert {name: again[name] for name in same} == {name: found[name] for name in same}
+
+
+def test_the_watch_is_quiet_and_then_alarms(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot, _ = done
+    rng = np.random.default_rng(0)
+    for number, grey in enumerate(rng.choice((40, 120, 220), 30).tolist()):
+        path = paint(tmp_path / "new", f"usual_{number}.png", grey, 9000 + number)
+        os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
+    found = pilot.watch(tmp_path / "new")
+    assert (found["alarms"], found["new"], found["num_images"]) == ([], 30, 30)
+    assert pilot.watch(tmp_path / "new")["known"] == 30  # nothing is answered twice
+    (tmp_path / "seen.csv").write_text("file,label\nusual_0.png,dark\nusual_1.png,grey\n")
+    assert pilot.watch(tmp_path / "new", reviews=tmp_path / "seen.csv")["reviewed"]["num_images"] == 2
+    for number in range(60):
+        path = paint(tmp_path / "new", f"strange_{number}.png", 5 if number % 2 else 250, 8000 + number)
+        os.utime(path, (1_700_001_000 + number, 1_700_001_000 + number))
+    result = CliRunner().invoke(app, ["pilot", "watch", str(pilot.folder), str(tmp_path / "new"), "--json"])
+    assert result.exit_code == 3, result.output
+    told = json.loads(result.stdout)
+    assert told["alarms"]
+    assert "Control charts" in (pilot.folder / "watch.html").read_text()
+
+
+def test_an_error_is_explained(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot, _ = done
+    found = pilot.explain(paint(tmp_path, "odd.png", 120, 5), "bright")
+    assert found["answer"] == ["grey"]
+    assert found["nearest"][0]["classes"] == ["grey"]
+    assert found["causes"]
+    with pytest.raises(DataError, match="'green' is no class"):
+        pilot.explain(tmp_path / "odd.png", "green")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"miss": -1.0}, "miss is -1"),
+        ({"methods": "gcpl"}, "no simple one"),
+        ({"methods": "gcpl, magic"}, "magic cannot be used"),
+        ({"shots": 14}, "none is left to calibrate on"),
+        ({"normal_class": "white"}, "normal_class is 'white'"),
+        ({"coverage": 0.99}, "cannot promise"),
+    ],
+)
+def test_bad_settings_are_named(done: tuple[Pilot, dict[str, Any]], change: dict[str, Any], message: str):
+    pilot, _ = done
+    with pytest.raises((DataError, ArtifactError), match=message):
+        Pilot(pilot.folder, **change).run()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[costs\n", "is no TOML"),
+        ("miss = 1\n", "stands outside the sections"),
+        ("[costs]\nmiss = 1\n", "has no images"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str):
+    (tmp_path / "pilot.toml").write_text(text)
+    with pytest.raises(ArtifactError, match=message):
+        Pilot(tmp_path)
+
+
+def test_nothing_is_overwritten(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot, _ = done
+    with pytest.raises(DataError, match="exists"):
+        Pilot.create(pilot.folder, pilot.folder.parent / "images")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        pilot.watch(tmp_path / "empty")
+    (tmp_path / "columns.csv").write_text("name,decision\na,b\n")
+    with pytest.raises(ArtifactError, match="expected file and label"):
+        pilot.watch(pilot.folder, reviews=tmp_path / "columns.csv")
+    shutil.copytree(pilot.folder, tmp_path / "old")
+    results = json.loads((tmp_path / "old" / "pilot.json").read_text())
+    (tmp_path / "old" / "pilot.json").write_text(json.dumps({**results, "format": "gcpl_lab pilot 0"}))
+    with pytest.raises(ArtifactError, match="run it again"):
+        Pilot(tmp_path / "old").watch(tmp_path)
+
+
+def test_a_shortcut_is_found(tmp_path: Path):
+    labelled = []
+    for number in range(40):
+        values = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        values[0] = 255 * (number % 2)  # the first row says the class
+        path = tmp_path / f"{np.random.default_rng(900 + number).integers(10**8):08d}.png"
+        Image.fromarray(values).save(path)
+        labelled.append((path, number % 2))
+    found = {entry["cue"]: entry for entry in find_shortcuts(labelled)}
+    assert found["border colours"]["warning"]
+    assert not found["file name"]["warning"]
+
+
+def test_captions_and_the_trades_words(tmp_path: Path):
+    (tmp_path / "words.csv").write_text("term,class\ntrainer,sneaker\n")
+    words = read_words(tmp_path / "words.csv", ("sneaker", "bag"))
+    captions = ("A trainer on a shelf", "two bags", None, "two bags")
+    targets = np.array([[1, 0], [1, 0], [1, 1], [0, 1]], np.uint8)
+    images = tuple(tmp_path / f"{place}.png" for place in range(4))
+    found = check_captions(MultiLabelSet("made", images, targets, ("sneaker", "bag"), captions, "0" * 64), words)
+    assert (found["empty"], found["copied"], found["contradictions"]) == (1, 1, 1)
+    assert found["by_class"][0]["covered"]["value"] == 0.5
+    assert name_classes(captions, words) == ["A trainer on a shelf, sneaker", "two bags", None, "two bags"]
+    (tmp_path / "words.csv").write_text("term,class\nboot,shoe\n")
+    with pytest.raises(DataError, match=r"line 2: term 'boot' of class 'shoe'"):
+        read_words(tmp_path / "words.csv", ("sneaker", "bag"))
+
+
+def test_the_verdict_follows_its_rules(done: tuple[Pilot, dict[str, Any]]):
+    pilot, found = done
+    sure = {"value": 0.95, "low": 0.9, "high": 0.98}
+    cheap = [{"name": "taken, with reviews", "cost": 50.0, "low": 40.0, "high": 60.0}]
+    cheap += [
+        {"name": f"{what} reviewed", "cost": 500.0, "low": 500.0, "high": 500.0} for what in ("everything", "nothing")
+    ]
+    good = {**found, "chosen": {**found["chosen"], "accuracy": sure}, "processes": cheap}
+    good |= {"coverage": {"high": 0.95}, "reviews": {"low": 0.0, "high": 0.1}, "fit_of_models": {"fit": True}}
+    assert decide(pilot.config, good)["decision"] == "go"
+    unsure = {**good, "chosen": {**good["chosen"], "accuracy": {**sure, "low": 0.5}}}
+    assert decide(pilot.config, unsure)["decision"] == "not yet"
+    unfit = decide(pilot.config, {**good, "fit_of_models": {"fit": False}})
+    assert unfit["decision"] == "no-go"
+    assert "larger preset" in unfit["would_change_it"][0]
+    assert plan_trial(0.8, 0.8, 1000)["difference"] == 0.05
+
+
+def test_another_class_mix_is_noticed():
+    rng = np.random.default_rng(0)
+    calibration = {"probabilities": np.eye(3)[rng.integers(3, size=90)], "distances": rng.uniform(size=(90, 3))}
+    month = {"probabilities": np.eye(3)[np.zeros(50, int)], "distances": rng.uniform(size=(50, 3))}
+    found = find_drift(calibration, month)
+    assert found["class mix"]["alarm"]
+    assert not found["feature distance"]["alarm"]
+
+
+def test_several_labels(tmp_path: Path):
+    pilot = Pilot.create(tmp_path / "run", "bundled:wardrobe")
+    assert pilot.config.kind == "labels"
+    settings = {"draws": 2, "num_epochs": 1, "test_images": 60}
+    found = Pilot(tmp_path / "run", **settings).run()
+    assert found["captions"]["num_images"] == found["images"]["num_images"]["pool"]
+    assert found["none_of_these"] is None
+    assert 0.5 < found["coverage"]["measured"] <= 1
+    assert {entry["method"] for entry in found["methods"]} == {"lmpt", "linear_probe", "zero_shot_clip"}
