@@ -30,7 +30,11 @@ class Run:
     """A finished demonstration and what it told while it ran."""
 
     def __init__(self, place: Path, **options: Any) -> None:
-        self.place, self.folder, self.figures = place, place / "runs" / "demo", set(figures.WORDS["few_shot"])
+        self.place, self.folder, self.figures = (
+            place,
+            place / "runs" / "demo",
+            set(figures.WORDS["few_shot"]) | set(figures.WORDS["pictures"]),
+        )
         self.methods: list[str] = []
         self.steps: list[tuple[str, int, int]] = []
         chosen = {"shots": 2, "test_total": 20, "settings": SMALL, "multilabel": False, **options}
@@ -71,6 +75,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "load_fashion", few)
         patch.setitem(figures.WORDS, "few_shot", quick)
+        pictures = {name: words for name, words in figures.WORDS["pictures"].items() if name not in SLOW_FIGURES}
+        patch.setitem(figures.WORDS, "pictures", pictures)
         for module, name in BASELINE_TRAINING:
             patch.setattr(module, name, replace(getattr(module, name), num_steps=3))
         return Run(tmp_path_factory.mktemp("demo"))
@@ -90,6 +96,20 @@ def test_results_are_strict_json_with_the_promised_keys(finished: Run) -> None:
     results = json.loads(text, parse_constant=pytest.fail)
     assert results == json.loads(json.dumps(finished.result.results))
     assert {"data", "machine", "versions", "methods", "separation", "prompts"} <= results.keys()
+    first = results["look_alikes"][0]
+    assert first["method"] == "Zero-shot diffusion"
+    assert {
+        "classes",
+        "share_in_own_sector",
+        "low",
+        "high",
+        "auc",
+        "d_prime",
+        "pair",
+        "num_images",
+        "step",
+    } <= first.keys()
+    assert {"GCPL", "Shuffled labels"} <= {row["method"] for row in results["look_alikes"]}
     assert results["data"]["classes"] == list(FASHION_CLASSES)
     assert (results["data"]["shots"], results["data"]["test_size"]) == (2, 20)
     assert re.fullmatch("[0-9a-f]{64}", results["data"]["checksum"])

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from PIL import Image
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import interactive
-from gcpl_lab.views.interactive import BOKEH_MARKERS, journey_frames, map_frames, write_flip_book, write_gif
+from gcpl_lab.views.interactive import BOKEH_MARKERS, journey_frames, write_flip_book, write_gif
 from gcpl_lab.views.projection import Projection
-from gcpl_lab.views.style import MARKERS, class_style
+from gcpl_lab.views.style import MARKERS, class_style, figure_style, new_figure
 
 NAMES = ["shirt", "<b>coat</b>"]
 LABELS = np.array([0, 1, 1])
@@ -36,12 +37,28 @@ def test_a_journey_has_a_page_a_state(frames):
     assert len({frame.picture.tobytes() for frame in frames}) == 3
 
 
-def test_a_map_begins_and_ends_with_what_was_measured_and_says_what_was_not():
-    frames = map_frames(moving(BEFORE), LABELS, NAMES, num_between=2)
-    between = [f"between before and after, {share} of the way (drawn in)" for share in ("33%", "67%")]
-    assert [frame.caption for frame in frames] == ["before", *between, "after"]
-    area = (0, 60, 840, 608)  # below the caption
-    assert len({frame.picture.crop(area).tobytes() for frame in frames}) == 1  # points that stay do not move
+def test_figures_become_pages_of_one_width():
+    with figure_style():
+        pages = interactive.frames_of([(new_figure(4, 3), "one"), (new_figure(4, 3), "two")], width=400)
+    assert [(page.picture.size, page.caption) for page in pages] == [((400, 300), "one"), ((400, 300), "two")]
+
+
+def test_a_movie_is_written_where_ffmpeg_is(frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(interactive.shutil, "which", lambda _: None)
+    assert interactive.write_movie(tmp_path / "a.mp4", frames) == []
+    told = []
+
+    def run(command, input, **_):
+        told.append((command, input.count(b"IHDR")))
+        Path(command[-1]).write_bytes(b"movie")
+
+    monkeypatch.setattr(interactive.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(interactive.subprocess, "run", run)
+    (path,) = interactive.write_movie(tmp_path / "a.mp4", frames)
+    assert path.read_bytes() == b"movie"
+    ((command, count),) = told
+    assert command[0] == "/bin/ffmpeg"
+    assert count == len(frames) + 3  # the end stays
 
 
 def test_the_gif_rests_at_both_ends_and_goes_on(frames, tmp_path):
@@ -137,7 +154,6 @@ def test_markers_are_as_different_as_in_figures():
     [
         (r"expected \(1, 2, 2\)", lambda path, frames: journey_frames(PATHS, [0], NAMES)),
         ("2 steps or more", lambda path, frames: journey_frames(PATHS[:1], [0], NAMES)),
-        ("two or more", lambda path, frames: map_frames(Projection({"a": BEFORE}, "", 0, {}, ""), LABELS, NAMES)),
         ("of one size", lambda path, frames: write_gif(path, [*frames, interactive.Frame(Image.new("L", (3, 3)), "")])),
         ("alt text", lambda path, frames: write_flip_book(path, frames, title="t", alt=" ")),
         ("no state 'after'", lambda path, frames: hover_page(path, predictions={"before": [0, 0, 1]})),

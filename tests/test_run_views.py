@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from pptx import Presentation
+from pptx.enum.shapes import MSO_SHAPE_TYPE
 from typer.testing import CliRunner
 
 from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.experiments.run_views import make_animation, make_deck, make_map
+from gcpl_lab.experiments.deck import make_deck
+from gcpl_lab.experiments.look_alikes import LookAlikes
+from gcpl_lab.experiments.run_views import make_animation, make_map
 from gcpl_lab.experiments.runs import STATES, load_states
 from gcpl_lab.storage import read_json, write_json, write_tensors
 
@@ -32,16 +36,38 @@ def run(tmp_path):
     return tmp_path
 
 
-def add_states(run, count=12):
-    rng = np.random.default_rng(0)
-    tensors = {"labels": torch.arange(count) % 2, "images": torch.zeros(count, 48, 48, 3, dtype=torch.uint8)}
-    for state in ("before", "after"):
-        tensors[f"profiles.{state}"] = torch.from_numpy(rng.normal(size=(count, 4)).astype(np.float32))
-        tensors[f"predictions.{state}"] = torch.zeros(count, dtype=torch.int64)
-        tensors[f"probabilities.{state}"] = torch.full((count,), 0.5)
-    tensors["journey"] = torch.from_numpy(rng.normal(size=(3, 2, 5)).astype(np.float32))
-    facts = {"steps": [0, 10, 20], "class_names": ["shirt", "coat"], "families": {}, "seed": 4}
-    write_tensors(run / STATES, tensors, {"facts": json.dumps(facts)})
+NAMES = ["shirt", "coat", "dress"]
+
+
+def add_states(run, each=12):
+    """Kept states of three classes that GCPL parts and shuffled labels do not."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), each)
+    own = np.eye(3)[labels][:, :, None]
+
+    def errors(gap, samples):
+        return (1 - gap * own + rng.normal(0, 0.05, (len(labels), 3, samples))).astype(np.float32)
+
+    keys = {"zero_shot_diffusion.0": (0.02, 4), "gcpl.20": (0.3, 4), "shuffled0.4": (0.0, 2), "gcpl.1": (0.1, 2)}
+    found = LookAlikes(
+        [NAMES],
+        np.arange(len(labels)),
+        labels,
+        {key: errors(*how) for key, how in keys.items()},
+        {"zero_shot_clip": rng.normal(size=(len(labels), 3)).astype(np.float32)},
+        {"gcpl": np.array([[0, 0.9], [1, 0.5], [20, 0.2]]), "shuffled0": np.array([[0, 0.9], [4, 0.8]])},
+    )
+    arrays = {"labels": labels, "journey": rng.normal(size=(3, 3, 5)).astype(np.float32), **found.arrays()}
+    arrays |= {
+        "images": np.full((len(labels), 48, 48, 3), 200, np.uint8),
+        "exemplars": np.zeros((3, 48, 48, 3), np.uint8),
+    }
+    for state, right in (("before", 0.4), ("after", 0.8)):
+        chances = np.where(np.eye(3)[labels] > 0, right, (1 - right) / 2) * rng.uniform(0.7, 1.3, (len(labels), 3))
+        arrays[f"probabilities.{state}"] = (chances / chances.sum(1, keepdims=True)).astype(np.float32)
+    facts = {"steps": [0, 10, 20], "class_names": NAMES, "families": {"tops": NAMES}, "seed": 4, "temperature": 1.0}
+    facts |= {"sets": found.sets, "order": list(found.arrays())}
+    write_tensors(run / STATES, {name: torch.from_numpy(v) for name, v in arrays.items()}, {"facts": json.dumps(facts)})
+    return found
 
 
 def read_deck(path):
@@ -57,19 +83,14 @@ def test_the_deck_says_what_was_measured(run):
     assert result.exit_code == 0, result.output
     pages, charts = read_deck(json.loads(result.stdout)["files"][0])
     assert [page.split("\n")[0] for page in pages] == [
-        "Does a learned prompt tell look-alike images apart?",
-        "The data",
-        "The method",
-        "Before and after: numbers",
-        "Every method on the same images",
-        "What it costs",
-        "What does not hold",
-        "Limits",
+        "Only a word is learned: the diffusion model stays frozen",
+        "learned words bring +18 points more",
+        "Is it worth it? Linear probe reaches 70.0%, Discriminative prompts 78.0%",
+        "Discriminative prompts takes 4 s to learn and classify, Linear probe 3.5 s",
+        "What this does not show",
+        "Next step: your own images, in three commands",
     ]
-    assert "78% of the test images recognised, up from 60%" in pages[0].replace("\n", " ")
-    assert "2 images of each of 2 classes" in pages[1]
-    assert "+18.0 points" in pages[3]
-    assert "CoMPLe's contrast (λ = 0.1)" in pages[6]
+    assert "CoMPLe's contrast (λ = 0.1)" in pages[4]
     assert all("gcpl-lab demo --seed 4 · seed 4 · data c0ffeec0" in page for page in pages)
     assert list(charts[1].series[0].values) == sorted(SHARES.values(), reverse=True)
 
@@ -81,23 +102,54 @@ def test_a_run_opens_without_a_method_of_today_and_with_one_that_is_unknown(run)
     write_json(run / "results.json", {**results, "methods": [*rows, unknown]})
     shutil.rmtree(run / "prompts" / "discriminative")
     pages, charts = read_deck(make_deck(run)[0])
-    assert "GCPL: 75% of the test images recognised" in pages[0]
-    assert "from_another_time, reaches 90%" in pages[0]
-    assert "discriminative" not in "\n".join(pages).lower()
-    assert list(charts[0].plots[0].categories) == ["GCPL", "CoMPLe", "Zero-shot diffusion"]
+    assert "from_another_time reaches 90.0%, GCPL 75.0%" in "\n".join(pages)
+    assert "discriminative prompts" not in "\n".join(pages).lower()
+    assert list(charts[0].plots[0].categories) == ["GCPL", "Zero-shot diffusion"]
 
 
-def test_deck_map_and_animation_are_made_of_the_kept_states(run):
-    add_states(run)
+def test_the_deck_of_a_run_with_look_alikes_says_each_message_with_its_numbers(run):
+    found = add_states(run)
     path = make_deck(run, "dark", method="pca")[0]
     assert path.name == "slides_dark.pptx"
-    (page,) = [page for page in read_deck(path)[0] if page.startswith("Before and after: map")]
-    assert "trust the numbers before the map" in page
+    deck = Presentation(str(path))
+    titles = [page.shapes.title.text for page in deck.slides]
+    names, learned = (found.table()[place]["share_in_own_sector"] for place in (0, 1))
+    wanted = f"shirt, coat, dress: {names:.0%} in their own sector with names, {learned:.0%} after learning"
+    assert wanted in titles
+    assert any("the hills come apart from d′" in title for title in titles)
+    for page in deck.slides:
+        boxes = [(s.left, s.top, s.left + s.width, s.top + s.height) for s in page.shapes]
+        for a, b in combinations(boxes, 2):
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], page.shapes.title.text
+        for shape in page.shapes:
+            described = shape._element.xpath(".//p:cNvPr")[0].get("descr")
+            if shape.shape_type == MSO_SHAPE_TYPE.PICTURE or shape.has_chart:
+                assert described.startswith(page.shapes.title.text)  # the alt text says the message
+        assert "They will ask" in page.notes_slide.notes_text_frame.text or page.shapes.title.text in titles[-2:]
+
+
+def test_map_and_animation_are_made_of_the_kept_states(run):
+    add_states(run)
     page = make_map(run, "pca").read_text(encoding="utf-8")
     assert "Before: class names" in page
     assert "After: learned prompts" in page
-    names = [path.relative_to(run / "animation").as_posix() for path in make_animation(run, "pca")]
-    assert names == ["journey.gif", "journey.html", "before_after.gif", "before_after.html"]
+    made = {path.relative_to(run / "animation").as_posix() for path in make_animation(run, "pca")}
+    pictures = ("journey", "decision_map", "pair_hills", "prompts_and_images", "score_map")
+    assert made >= {f"{name}.{ending}" for name in pictures for ending in ("gif", "html")}
+    flip = (run / "animation" / "decision_map.html").read_text(encoding="utf-8")
+    assert [caption in flip for caption in ("Class names", "GCPL, step 1", "GCPL, step 20")] == [True] * 3
+
+
+def test_the_kept_look_alikes_come_back_and_their_table_is_what_was_promised(run):
+    kept = add_states(run)
+    found = load_states(run).look_alikes
+    assert found.table() == kept.table()
+    assert list(found.errors) == list(kept.errors)
+    rows = found.table()
+    assert [row["method"] for row in rows[:3]] == ["Zero-shot diffusion", "GCPL", "Shuffled labels"]
+    assert rows[1]["share_in_own_sector"] > 0.9  # what was learned parts them
+    assert rows[2]["low"] < 1 / 3 < rows[2]["high"] or rows[2]["high"] < 1 / 3  # the control lies near chance or below
+    assert [row["step"] for row in rows] == [0, 20, 4, None, 1]
 
 
 def test_a_run_without_states_says_what_to_do(run):

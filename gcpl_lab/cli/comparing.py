@@ -55,7 +55,7 @@ def demo(
 
 def method_table(rows: list[dict[str, Any]]) -> Table:
     """The methods of one draw, the best first."""
-    from gcpl_lab.experiments.runs import title_of
+    from gcpl_lab.experiments.registry import title_of
 
     columns = {"method": "{title}", "accuracy": "{accuracy:.1%}", "look-alikes": "{accuracy_within_family:.1%}"}
     titled = [{**row, "title": title_of(row["name"])} for row in sorted(rows, key=lambda row: -row["accuracy"])]

@@ -79,7 +79,7 @@ def slides(
     as_json: options.Json = False,
 ) -> None:
     """Make a deck of slides of a run, with every figure as PNG, SVG and PDF beside it."""
-    from gcpl_lab.experiments.run_views import make_deck
+    from gcpl_lab.experiments.deck import make_deck
 
     _name_files(make_deck(folder, theme, method), as_json, "Slides, and {others} figures beside them")
 

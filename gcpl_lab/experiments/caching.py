@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,18 @@ class OutcomeCache:
         outcome = experiment.run(*trial)
         _write(place, outcome)
         return outcome
+
+    def arrays(
+        self,
+        experiment: FewShotExperiment | MultiLabelExperiment,
+        name: tuple[Any, ...],
+        compute: Callable[[], dict[str, np.ndarray]],
+    ) -> dict[str, np.ndarray]:
+        """What ``compute`` gives, read where an entry of this name is kept; it depends on what outcomes depend on."""
+        path = self._place(experiment, name) / OUTCOME
+        if not path.is_file():
+            write_tensors(path, {key: torch.from_numpy(values) for key, values in compute().items()})
+        return {key: values.numpy() for key, values in read_tensors(path)[0].items()}
 
     def _place(self, experiment: FewShotExperiment | MultiLabelExperiment, trial: tuple[Any, ...]) -> Path:
         """The entry of a trial, by everything it depends on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
+from gcpl_lab.experiments.captions import follow_captions
 from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment, Outcome
-from gcpl_lab.experiments.figures import WORDS, draw_figures
+from gcpl_lab.experiments.figures import draw_figures, draw_pictures, save_caption_hills
+from gcpl_lab.experiments.look_alikes import gather, judge_controls, judge_early, tracked_method
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
-from gcpl_lab.experiments.registry import usable_workers
+from gcpl_lab.experiments.registry import title_of, usable_workers
 from gcpl_lab.experiments.results import collect_results, collect_scenes, read_prompts
-from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states, title_of
+from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states
 from gcpl_lab.experiments.sentences import LIMITS, QUESTION, answer_of, caveats_of, scenes_answer, scenes_caveats
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.workers import Report, Task, describe_workers, run_side_by_side, threads_each
@@ -101,14 +104,18 @@ def run_demo(
             outcome.model.save(folder / PROMPTS / outcome.method)
     results = collect_results(experiment, outcomes, shots, command)
     results["machine"] |= describe_workers(num_workers)
-    keep_states(experiment, outcomes, folder)
-    # The map takes as long as all others together.
-    first, *rest = WORDS["few_shot"]
-    drawings: list[Task] = [(_draw, cache, experiment, trial, folder / "figures", names) for names in ([first], rest)]
+    parts: list[Task] = []
+    if (tracked := tracked_method(outcomes)) is not None:
+        parts = [(judge, cache, experiment, (tracked.method, *trial)) for judge in (judge_controls, judge_early)]
+    parts.append((_draw, cache, experiment, trial, folder / "figures"))
     if scenes:
-        drawings.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
-    mapped, others, *shown = run_side_by_side(drawings, num_workers=min(num_workers, len(drawings)), on_event=tell)
-    figures, run = [*mapped, *others], Run(folder, results)
+        parts.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
+    made = run_side_by_side(parts, num_workers=min(num_workers, len(parts)), on_event=tell)
+    judged, (others, *shown) = (made[:2], made[2:]) if tracked else ([], made)
+    look_alikes = gather(experiment, outcomes, *judged)
+    keep_states(experiment, outcomes, folder, look_alikes)
+    results["look_alikes"] = look_alikes.table() if look_alikes else []
+    figures, run = [*draw_pictures(folder), *others], Run(folder, results)
     answer, caveats = answer_of(run), caveats_of(run)
     for found, drawn in shown:
         results["multilabel"] = found
@@ -158,4 +165,6 @@ def show_scenes(
     assert learned.model is not None
     learned.model.save(folder / PROMPTS / "lmpt")
     write_json(folder / "reading.json", read_prompts(learned))
-    return collect_scenes(experiment, outcomes), draw_figures(experiment, outcomes, folder / "figures")
+    drawn = draw_figures(experiment, outcomes, folder / "figures")
+    found = cache.arrays(experiment, ("captions", seed), partial(follow_captions, experiment, seed))
+    return collect_scenes(experiment, outcomes), [*drawn, *save_caption_hills(experiment, found, folder / "figures")]

@@ -18,16 +18,18 @@ from gcpl_lab.data.readers import read_image, read_images
 from gcpl_lab.evaluation.explaining import explain_mistake, find_mistakes
 from gcpl_lab.evaluation.metrics import NUM_BINS, confusion_matrix
 from gcpl_lab.evaluation.reading import nearest_words, prompt_similarity
-from gcpl_lab.evaluation.separation import profile_points
 from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.experiments import captions, pictures
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
-from gcpl_lab.experiments.results import conditioning, most_confused_pair, read_prompts, separation_of
-from gcpl_lab.experiments.runs import BEFORE, STATE_NAMES, before_and_after, title_of, token_journey
+from gcpl_lab.experiments.registry import BEFORE, title_of
+from gcpl_lab.experiments.results import conditioning, most_confused_pair, read_prompts
+from gcpl_lab.experiments.runs import STATE_NAMES, STATES, before_and_after, load_states, token_journey
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
 from gcpl_lab.views import evidence, multilabel, plots, style
-from gcpl_lab.views.projection import project, warn_if_flattering
+from gcpl_lab.views.caption_hills import caption_hills
+from gcpl_lab.views.projection import project
 from gcpl_lab.views.report import ReportFigure
 
 WORDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
@@ -84,6 +86,19 @@ def draw_figures(
     return saved
 
 
+def draw_pictures(folder: str | Path) -> list[ReportFigure]:
+    """Draw the pictures of the look-alikes from the states that a run has kept, and write each as PNG and SVG."""
+    if not (Path(folder) / STATES).is_file():
+        return []
+    states, saved = load_states(folder), []
+    for name, words in WORDS["pictures"].items():
+        figure = getattr(pictures, f"draw_{name}")(states)
+        if figure is not None:
+            png = plots.save_figure(figure, Path(folder) / "figures", name)[0]
+            saved.append(ReportFigure(name, words["title"], words["message"], png, words["alt"]))
+    return saved
+
+
 def _write(drawn: Axes | Figure, folder: str | Path, name: str) -> Path:
     figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
     assert isinstance(figure, Figure)
@@ -92,15 +107,6 @@ def _write(drawn: Axes | Figure, folder: str | Path, name: str) -> Path:
 
 def _axes(width: float, height: float) -> Axes:
     return style.new_figure(width, height).subplots()
-
-
-def _draw_before_after(run: ShownRun) -> Figure:
-    test, outcomes = run.experiment.test, dict(zip(STATE_NAMES.values(), run.states, strict=True))
-    points = {name: profile_points(outcome.evidence.errors) for name, outcome in outcomes.items() if outcome.evidence}
-    projection = project(points, seed=run.after.seed)
-    measured = {name: separation_of(run.experiment, outcome) for name, outcome in outcomes.items()}
-    warning = warn_if_flattering(projection, points, test.labels)
-    return plots.plot_before_after(projection, test.labels, test.class_names, test.families, measured, warning=warning)
 
 
 def _draw_accuracy(run: ShownRun) -> Axes:
@@ -217,6 +223,26 @@ def _draw_nearest_words(run: ShownRun) -> Axes:
 def _draw_multilabel_tail(run: ShownRun) -> Axes:
     rows = [outcome.row for outcome in run.by_name.values()]
     return multilabel.plot_tail_bars(_axes(10, 4.5), rows, MULTILABEL_TITLES)
+
+
+def draw_caption_hills(experiment: MultiLabelExperiment, found: Mapping[str, np.ndarray]) -> Figure | None:
+    """What captions pull, of what :func:`~gcpl_lab.experiments.captions.follow_captions` found."""
+    pairs = captions.choose_pairs(found, experiment.train.class_counts())
+    if not pairs:
+        return None
+    columns, scores = captions.caption_columns(found, experiment.train.class_names, pairs, experiment.config.margin)
+    return caption_hills(columns, scores, captions.CONTROLS)
+
+
+def save_caption_hills(
+    experiment: MultiLabelExperiment, found: Mapping[str, np.ndarray], folder: str | Path
+) -> list[ReportFigure]:
+    """The figure of :func:`draw_caption_hills` in files; none where captions are too few."""
+    figure, words = draw_caption_hills(experiment, found), WORDS["captions"]["caption_hills"]
+    if figure is None:
+        return []
+    png = plots.save_figure(figure, folder, "caption_hills")[0]
+    return [ReportFigure("caption_hills", words["title"], words["message"], png, words["alt"])]
 
 
 def _draw_multilabel_classes(run: ShownRun) -> Axes:

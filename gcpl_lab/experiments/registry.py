@@ -105,3 +105,11 @@ def _coop_with_own_losses() -> Entries:
 
 METHODS = Methods("gcpl_lab.experiments.few_shot", BASELINES, lambda: _entries_of(OBJECTIVES))
 MULTILABEL_METHODS = Methods("gcpl_lab.experiments.multilabel", MULTILABEL_BASELINES, _coop_with_own_losses)
+
+BEFORE = "zero_shot_diffusion"
+"""The row that shows class names as prompts: what learned prompts start from."""
+
+
+def title_of(method: str) -> str:
+    """What tables and figures call a method: its title where the name is registered today, else the name itself."""
+    return (MULTILABEL_METHODS.titles() | METHODS.titles()).get(method, method)

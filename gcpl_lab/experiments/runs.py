@@ -19,24 +19,19 @@ from torch import Tensor
 
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import ArtifactError, explain
-from gcpl_lab.evaluation.separation import profile_points
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
-from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS
+from gcpl_lab.experiments.look_alikes import LookAlikes
+from gcpl_lab.experiments.registry import BEFORE
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.storage import read_json, read_tensors, write_tensors
 from gcpl_lab.views.projection import Projection, project
 
 RESULTS, STATES, PROMPTS = "results.json", "states.safetensors", "prompts"
 
-BEFORE, AFTER = "zero_shot_diffusion", "discriminative"
-"""What maps show: class names as prompts, and prompts learned with this objective or else with the last one."""
+AFTER = "discriminative"
+"""What maps show beside class names: prompts learned with this objective, or else with the last one."""
 
 STATE_NAMES = {"before": "Before: class names", "after": "After: learned prompts"}
-
-
-def title_of(method: str) -> str:
-    """What tables and figures call a method: its title where the name is registered today, else the name itself."""
-    return (MULTILABEL_METHODS.titles() | METHODS.titles()).get(method, method)
 
 
 @dataclass(frozen=True)
@@ -100,22 +95,28 @@ def read_run(folder: str | Path) -> Run:
 
 @dataclass(frozen=True)
 class RunStates:
-    """The points of a run's maps; what has two states is a dictionary from their names."""
+    """What a run's pictures are made of; what has two states is a dictionary from their names."""
 
-    profiles: dict[str, np.ndarray]  # error profiles, float (image, dim)
-    predictions: dict[str, np.ndarray]  # predicted class, (image,)
-    probabilities: dict[str, np.ndarray]  # of that class, (image,)
+    probabilities: dict[str, np.ndarray]  # (image, class): what the classifier says
     labels: np.ndarray  # (image,)
     images: np.ndarray  # uint8 (image, height, width, channel)
+    exemplars: np.ndarray  # uint8 (class, height, width, channel): one image a class that was learned from
     journey: np.ndarray  # class vectors on their way, (step, class, dim)
     steps: list[int]  # numbers of updates, (step,)
     class_names: list[str]
     families: dict[str, list[str]]
     seed: int
+    temperature: float  # fitted for the learned prompts
+    look_alikes: LookAlikes | None  # None where no two classes have two test images each
+
+    @cached_property
+    def predictions(self) -> dict[str, np.ndarray]:
+        """Predicted class, (image,)."""
+        return {name: chances.argmax(axis=1) for name, chances in self.probabilities.items()}
 
     def project(self, method: str) -> Projection:
-        """Both states on one map."""
-        return project(self.profiles, method, self.seed)
+        """Both states on one map of what the classifier reads: square roots of its probabilities."""
+        return project({name: np.sqrt(chances) for name, chances in self.probabilities.items()}, method, self.seed)
 
 
 def before_and_after(outcomes: Sequence[Outcome]) -> tuple[Outcome | None, Outcome]:
@@ -140,22 +141,27 @@ def token_journey(outcomes: Sequence[Outcome]) -> tuple[list[int], Tensor]:
     return sorted(states), torch.stack([states[step] for step in sorted(states)]).flatten(2)
 
 
-def keep_states(experiment: FewShotExperiment, outcomes: Sequence[Outcome], folder: str | Path) -> None:
+def keep_states(
+    experiment: FewShotExperiment, outcomes: Sequence[Outcome], folder: str | Path, look_alikes: LookAlikes | None
+) -> None:
     """Write what maps, slides and animations of this run need, unless class names as prompts were not run."""
-    test, (before, after) = experiment.test, before_and_after(outcomes)
+    test, support, (before, after) = experiment.test, experiment.support, before_and_after(outcomes)
     if before is None:
         return
     steps, journey = token_journey(outcomes)
-    thumbnails = [np.asarray(read_image(image).resize((48, 48))) for image in test.images]
-    arrays = {"labels": np.asarray(test.labels), "images": np.stack(thumbnails), "journey": journey.float().numpy()}
+    first = [int(np.flatnonzero(support.labels == label)[0]) for label in range(len(support.class_names))]
+    arrays: dict[str, np.ndarray] = {"labels": np.asarray(test.labels), "journey": journey.float().numpy()}
+    shown = {"images": test.images, "exemplars": [support.images[place] for place in first]}
+    for name, images in shown.items():
+        arrays[name] = np.stack([np.asarray(read_image(image).resize((48, 48))) for image in images])
     for state, outcome in zip(STATE_NAMES, (before, after), strict=True):
-        assert outcome.evidence is not None
-        chances = np.asarray(outcome.probabilities, dtype=np.float32)
-        arrays[f"profiles.{state}"] = profile_points(outcome.evidence.errors).astype(np.float32)
-        arrays[f"predictions.{state}"], arrays[f"probabilities.{state}"] = chances.argmax(axis=1), chances.max(axis=1)
-    families = {name: list(members) for name, members in test.families.items()}
-    facts = {"steps": steps, "class_names": list(test.class_names), "seed": after.seed, "families": families}
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        arrays[f"probabilities.{state}"] = np.asarray(outcome.probabilities, dtype=np.float32)
+    more = {} if look_alikes is None else look_alikes.arrays()
+    facts = {"steps": steps, "class_names": list(test.class_names), "seed": after.seed}
+    facts |= {"families": {name: list(members) for name, members in test.families.items()}}
+    facts |= {"temperature": float(after.row.get("temperature", 1.0))}
+    facts |= {"sets": look_alikes.sets if look_alikes else [], "order": list(more)}
+    tensors = {name: torch.from_numpy(values) for name, values in (arrays | more).items()}
     write_tensors(Path(folder) / STATES, tensors, {"facts": json.dumps(facts)})
 
 
@@ -166,10 +172,12 @@ def load_states(folder: str | Path) -> RunStates:
         raise ArtifactError(f"{folder}: holds no {STATES}; run gcpl-lab demo again with this version, which keeps it")
     tensors, header = read_tensors(path)
     try:
-        values: dict[str, Any] = {name: tensors[name].numpy() for name in ("labels", "images", "journey")}
-        for part in ("profiles", "predictions", "probabilities"):
-            values[part] = {title: tensors[f"{part}.{state}"].numpy() for state, title in STATE_NAMES.items()}
-        return RunStates(**values, **json.loads(header["facts"]))
+        facts = json.loads(header["facts"])
+        sets, order = facts.pop("sets"), facts.pop("order")
+        values: dict[str, Any] = {n: tensors[n].numpy() for n in ("labels", "images", "exemplars", "journey")}
+        chances = {title: tensors[f"probabilities.{state}"].numpy() for state, title in STATE_NAMES.items()}
+        found = LookAlikes.from_arrays(sets, {name: tensors[name].numpy() for name in order}) if sets else None
+        return RunStates(probabilities=chances, look_alikes=found, **values, **facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path}: is incomplete or of another version ({explain(error)}); run the demo again"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gcpl_lab.experiments.runs import BEFORE, PROMPTS, Run, title_of
+from gcpl_lab.experiments.registry import BEFORE, title_of
+from gcpl_lab.experiments.runs import PROMPTS, Run
 from gcpl_lab.storage import read_json
 
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, HPacker, OffsetImage, TextArea
+from matplotlib.offsetbox import AnnotationBbox, HPacker, OffsetImage, TextArea, VPacker
 from matplotlib.patches import Circle, Wedge
 
 from gcpl_lab.errors import DataError
@@ -76,11 +76,11 @@ def decision_map(
             x, y = points[(labels == label) & chosen].T
             ax.scatter(x, y, s=3.4 * font_size(), c=color, marker=marker, edgecolors=edge, linewidths=width, zorder=3)
     _name_corners(ax, class_names, looks, thumbnails)
-    ax.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.5), aspect="equal")
+    ax.set(xlim=(-1.3, 1.3), ylim=(-1.42, 1.5), aspect="equal")
     ax.set_axis_off()
     if title:
-        title = style.wrap_lines(title, style.width_of(ax), font_size() * 1.15)
-        ax.set_title(title, loc="center", weight="bold", pad=font_size() * 0.3)
+        title = style.wrap_lines(title, max(2.9, style.width_of(ax)), font_size() * 1.15)
+        _beside(ax, title, 1, 0.3, va="bottom", weight="bold", size=font_size() * 1.15, linespacing=1.05)
     return ax
 
 
@@ -101,7 +101,9 @@ def _draw_sectors(ax: Axes, class_names: Names, looks: Looks, radii: Sequence[fl
 
 def _name_corners(ax: Axes, class_names: Names, looks: Looks, thumbnails: Sequence[Any] | None) -> None:
     """Each class's name, in a frame of its colour, with an image of it, at its corner outside the sectors."""
-    places = (((0.0, 1.06), (0.5, 0.0)), ((-1.27, -0.8), (0.0, 1.0)), ((1.27, -0.8), (1.0, 1.0)))
+    places = [((0.0, 1.06), (0.5, 0.0)), ((-1.28, -0.7), (0.0, 1.0)), ((1.28, -0.7), (1.0, 1.0))]
+    if thumbnails is None:  # flat boxes have room below the sectors, where the two cannot meet
+        places[1:] = [((-0.12, -1.04), (1.0, 1.0)), ((0.12, -1.04), (0.0, 1.0))]
     for turn, (name, (place, side)) in enumerate(zip(class_names, places, strict=True)):
         words: dict[str, Any] = {"weight": "bold", "size": font_size()}
         parts: list[Any] = [TextArea(style.label_text(name, 14), textprops=words)]
@@ -110,11 +112,18 @@ def _name_corners(ax: Axes, class_names: Names, looks: Looks, thumbnails: Sequen
             picture = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
             zoom = 2.1 * font_size() / max(picture.shape[:2])
             parts.insert(0, OffsetImage(picture, zoom=zoom, interpolation="nearest"))
-        box = HPacker(children=parts, align="center", pad=0, sep=0.4 * font_size())
+        pack = VPacker if turn else HPacker  # beside the sectors there is more height than width
+        box = pack(children=parts, align="center", pad=0, sep=0.3 * font_size())
         frame = {"boxstyle": "round,pad=0.15", "edgecolor": looks[name][0], "linewidth": 2.2}
         shown = AnnotationBbox(box, place, box_alignment=side, pad=0.25, bboxprops=frame, annotation_clip=False)
         shown.set_in_layout(False)
         ax.add_artist(shown)
+
+
+def _beside(ax: Axes, text: str, edge: float, away: float, **words: Any) -> None:
+    """Words in the middle of the lower (0) or upper (1) edge of the axes, ``away`` letters' heights from it."""
+    places: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    ax.annotate(text, (0.5, edge), (0, away * font_size()), ha="center", **places, **words)
 
 
 def say_share(found: Estimate, num_images: int) -> tuple[str, str]:
@@ -126,31 +135,31 @@ def say_share(found: Estimate, num_images: int) -> tuple[str, str]:
 
 def decision_row(
     figure: Any,
-    shown: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
     class_names: Names,
     looks: Looks | None = None,
     controls: Collection[str] = (),
     reach: float | None = None,
     own_scale: bool = False,
     thumbnails: Sequence[Any] | None = None,
+    rings: Sequence[float] = RINGS,
 ) -> list[Axes]:
-    """Maps side by side in a figure or a part of one; under each its share in the own sector. See decision_maps."""
+    """Maps of (scores, labels) side by side in a figure or a part of one, under each its share. See decision_maps."""
     panels.check_filled("shown", shown, "a title with the scores of each map")
     axes = list(figure.subplots(1, len(shown), squeeze=False)[0])
-    reach = reach or map_reach(list(shown.values()))
-    for ax, (title, scores) in zip(axes, shown.items(), strict=True):
+    reach = reach or map_reach([scores for scores, _ in shown.values()])
+    for ax, (title, (scores, labels)) in zip(axes, shown.items(), strict=True):
         right = share_in_own_sector(np.asarray(scores), np.asarray(labels))
-        scale: dict[str, Any] = {"reach": map_reach([scores]), "rings": ()} if own_scale else {"reach": reach}
+        scale: dict[str, Any] = (
+            {"reach": map_reach([scores]), "rings": ()} if own_scale else {"reach": reach, "rings": rings}
+        )
         decision_map(ax, scores, labels, class_names, looks, title=title, thumbnails=thumbnails, **scale)
         share, interval = say_share(right, len(labels))
         color = style.GREY if title in controls else style.INK
-        ax.text(0, -1.2, share, ha="center", va="top", size=font_size() * 2.3, weight="bold", color=color)
-        ax.text(0, -1.62, interval, ha="center", va="top", color=color)
+        _beside(ax, share, 0, -0.2, va="top", size=font_size() * 2.3, weight="bold", color=color)
+        _beside(ax, interval, 0, -3.1, va="top", color=color)
         if title in controls:
-            ax.set_title(ax.get_title(loc="center"), loc="center", weight="bold", color=style.GREY)
             ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.GREY, linewidth=2, linestyle=(0, (1, 2))))
-        ax.set_ylim(-1.85, 1.5)
     return axes
 
 
@@ -177,8 +186,9 @@ def decision_maps(
         title: Over all.
     """
     with style.figure_style():
-        figure = style.new_figure(3.05 * max(2, len(shown)), 5.2 if title else 4.7)
-        decision_row(figure, shown, labels, class_names, looks, controls, None, own_scale, thumbnails)
+        figure = style.new_figure(3.05 * max(2, len(shown)), 6.1 if title else 5.5)
+        judged = {name: (scores, labels) for name, scores in shown.items()}
+        decision_row(figure, judged, class_names, looks, controls, None, own_scale, thumbnails)
         if title:
             figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
         under = "Under each map: share of the test images in the sector of their own class, 95 % interval."

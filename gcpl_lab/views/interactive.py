@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-import itertools
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from bokeh.plotting import figure as bokeh_figure
 from bokeh.resources import INLINE
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
@@ -79,28 +81,14 @@ def journey_frames(
     return _draw_frames(draw, [f"step {step} of {steps[-1]}" for step in steps], [paths], looks)
 
 
-def map_frames(
-    projection: Projection, labels: np.ndarray, class_names: Names, families: Families = None, num_between: int = 8
-) -> list[Frame]:
-    """Points that travel from each state of a projection to the next, on one fitted map.
-
-    ``num_between`` pages lie between two states. They are drawn in, not measured, and their captions say so.
-    """
-    clouds, labels = panels.check_clouds(projection.points, labels, class_names)
-    names = list(clouds)
-    if len(names) < 2:
-        raise DataError(f"the projection has the states {names}; expected two or more to move between")
-    pages, captions = [clouds[names[0]]], [names[0]]
-    for start, end in itertools.pairwise(names):
-        for share in np.linspace(0, 1, num_between + 2)[1:]:
-            eased = share * share * (3 - 2 * share)  # starts and ends at rest
-            pages.append((1 - eased) * clouds[start] + eased * clouds[end])
-            captions.append(f"between {start} and {end}, {share:.0%} of the way (drawn in)" if share < 1 else end)
-
-    def draw(ax: Axes, now: int) -> None:
-        panels.scatter_classes(ax, pages[now], labels, class_names, families)
-
-    return _draw_frames(draw, captions, clouds.values(), style.class_style(class_names, families))
+def frames_of(pages: Iterable[tuple[Figure, str]], width: int = 1280) -> list[Frame]:
+    """One page a figure with its caption, ``width`` pixels wide; figures of one size make pages of one size."""
+    frames = []
+    for figure, caption in pages:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=width / figure.get_figwidth())
+        frames.append(Frame(Image.open(stream).convert("RGB"), caption))
+    return frames
 
 
 def _draw_frames(
@@ -145,6 +133,26 @@ def write_gif(path: str | Path, frames: Sequence[Frame]) -> Path:
     settings: dict[str, Any] = {"duration": milliseconds, "loop": 0, "optimize": False, "disposal": 1}
     settings |= {"format": "GIF", "save_all": True, "append_images": pages[1:], "comment": comment}
     return write_atomically(path, partial(pages[0].save, **settings))
+
+
+def write_movie(path: str | Path, frames: Sequence[Frame], seconds: float = 0.8) -> list[Path]:
+    """Write an MP4 with ffmpeg; no path where this machine has none."""
+    _check_frames(frames)
+    program = shutil.which("ffmpeg")
+    if program is None:
+        return []
+    last = [frames[-1]] * 3  # the end stays for a while
+
+    def write(target: Path) -> None:
+        even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # the format of most players has no odd sizes
+        options = ["-framerate", str(1 / seconds), "-i", "-", "-vf", even, "-pix_fmt", "yuv420p", "-f", "mp4"]
+        stream = io.BytesIO()
+        for frame in [*frames, *last]:
+            frame.picture.save(stream, format="PNG")
+        command = [program, "-loglevel", "error", "-y", "-f", "image2pipe", *options, str(target)]
+        subprocess.run(command, input=stream.getvalue(), check=True, capture_output=True)
+
+    return [write_atomically(path, write)]
 
 
 def write_flip_book(path: str | Path, frames: Sequence[Frame], *, title: str, alt: str) -> Path:

@@ -41,6 +41,7 @@ SMALLEST = 18.0  # points; nothing on a slide is written smaller
 LEADING = 1.3  # height of a line by the size of its letters
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.5  # inches
 MOST_BARS = 12
+HANG = 0.4  # inches from a bullet to its line
 WIDEST_NAME = 5.0  # inches; the rest of the chart is for the bars
 
 
@@ -118,6 +119,10 @@ class Bars:
         ends = [f"{factor * low:.1f} to {factor * high:.1f}" for low, high in zip(self.low, self.high, strict=True)]
         return [f"{line} ({interval})" for line, interval in zip(lines, ends, strict=True)]
 
+    def labels(self) -> list[str]:
+        """What stands at the end of each bar."""
+        return [f"{100 * x:.1f}%" if self.unit == "%" else f"{x:.1f} {self.unit}".strip() for x in self.values]
+
     def reach(self) -> np.ndarray | None:
         """How far the intervals go below and above the values, (2, bar), or None without intervals."""
         if self.low is None or self.high is None:
@@ -136,10 +141,16 @@ class Slide:
     files: dict[str, bytes]  # ending (png, svg, pdf) to the figure
     bars: Bars | None  # of a native chart
 
+    @property
+    def lines(self) -> Box:
+        """The place of a slide's words; bullets hang to the left of it."""
+        hang = 0.0 if isinstance(self.message, str) else HANG
+        return Box(TEXT.left + hang, TEXT.top, TEXT.width - hang, TEXT.height)
+
     def texts(self) -> list[tuple[str, str, Box, float]]:
         """Title and message: what each is, its words, its place and its largest size in points."""
-        words = self.message if isinstance(self.message, str) else "\n".join(f"• {line}" for line in self.message)
-        body = ("the message", words, MESSAGE, 22.0) if self.files else ("the text", words, TEXT, 26.0)
+        words = self.message if isinstance(self.message, str) else "\n".join(self.message)
+        body = ("the message", words, MESSAGE, 22.0) if self.files else ("the text", words, self.lines, 26.0)
         return [("the title", self.title, TITLE, 32.0), body]
 
 
@@ -211,8 +222,11 @@ def _draw_bars(bars: Bars) -> Figure:
         ax.set_yticks(places, [style.label_text(name, 32) for name in bars.names])
         ax.invert_yaxis()
         ax.set_xlabel(bars.axis if bars.unit == "%" else f"{bars.axis} ({bars.unit})")
+        ends = bars.values if bars.high is None else bars.high
+        for place, (end, text) in enumerate(zip(ends, bars.labels(), strict=True)):
+            ax.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center", weight="bold")
+        ax.set_xlim(0, 1.2 * max(*ends, 1e-9))
         if bars.unit == "%":
-            ax.set_xlim(0, 1)
             ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.draw_without_rendering()
     return figure
@@ -308,7 +322,10 @@ class Deck:
         page.background.fill.fore_color.rgb = RGBColor.from_string(colors["ground"])
         title, body = slide.texts()
         _write(page.shapes.title, title, colors["text"], bold=True)
-        _write(page.shapes.add_textbox(*body[2].lengths), body, colors["text"])
+        shape = page.shapes.add_textbox(*body[2].lengths)
+        _write(shape, body, colors["text"])
+        if not isinstance(slide.message, str):
+            _hang_bullets(shape)
         if slide.files:
             bars, png = slide.bars, slide.files["png"]
             shape = _add_picture(page, png) if bars is None else _add_chart(page, bars, colors)
@@ -337,6 +354,17 @@ def _write(shape: Any, text: tuple[str, str, Box, float], color: str, bold: bool
             run.font.color.rgb = RGBColor.from_string(color)
 
 
+def _hang_bullets(shape: Any) -> None:
+    """A bullet before every line, its further lines below its words (python-pptx has no call for it)."""
+    for paragraph in shape.text_frame.paragraphs:
+        properties = paragraph._p.get_or_add_pPr()
+        properties.set("marL", str(Inches(HANG)))
+        properties.set("indent", str(-Inches(HANG)))
+        properties.append(parse_xml(f'<a:buChar {nsdecls("a")} char="•"/>'))
+        paragraph.space_after = Pt(8)
+    shape.left, shape.width = Inches(TEXT.left), Inches(TEXT.width)
+
+
 def _add_picture(page: Any, png: bytes) -> Any:
     wide, high = Image.open(io.BytesIO(png)).size
     scale = min(FIGURE.width / wide, FIGURE.height / high)
@@ -349,6 +377,8 @@ def _add_chart(page: Any, bars: Bars, colors: dict[str, str]) -> Any:
     data = CategoryChartData(number_format="0.0%" if bars.unit == "%" else f'0.0" {bars.unit}"')
     data.categories = list(bars.names)
     data.add_series(bars.axis, list(bars.values))
+    if bars.high is not None:
+        data.add_series("upper end of the interval", list(bars.high))
     shape = page.shapes.add_chart(XL_CHART_TYPE.BAR_CLUSTERED, *FIGURE.lengths, data)
     chart, reach = shape.chart, bars.reach()
     chart.has_legend, chart.has_title = False, False
@@ -357,17 +387,21 @@ def _add_chart(page: Any, bars: Bars, colors: dict[str, str]) -> Any:
     chart.category_axis.format.line.color.rgb = paint["rule"]
     chart.value_axis.visible, chart.value_axis.has_major_gridlines = False, False
     chart.value_axis.minimum_scale = 0
-    if bars.unit == "%":
-        chart.value_axis.maximum_scale = 1
+    chart.value_axis.maximum_scale = 1.3 * max(*bars.values, *(bars.high or (0.0,)), 1e-9)  # labels have room
     plot, series = chart.plots[0], chart.plots[0].series[0]
-    plot.gap_width, plot.has_data_labels = 45, True
-    labels = plot.data_labels
-    labels.font.size, labels.font.bold = Pt(SMALLEST), reach is not None
-    # Beside the bar a number would lie on the interval; there it stands in the bar's foot.
-    labels.position = XL_LABEL_POSITION.OUTSIDE_END if reach is None else XL_LABEL_POSITION.INSIDE_BASE
-    labels.font.color.rgb = paint["text" if reach is None else "on_accent"]
+    plot.gap_width, plot.overlap = 45, 100
     series.format.fill.solid()
     series.format.fill.fore_color.rgb = paint["accent"]
+    # A bar without colour reaches to the end of the interval and carries the number there.
+    carrier = series if reach is None else plot.series[1]
+    if reach is not None:
+        carrier.format.fill.background()
+    for place, text in enumerate(bars.labels()):
+        label = carrier.points[place].data_label
+        label.text_frame.text = text
+        label.position = XL_LABEL_POSITION.OUTSIDE_END
+        for run in label.text_frame.paragraphs[0].runs:
+            run.font.size, run.font.bold, run.font.color.rgb = Pt(SMALLEST), True, paint["text"]
     _make_room_for_names(chart, bars.names)
     if reach is not None:
         _add_intervals(series, reach, colors["text"])

@@ -37,6 +37,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 PART_LOOKS = {"all": ("#000000", "o"), "head": ("#6018D8", "s"), "medium": ("#56B4E9", "^"), "tail": ("#D55E00", "D")}
 """Colour and marker of all classes of a long tail and of its parts, the same in every figure; ΔE of at least 40."""
 
+METHOD_COLORS = ("#0077BB", "#CC3311", "#117733", "#6018D8", "#E69F00", "#783018", "#CC79A7")
+"""Of methods that are followed side by side; controls are grey."""
+
 INK = "#1A1A1A"
 GREY = "#5F5F5F"
 FAINT = "#D0D0D0"
@@ -47,6 +50,8 @@ FONT_SIZES = {"figure": 12.0, "slide": 18.0}
 
 # Fonts with Chinese, Japanese and Korean letters; the ones that are installed back up the default font.
 _WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic")
+
+_SLIDE_FONTS = ("Arial", "Liberation Sans")
 
 
 def look(turn: int) -> tuple[str, str]:
@@ -92,8 +97,10 @@ def figure_style(context: str = "figure") -> Iterator[None]:
     if context not in FONT_SIZES:
         raise DataError(f"style context {context!r} is unknown; expected one of {', '.join(FONT_SIZES)}")
     size, installed = FONT_SIZES[context], set(font_manager.get_font_names())
+    # On a slide words and figures have one typeface where the machine has it, or one of the same widths.
+    first = [name for name in _SLIDE_FONTS if name in installed] if context == "slide" else []
     settings: Any = {
-        "font.family": ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)],
+        "font.family": [*first, "DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)],
         **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), size),
         "axes.titlesize": size * 1.15,
         "figure.titlesize": size * 1.3,

@@ -1,0 +1,152 @@
+"""What captions pull: LMPT over its epochs beside labels alone, captions alone, and captions of other images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcpl_lab.data.multilabel import head_medium_tail, replace_captions, split_validation
+from gcpl_lab.evaluation.multilabel import mean_average_precision
+from gcpl_lab.evaluation.separation import Estimate
+from gcpl_lab.experiments.multilabel import MultiLabelExperiment
+from gcpl_lab.lmpt.batches import encode_captions
+from gcpl_lab.lmpt.estimator import LMPTClassifier
+from gcpl_lab.lmpt.losses import class_aware_margins
+from gcpl_lab.views.caption_hills import CaptionDistances
+
+WAYS: dict[str, dict[str, Any]] = {
+    "Labels only": {"mix": 1.0},
+    "Captions only": {"mix": 0.0},
+    "LMPT": {},
+    "LMPT, shuffled captions": {"captions": "shuffled"},
+}
+CONTROLS = ("LMPT, shuffled captions",)
+HELD_OUT = 0.4
+"""Share of the training images whose captions are kept from training, so that rare classes have some."""
+NUM_BOOTSTRAP = 200
+LEAST = 3
+"""Captions with and without a class that hills are drawn of."""
+
+Arrays = dict[str, np.ndarray]
+
+
+def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
+    """Learn in each of ``WAYS`` and keep the prompts' features at some epochs, as arrays for a file.
+
+    ``captions`` (caption, feature) and ``targets`` (caption, class) are held out from all of them; ``counts`` (class,)
+    are the training images with each class; ``way/epoch`` are the prompts' features (class, feature); ``way/map`` the
+    mean average precision of the tail on the test images, with the ends of its interval.
+    """
+    train = experiment.train
+    learned, held_out = split_validation(train.targets, HELD_OUT, seed)
+    texts = [train.captions[place] for place in held_out]
+    captions, present = encode_captions(experiment.clip, texts)
+    found: Arrays = {"captions": captions[present].numpy(), "targets": train.targets[held_out][present.numpy()]}
+    found["counts"] = train.targets[learned].sum(axis=0)
+    views, targets = experiment.views[:, torch.from_numpy(learned)], train.targets[learned]
+    known = [train.captions[place] for place in learned]
+    for way, settings in WAYS.items():
+        own = dict(settings)
+        taught = replace_captions(known, targets, 1.0, seed) if own.pop("captions", "") else known
+        config = {**experiment.config.as_dict(), **own, "seed": seed, "refit": False, "keep": "last"}
+        model = LMPTClassifier(clip=experiment.clip, **config)
+        for epoch, features in _epochs(model, views, targets, train.class_names, taught):
+            found[f"{way}/{epoch}"] = features
+        tail = head_medium_tail(train.class_counts())["tail"]
+        logits = model.scores_of(experiment.test_features)
+        found[f"{way}/map"] = np.array(_tail_map(logits, experiment.test.targets, tail))
+    return found
+
+
+def _epochs(
+    model: LMPTClassifier,
+    views: torch.Tensor,
+    targets: np.ndarray,
+    names: Sequence[str],
+    captions: Sequence[str | None],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The prompts' features before training and after 1, 2, 4, 8 ... epochs and the last."""
+    last, start = model.config.num_epochs, True
+    for record in model.learn(views, targets, names, captions):
+        if start:
+            start = False
+            yield 0, model.start_features_.numpy()
+        epoch, rest = divmod(record.step * last, model.num_steps_)
+        if rest == 0 and (epoch & (epoch - 1) == 0 or epoch == last):
+            with torch.no_grad():
+                yield epoch, model.objective_.text_features().cpu().numpy()
+
+
+def _tail_map(scores: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> Estimate:
+    """Mean average precision of some classes, with a bootstrap interval over the test images."""
+    if not len(labels):
+        return Estimate(np.nan, np.nan, np.nan)
+    scores, targets, rng = scores[:, labels], targets[:, labels], np.random.default_rng(0)
+    drawn = [rng.integers(len(targets), size=len(targets)) for _ in range(NUM_BOOTSTRAP)]
+    values = [mean_average_precision(scores[rows], targets[rows]) for rows in drawn if targets[rows].any()]
+    return Estimate(mean_average_precision(scores, targets), *np.percentile(values, [2.5, 97.5]).tolist())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A class and the one that its name is nearest to."""
+
+    label: int
+    rival: int
+    part: str  # head or tail
+
+
+def choose_pairs(found: Mapping[str, np.ndarray], train_counts: Sequence[int] | np.ndarray) -> list[Pair]:
+    """A head and a tail class with their look-alikes: those with the most held-out captions of both kinds."""
+    way = next(iter(WAYS))
+    start = found[f"{way}/0"]
+    alike = (start - start.mean(axis=0)) @ (start - start.mean(axis=0)).T
+    np.fill_diagonal(alike, -np.inf)
+    rivals, targets = alike.argmax(axis=1), found["targets"].astype(bool)
+
+    def captions(label: int) -> int:
+        mine, other = targets[:, label], targets[:, rivals[label]]
+        return int(min(mine.sum(), (other & ~mine).sum()))
+
+    pairs = []
+    for part, labels in head_medium_tail(train_counts).items():
+        if part != "medium" and len(labels):
+            best = max((int(label) for label in labels), key=captions)
+            if captions(best) >= LEAST:
+                pairs.append(Pair(best, int(rivals[best]), part))
+    return pairs
+
+
+def epochs_of(found: Mapping[str, np.ndarray]) -> list[int]:
+    """The epochs at which prompts were kept."""
+    way = next(iter(WAYS))
+    return sorted(int(key.partition("/")[2]) for key in found if key.startswith(f"{way}/") and key != f"{way}/map")
+
+
+def caption_columns(
+    found: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    pairs: Sequence[Pair],
+    margin: float,
+    epochs: Sequence[int] | None = None,
+) -> tuple[dict[str, dict[str, CaptionDistances]], dict[str, str]]:
+    """Columns for ``caption_hills``, and what stands under each: the tail's mean average precision."""
+    targets, margins = found["targets"].astype(bool), class_aware_margins(found["counts"], margin).numpy()
+    kept = epochs_of(found)
+    shown = list(epochs) if epochs is not None else sorted({kept[0], *kept[1:2], kept[-1]})
+    columns: dict[str, dict[str, CaptionDistances]] = {way: {} for way in WAYS}
+    scores = {}
+    for way in WAYS:
+        for pair in pairs:
+            mine, other = targets[:, pair.label], targets[:, pair.rival] & ~targets[:, pair.label]
+            for epoch in shown:
+                distances = 1 - found["captions"] @ found[f"{way}/{epoch}"][pair.label]
+                name = f"{pair.part}: {class_names[pair.label]}\n(not {class_names[pair.rival]})\nepoch {epoch}"
+                columns[way][name] = CaptionDistances(distances[mine], distances[other], float(margins[pair.label]))
+        value, low, high = 100 * found[f"{way}/map"]
+        scores[way] = f"tail mAP {value:.0f} ({low:.0f}\N{EN DASH}{high:.0f})"
+    return columns, scores

@@ -1,0 +1,231 @@
+"""The deck of a run: one message a slide, said by its title with the run's own numbers; the notes are a talk track."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gcpl_lab.evaluation.look_alikes import pair_statistics, share_in_own_sector
+from gcpl_lab.evaluation.metrics import confusion_matrix
+from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.experiments import pictures
+from gcpl_lab.experiments.registry import BEFORE, title_of
+from gcpl_lab.experiments.runs import STATES, Run, RunStates, load_states, read_run
+from gcpl_lab.experiments.sentences import LIMITS, QUESTION, SLIDES, answer_of, caveats_of
+from gcpl_lab.views import panels, style
+from gcpl_lab.views.decision_map import decision_row
+from gcpl_lab.views.diagrams import draw_gcpl, draw_lmpt
+from gcpl_lab.views.evidence import plot_confusion
+from gcpl_lab.views.pair_hills import draw_hills
+from gcpl_lab.views.slides import MOST_BARS, Bars, Deck, Provenance, Slide, slide_figure, to_slide
+
+OFFSETS = "diffusion_offsets"
+MOST_PHOTOGRAPHS = 12
+MOST_CONFUSED = 6
+
+
+def make_deck(folder: str | Path, theme: str = "light", method: str = "umap") -> list[Path]:
+    """Write the deck of a demonstration.
+
+    Args:
+        folder: Of the run, with ``results.json``; read_run says what is amiss in it.
+        theme: ``"light"`` or ``"dark"``.
+        method: Of the map of probabilities.
+
+    Returns:
+        ``slides.pptx`` (``slides_dark.pptx``) and the figures beside it.
+    """
+    run = read_run(folder)
+    states = load_states(folder) if (run.folder / STATES).is_file() else None
+    deck = Deck(_provenance(run), theme)
+    for slide in _slides(run, states, theme, method):
+        deck.add(slide)
+    return deck.save(run.folder / ("slides.pptx" if theme == "light" else f"slides_{theme}.pptx"))
+
+
+def _provenance(run: Run) -> Provenance:
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in run.rows.values()}))
+    recorded = str(run.results.get("versions", {}).get("gcpl-lab", ""))
+    command = str(run.results.get("command", "gcpl-lab demo"))
+    if len(command) > 48:  # more would leave no room on a slide; the whole stands in results.json
+        command = f"{command[:47]}…"
+    version = recorded if recorded[:1].isdigit() else ""
+    return Provenance(seeds, run.results["data"]["checksum"], command, version)
+
+
+def _slide(key: str, shown: Figure | Bars | Path | None, **values: Any) -> Slide:
+    """The slide with the words under this key; its alt text begins with the message."""
+    words = SLIDES[key]
+    title, message = words["title"].format(**values), words["message"]
+    message = tuple(message) if isinstance(message, list) else message.format(**values)
+    if isinstance(message, tuple):
+        message = tuple(line for line in (part.format(**values) for part in message) if line)
+    notes = "\n\n".join(words[part].format(**values) for part in ("say", "asked", "numbers") if part in words)
+    drawn = words.get("alt", "").format(**values)
+    if isinstance(shown, Bars):
+        drawn, notes = f"Bar chart: {'; '.join(shown.words())}.", f"{notes}\n\n" + "\n".join(shown.words())
+    return to_slide(shown, title, message, notes, alt=f"{title}. {drawn}" if drawn else None)
+
+
+def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iterator[Slide]:
+    data, count = run.results["data"], run.results["data"]["test_size"]
+    facts = {**data, "num_classes": len(data["classes"]), "answer": answer_of(run), "question": QUESTION}
+    facts |= {"best": title_of(run.best), "share": run.accuracy[run.best], "count": count}
+    if states is not None:
+        yield _slide("opening", _photographs(states), **facts)
+        if hook := _hook(states):
+            yield _slide("hook", hook[0], **facts, **hook[1])
+    yield _slide("method", draw_gcpl(theme), **facts, preset=run.results.get("preset", "unknown"))
+    if (samples := run.folder / "figures" / "samples.png").is_file():
+        yield _slide("samples", samples, **facts)
+    if states is not None:
+        confusions, values = _confusions(states)
+        yield _slide("confusion", confusions, **values)
+        yield from _look_alike_slides(states)
+    yield from _numbers(run, facts)
+    if scenes := run.results.get("multilabel"):
+        yield from _scenes(scenes, theme)
+    yield to_slide(None, "What this does not show", (*caveats_of(run), *LIMITS[:2]), SLIDES["limits"]["say"])
+    yield _slide("next", None, **facts)
+
+
+def _photographs(states: RunStates) -> Figure:
+    """Test images of the hardest look-alikes, a row a class: what the talk is about."""
+    found = states.look_alikes
+    classes = pictures.hardest_pair(found)[0] if found else states.class_names[:3]
+    rows = []
+    for name in classes:
+        mine = np.flatnonzero(states.labels == states.class_names.index(name))[:MOST_PHOTOGRAPHS]
+        rows.append((name, [states.images[place] for place in mine]))
+    with style.figure_style("slide"):
+        figure = slide_figure()
+        panels.image_rows(figure, rows, max(len(images) for _, images in rows))
+    return figure
+
+
+def _hook(states: RunStates) -> tuple[Figure, dict[str, Any]] | None:
+    """The mistake that learning mended most, in photographs; None where it mended none."""
+    before, after = list(states.predictions.values())
+    matrices = [_counts(states, predicted) for predicted in (before, after)]
+    mended = np.where(np.eye(len(matrices[0]), dtype=bool), 0, matrices[0] - matrices[1])
+    if mended.max() < 1:
+        return None
+    true, called = np.unravel_index(int(mended.argmax()), mended.shape)
+    wrong = np.flatnonzero((states.labels == true) & (before == called))
+    right = [place for place in wrong if after[place] == true]
+    still = [place for place in wrong if after[place] != true]
+    names = states.class_names
+    rows = [(f"now: {names[true]}", right[:MOST_PHOTOGRAPHS]), ("still wrong", still[:MOST_PHOTOGRAPHS])]
+    shown = [(words, [states.images[place] for place in places]) for words, places in rows if places]
+    with style.figure_style("slide"):
+        figure = slide_figure()
+        panels.image_rows(figure, shown, max(len(images) for _, images in shown))
+    values = {"true": names[true], "called": names[called], "of": int((states.labels == true).sum())}
+    values |= {"before": int(matrices[0][true, called]), "after": int(matrices[1][true, called])}
+    values |= {"right_before": int(matrices[0][true, true]), "right_after": int(matrices[1][true, true])}
+    return figure, values
+
+
+def _counts(states: RunStates, predicted: np.ndarray) -> np.ndarray:
+    return confusion_matrix(np.eye(len(states.class_names))[predicted], states.labels)
+
+
+def _confusions(states: RunStates) -> tuple[Figure, dict[str, Any]]:
+    """Counts before and after, of the classes that are confused most where there are more than a slide holds."""
+    matrices = {name: _counts(states, predicted) for name, predicted in states.predictions.items()}
+    first = next(iter(matrices.values()))
+    off = first - np.diag(np.diag(first))
+    chosen = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:MOST_CONFUSED])
+    names = [states.class_names[place] for place in chosen]
+    with style.figure_style("slide"):
+        figure = slide_figure()
+        for ax, (title, matrix) in zip(figure.subplots(1, 2), matrices.items(), strict=True):
+            plot_confusion(ax, matrix[np.ix_(chosen, chosen)], names)
+            ax.set_title(title)
+    wrong = [int(matrix.sum() - np.trace(matrix)) for matrix in matrices.values()]
+    return figure, {"before": wrong[0], "after": wrong[1], "count": len(states.labels), "num_shown": len(names)}
+
+
+def _look_alike_slides(states: RunStates) -> Iterator[Slide]:
+    found = states.look_alikes
+    if found is None:
+        return
+    keys, controls = pictures.shown_keys(found)
+    keys = [keys[0], found.last(found.tracked), *controls]
+    for classes in pictures.triples(found)[:2]:
+        judged = {pictures.caption_of(found, key): found.judged(key, classes) for key in keys}
+        with style.figure_style("slide"):
+            figure = slide_figure()
+            names = [pictures.caption_of(found, key) for key in controls]
+            decision_row(figure, judged, classes, pictures.looks_of(states), names, rings=())
+        shares = [share_in_own_sector(*found.judged(key, classes)).value for key in keys]
+        values: dict[str, Any] = {"before": shares[0], "after": shares[1], "classes": ", ".join(classes)}
+        values["control"] = f" With shuffled labels it is {shares[2]:.0%}." if len(shares) > 2 else ""
+        yield _slide("decision_map", figure, **values)
+    classes, pair = pictures.hardest_pair(found)
+    names = [classes[place] for place in pair]
+    columns = pictures.hills_of(found, classes, pair)
+    chosen = {title_of(found.tracked), *(name for name in columns if name.startswith("Control"))}
+    with style.figure_style("slide"):
+        figure = slide_figure()
+        shown = {name: ridges for name, ridges in columns.items() if name in chosen}
+        for ax, (name, ridges) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+            ends = {row: ridges[row] for row in (pictures.NAMES, pictures.END) if row in ridges}
+            draw_hills(ax, ends, (names[0], names[1]), pictures.looks_of(states))
+            ax.set_title(name, loc="center")
+    apart = [pair_statistics(*hills) for hills in columns[title_of(found.tracked)].values()]
+    yield _slide("pair_hills", figure, a=names[0], b=names[1], before=apart[0], after=apart[-1])
+
+
+def _numbers(run: Run, facts: Mapping[str, Any]) -> Iterator[Slide]:
+    """Two steps from names to learned words, every method, and the cost."""
+    count, share = facts["count"], run.accuracy
+    if BEFORE in share:
+        steps = [name for name in (BEFORE, OFFSETS, run.best) if name in share]
+        base = share.get(OFFSETS, share[BEFORE])
+        values: dict[str, Any] = {"names": share[BEFORE], "base": base, "gain": 100 * (share[run.best] - base)}
+        with_offsets = f"Offsets alone bring names to {base:.1%}; " if OFFSETS in share else ""
+        yield _slide("gain", _bars({name: share[name] for name in steps}, count), **facts, **values, start=with_offsets)
+    # What the deck is about stays; of the rest, the best ones have room.
+    order = sorted(run.rows, key=lambda name: (name in run.baselines, -share[name]))
+    absent = ", ".join(title_of(name) for name in order[MOST_BARS:])
+    bars = _bars({name: share[name] for name in order[:MOST_BARS]}, count)
+    simple = max(run.baselines, key=share.__getitem__, default=run.best)
+    values = {"simple": title_of(simple), "simple_share": share[simple], "absent": absent and f" Not shown: {absent}."}
+    yield _slide("accuracy", bars, **facts, **values)
+    machine = run.results.get("machine", {})
+    where = [machine.get("processor", "this machine"), f"{machine.get('cores', '?')} cores", machine.get("device", "")]
+    seconds = {name: run.seconds(name) for name in order[:MOST_BARS]}
+    values = {"machine": ", ".join(part for part in where if part), "seconds": run.seconds(run.best)}
+    values |= {"simple": title_of(simple), "simple_seconds": run.seconds(simple)}
+    yield _slide("cost", _seconds(seconds), **facts, **values)
+
+
+def _scenes(scenes: Mapping[str, Any], theme: str) -> Iterator[Slide]:
+    rows = {row["name"]: float(row["map"]) for row in scenes["methods"]}
+    yield _slide("lmpt", draw_lmpt(theme))
+    best = max(rows, key=rows.__getitem__)
+    others = {name: value for name, value in rows.items() if name != "lmpt"}
+    rival = max(others, key=others.__getitem__, default=best)
+    learned = rows.get("lmpt", rows[best])
+    values = {"learned": 100 * learned, "rival": title_of(rival), "rival_score": 100 * rows[rival]}
+    names = sorted(rows, key=lambda name: -rows[name])[:MOST_BARS]
+    bars = Bars([title_of(name) for name in names], [rows[name] for name in names], axis="mean average precision")
+    yield _slide("scenes", bars, count=scenes["data"]["test_size"], **values)
+
+
+def _bars(shares: Mapping[str, float], count: int) -> Bars:
+    """Shares of ``count`` images with their intervals, the largest first."""
+    names = sorted(shares, key=lambda name: -shares[name])[:MOST_BARS]
+    ends = [share_with_interval(round(shares[name] * count), count) for name in names]
+    titles, values = [title_of(name) for name in names], [shares[name] for name in names]
+    return Bars(titles, values, [end.low for end in ends], [end.high for end in ends], "%", "accuracy")
+
+
+def _seconds(seconds: Mapping[str, float]) -> Bars:
+    names = sorted(seconds, key=lambda name: -seconds[name])
+    return Bars([title_of(name) for name in names], [seconds[name] for name in names], unit="s", axis="seconds")

@@ -1,0 +1,162 @@
+"""A map of what the classifier reads: probabilities of the test images, one fit for all training steps and methods.
+
+Each class has a place of its own on the map: where an image would lie that is surely of this class. What stands under
+a map is measured in the probabilities, not on the map, and moves when learning moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.special import softmax
+from sklearn.metrics import silhouette_score
+
+from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.look_alikes import share_in_own_sector, worst_pair
+from gcpl_lab.views import panels, style
+from gcpl_lab.views.panels import Looks
+from gcpl_lab.views.projection import Projection, project
+from gcpl_lab.views.style import Names, font_size
+
+SHARPNESS = 30.0
+"""Factor on relative scores under the softmax: that of the discriminative objective, the same for every state."""
+
+PLACES = "places of the classes"
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """States on one map, and what is measured of each."""
+
+    projection: Projection
+    probabilities: dict[str, np.ndarray]  # state to (image, class)
+    labels: np.ndarray
+    class_names: list[str]
+
+    @property
+    def window(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower left and upper right corner of the window that holds every state, at most half as high as wide."""
+        points = np.concatenate(list(self.projection.points.values()))
+        low, high = points.min(axis=0), points.max(axis=0)
+        half = np.maximum(0.64 * (high - low), 0.36 * float((high - low).max()))
+        return (low + high) / 2 - half, (low + high) / 2 + half
+
+    def describe(self, state: str) -> list[str]:
+        """Share in the own sector, silhouette of the probabilities, the worst pair and its AUC, a line each."""
+        chances, dash = self.probabilities[state], "\N{EN DASH}"
+        right, (pair, found) = share_in_own_sector(chances, self.labels), worst_pair(chances, self.labels)
+        silhouette = f"{float(silhouette_score(chances, self.labels)):.2f}".replace("-", "\N{MINUS SIGN}")
+        names = " / ".join(style.label_text(self.class_names[place], 12) for place in pair)
+        return [
+            f"{right.value:.0%} in own sector ({100 * right.low:.0f}{dash}{right.high:.0%})",
+            f"silhouette {silhouette}",
+            f"worst pair: {names}",
+            f"AUC {found.auc.value:.2f} ({found.auc.low:.2f}{dash}{found.auc.high:.2f})",
+        ]
+
+
+def fit_score_map(
+    scores: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    class_names: Names,
+    method: str = "umap",
+    seed: int = 0,
+    sharpness: float = SHARPNESS,
+) -> ScoreMap:
+    """One map for the scores (image, class) of all states, with the classes' own places.
+
+    Points are square roots of probabilities, so that distances are Hellinger's. ``sharpness`` is the factor on scores
+    under the softmax.
+    """
+    panels.check_filled("scores", scores, "a state's name with its scores")
+    shape = len(labels), len(class_names)
+    chances = {
+        name: softmax(sharpness * panels.check_shape(f"scores of {name!r}", part, *shape), axis=1)
+        for name, part in scores.items()
+    }
+    if PLACES in chances:
+        raise DataError(f"a state is called {PLACES!r}, which names the classes' own places; call it otherwise")
+    points = {name: np.sqrt(part) for name, part in chances.items()} | {PLACES: np.eye(len(class_names))}
+    return ScoreMap(project(points, method, seed), chances, np.asarray(labels), list(class_names))
+
+
+def draw_score_map(ax: Axes, found: ScoreMap, state: str | np.ndarray, looks: Looks | None = None) -> Axes:
+    """One state, or any points (image, 2) on the same map, with the places of the classes."""
+    looks = looks or style.class_style(found.class_names)
+    points = found.projection.points[state] if isinstance(state, str) else state
+    for label, name in enumerate(found.class_names):
+        color, marker = looks[name]
+        x, y = points[found.labels == label].T
+        ax.scatter(x, y, s=46, c=color, marker=marker, edgecolors="white", linewidths=0.6, alpha=0.9, zorder=3)
+        x, y = found.projection.points[PLACES][label]
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": color, "linewidths": 2.2, "zorder": 2}
+        ax.scatter([x], [y], s=330, marker="o", **ring)
+        ax.scatter([x], [y], s=24, c=color, marker=marker, zorder=2.1, alpha=0.6)
+    (left, bottom), (right, top) = found.window
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color=style.FAINT)
+    return ax
+
+
+def strip_row(
+    figure: Any, found: ScoreMap, states: Names, looks: Looks | None = None, controls: Collection[str] = ()
+) -> list[Axes]:
+    """Maps of some states side by side in a figure or a part of one, with what was measured under each."""
+    looks = looks or style.class_style(found.class_names)
+    axes = list(figure.subplots(1, len(states), squeeze=False)[0])
+    for ax, state in zip(axes, states, strict=True):
+        draw_score_map(ax, found, state, looks)
+        color = style.GREY if state in controls else style.INK
+        title = style.wrap_lines(state, 2.7, font_size())
+        ax.set_title(title, loc="center", weight="bold", color=color, size=font_size())
+        first, *rest = found.describe(state)
+        ax.set_xlabel(first, weight="bold", color=color, labelpad=4)
+        under: dict[str, Any] = {"ha": "center", "va": "top", "color": color, "size": font_size() * 0.9}
+        away: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        ax.annotate("\n".join(rest), (0.5, 0), (0, -2.1 * font_size()), **away, **under)
+        if state in controls:
+            ax.spines[:].set(edgecolor=style.GREY, linestyle=(0, (1, 2)), linewidth=2)
+    return axes
+
+
+def class_key(figure: Any, class_names: Names, looks: Looks, columns: int | None = None) -> None:
+    """A key of the classes above all axes of a figure."""
+    mark: dict[str, Any] = {"linestyle": "", "markersize": 9}
+    handles = [
+        Line2D([], [], color=looks[name][0], marker=looks[name][1], label=style.label_text(name, 18), **mark)
+        for name in class_names
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns or min(len(handles), 10), frameon=False)
+
+
+def score_strip(
+    found: ScoreMap,
+    states: Names | None = None,
+    looks: Looks | None = None,
+    controls: Collection[str] = (),
+    title: str | None = None,
+) -> Figure:
+    """States of one map as a strip, controls beside them; by default all states in their order."""
+    states = list(states or found.probabilities)
+    looks = looks or style.class_style(found.class_names)
+    with style.figure_style():
+        low, high = found.window
+        form = float((high - low)[1] / (high - low)[0])
+        figure = style.new_figure(3.35 * max(2, len(states)), 3.1 * form + (3.0 if title else 2.5))
+        strip_row(figure, found, states, looks, controls)
+        if title:
+            figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
+        under = (
+            f"{found.projection.note}. Rings: where an image would lie that is surely of this class. Figures are "
+            "measured in the probabilities, not on the map."
+        )
+        words = style.wrap_lines(under, figure.get_figwidth() * 0.95, font_size())
+        figure.supxlabel(words, fontsize=font_size(), color=style.GREY)
+        class_key(figure, found.class_names, looks)
+    return figure
