@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors",),
     ("registry",),
-    ("storage", "settings"),
+    ("storage", "settings", "global_state"),
     ("data",),
     ("models",),
     ("training",),

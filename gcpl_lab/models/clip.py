@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gcpl_lab.errors import ArtifactError, ModelError
+from gcpl_lab.global_state import global_state_kept
 from gcpl_lab.models.checks import LOADING, check_clip, check_keys
 from gcpl_lab.models.presets import Preset, check_bundled, find_clip_weights, find_preset, resolve
 from gcpl_lab.storage import read_tensors, tensor_checksum
@@ -119,7 +120,7 @@ class FrozenCLIP:
         weights = find_clip_weights(path) if path.is_dir() else path
         assert weights is not None  # resolve() has looked
         try:
-            with LOADING, _quiet_open_clip():
+            with LOADING, global_state_kept(), _quiet_open_clip():
                 model, transform, tokenizer = _build(found, path, device)
                 _fill(model, weights)
         except (RuntimeError, OSError, ValueError, TypeError, ArtifactError) as error:

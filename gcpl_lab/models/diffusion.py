@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gcpl_lab.errors import ArtifactError, ModelError
+from gcpl_lab.global_state import global_state_kept
 from gcpl_lab.models.checks import (
     LOADING,
     check_keys,
@@ -159,7 +160,7 @@ class FrozenDiffusion:
         source = resolve(found, "diffusion")
 
         try:
-            with LOADING, quiet_libraries():
+            with LOADING, global_state_kept(), quiet_libraries():
                 model = cls(**_load_parts(source, dtype), name=found.name, evidence_range=found.evidence_range)
         except (OSError, ValueError, RuntimeError, ArtifactError) as error:
             if isinstance(error, ModelError):

@@ -21,6 +21,7 @@ from sklearn.manifold import TSNE, trustworthiness
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.separation import neighbour_correctness
+from gcpl_lab.global_state import global_state_kept
 from gcpl_lab.views.panels import check_shape
 
 METHODS = {"umap": "UMAP", "densmap": "densMAP", "pca": "PCA", "tsne": "t-SNE"}
@@ -82,7 +83,8 @@ def project(
     base = together if fit_on == "all" else arrays[fit_on]
     if len(base) < 3:
         raise DataError(f"{len(base)} points to fit a map on; expected at least 3")
-    placed, remark = _place(method, base, together, seed)
+    with global_state_kept():
+        placed, remark = _place(method, base, together, seed)
     ends = np.cumsum([len(values) for values in arrays.values()])
     points = dict(zip(arrays, np.split(np.asarray(placed, dtype=float), ends[:-1]), strict=True))
     trust = {name: _trustworthiness(arrays[name], points[name]) for name in arrays}
