@@ -23,7 +23,6 @@ def test_a_minute_of_learning_beats_chance_and_survives_saving(tmp_path: Path, m
     model = GCPLClassifier(preset="tiny", objective="gcpl", num_vectors=4, num_steps=60, seed=0, num_evidence=4)
     model.fit(support.images, names[support.labels])
     assert model.score(test.images, names[test.labels]) >= CHANCE + MARGIN
-    chances = model.predict_proba(test.images)
     assert os.listdir(tmp_path) == []  # nothing is written that was not asked for
     loaded = GCPLClassifier.load(model.save(tmp_path / "prompts"))
-    np.testing.assert_array_equal(loaded.predict_proba(test.images), chances)
+    np.testing.assert_array_equal(*(each.predict_proba(test.images[:10]) for each in (model, loaded)))

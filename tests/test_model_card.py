@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.data.fashion import FASHION_CLASSES
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import write_json
 from tools import model_card
 from tools.raw_fashion import RawFashion
@@ -33,7 +35,10 @@ def card(random_pair: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = {name: {"num_steps": 7, "batch_size": 3} for name in ("vae", "clip", "denoiser")}
     curves = {name: [{"step": 20, "loss": 2.5}, {"step": 40, "loss": 1.25}] for name in stages}
     write_json(target / "pretraining.json", {"config": stages, "curves": curves})
+    generate = FrozenDiffusion.generate
     with pytest.MonkeyPatch.context() as patch:
+        few = partialmethod(lambda *given, **more: generate(*given, **more | {"num_steps": 2}))  # noise, either way
+        patch.setattr(FrozenDiffusion, "generate", few)
         for name, value in {
             "read_raw_fashion": lambda _folder: raw,
             "NUM_TEST": NUM_TEST,
