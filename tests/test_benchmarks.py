@@ -216,6 +216,14 @@ def test_aims_of_the_fast_classifier_by_hand(load: Load) -> None:
     assert len(module.aims_of(rows, right, known, [])) == 4
 
 
+def test_a_second_demonstration_must_say_the_same(load: Load, tmp_path: Path) -> None:
+    same = load("startup").same_answers
+    before = '{\n  "command": "a",\n  "accuracy": 0.5,\n  "train_seconds": 1.0\n}'
+    (tmp_path / "results.json").write_text('{\n  "command": "b",\n  "accuracy": 0.5,\n  "train_seconds": 2.0\n}')
+    assert same(tmp_path, before)
+    assert not same(tmp_path, before.replace("0.5", "0.6"))
+
+
 def test_growth_is_found_again(load: Load) -> None:
     module = load("scaling")
     true = module.Growth(0.3, 0.02, {"classes": 0.8, "images": 1.0}, "updates")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gcpl_lab.data.samples import find_samples, load_fashion
+from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import DataError
 from tools import samples
 from tools.raw_fashion import DEBIAN_FOLDER, read_raw_fashion
 from tools.samples import build_fashion, bundled_images, few_shot_images
-from tools.wardrobe import TAIL_ORDER, build_wardrobe, caption_quality, draw_tail_order
+from tools.wardrobe import TAIL_ORDER, build_wardrobe, caption_quality, draw_tail_order, train_class_counts
 
 needs_published_files = pytest.mark.skipif(
     not DEBIAN_FOLDER.is_dir(), reason="needs the published files (Debian: dataset-fashion-mnist)"
@@ -120,6 +121,15 @@ def test_folders_of_others_and_wrong_orders_are_refused(raw_folder: Path, tmp_pa
 def test_the_shipped_sets_are_built_again_to_the_byte(name: str, build, tmp_path: Path) -> None:
     assert contents(build(DEBIAN_FOLDER, tmp_path / "again")) == contents(find_samples(name))
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+@pytest.mark.slow
+@needs_published_files
+def test_another_order_and_seed_draw_another_tail(tmp_path: Path) -> None:
+    order = tuple(reversed(TAIL_ORDER))
+    data = load_wardrobe("train", build_wardrobe(DEBIAN_FOLDER, tmp_path / "other", seed=1, tail_order=order))
+    np.testing.assert_array_equal(data.class_counts(), train_class_counts(order))
+    assert data.checksum != load_wardrobe("train").checksum
 
 
 def test_another_tail_is_drawn_for_each_number() -> None:

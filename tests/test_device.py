@@ -68,7 +68,7 @@ class FakeModel:
         self.calls: list[Any] = []
         self.enable_gradient_checkpointing = lambda: self.calls.append("checkpointing")
         self.disable_gradient_checkpointing = lambda: self.calls.append("no checkpointing")
-        self.to = lambda **options: self.calls.append(tuple(options.values()))
+        self.to = lambda *given, **options: self.calls.append((*given, *options.values()))
 
 
 def test_a_gpu_gets_channels_last_and_tf32_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +86,16 @@ def test_a_gpu_gets_channels_last_and_tf32_where_asked(monkeypatch: pytest.Monke
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_left_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
+    monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda **options: told.append(options))
     monkeypatch.setattr(torch.cuda, "synchronize", told.append)
+    model: Any = FakeModel()
+    device.leave_device(model)
     device.wait_for_device("cpu")
     device.wait_for_device(torch.device("cuda", 1))
-    assert told == [torch.device("cuda", 1)]
+    assert model.calls == [("cpu",)]
+    assert told == [{"garbage_collection": True}, torch.device("cuda", 1)]
 
 
 def test_checkpointing_is_undone_after_an_interruption() -> None:

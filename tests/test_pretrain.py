@@ -249,6 +249,14 @@ def test_the_export_is_whole_and_names_no_machine(random_pair: Any) -> None:
             assert str(random_pair.folder.parent) not in path.read_text(encoding="utf-8"), name
 
 
+def test_every_text_has_tokens(random_pair: Any) -> None:
+    tokenizer = random_pair.diffusion.tokenizer
+    for text in ("coat", "Größe", "長靴", "🧥", "x7#"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert ids
+        assert tokenizer.decode(ids).replace(" ", "") == text.lower().replace(" ", "")
+
+
 # ---------------------------------------------------------------------------------------------- its card
 
 SEEN, HELD_OUT, NUM_TEST = 100, 200, 40

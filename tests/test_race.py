@@ -12,11 +12,12 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from gcpl_lab import GCPLClassifier
-from gcpl_lab.errors import DataError
+from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.calibration import FittedLogits
 from gcpl_lab.fast.race import COVERAGE, Plan, Race, choose_samples, learn_plan, run_race, shortlisted
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.sampling import Exemplars
+from gcpl_lab.storage import read_checked
 from tests.made_up import CLEAN, randn
 
 NUM_CLASSES = len(CLEAN)
@@ -275,6 +276,11 @@ def test_the_estimator_answers_with_its_plan(fitted: GCPLClassifier, pictures: A
     again = GCPLClassifier.load(fitted.save(tmp_path), fitted.diffusion)
     assert again.fast_.plan_.as_dict() == fitted.fast_.plan_.as_dict()
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
+    metadata = read_checked(tmp_path / "prompts.json")
+    metadata["plan"]["tree"] = {"branches": [0]}
+    (tmp_path / "prompts.json").write_text(json.dumps(metadata))
+    with pytest.raises(ArtifactError, match="incomplete or was changed .*shortcuts that this version no longer has"):
+        GCPLClassifier.load(tmp_path, fitted.diffusion)
 
 
 def test_folds_never_judge_the_images_that_they_learned(

@@ -104,6 +104,12 @@ def test_many_images_have_noises_of_their_own_that_severity_only_scales() -> Non
     assert shift_pictures([], "noise", 1) == []
 
 
+def test_strengths_in_words() -> None:
+    named = [("blur", 0), ("blur", 2), ("rotation", 3), ("inversion", 5)]
+    words = ["unchanged", "blur 4 %", "rotated 30°", "inverted from 0 %"]
+    assert [shifts.describe_strength(*each) for each in named] == words
+
+
 @pytest.mark.parametrize(
     ("image", "kind", "severity", "message"),
     [
