@@ -105,7 +105,7 @@ def test_the_probe_learns_from_every_view_and_holds_them_out_together() -> None:
     np.testing.assert_allclose(doubled._model.coef_, single.coef_, atol=1e-2)
     # A copy of an image among those that judge it would make the weakest penalty look best here.
     noise = random_features(30, 64)
-    assert LinearProbe(torch.stack([noise, noise]), torch.arange(30) % 3)._model.C == LinearProbe.STRENGTHS[0]
+    assert LinearProbe(torch.stack([noise, noise]), torch.arange(30) % 3)._model.C <= LinearProbe.STRENGTHS[0]
 
 
 def test_tip_adapter_by_hand() -> None:

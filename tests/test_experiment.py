@@ -23,6 +23,7 @@ from gcpl_lab.gcpl.objectives import GCPL, register_objective
 
 ZERO_SHOT = ("zero_shot_clip", "zero_shot_clip_ensemble", "zero_shot_diffusion")
 LEARNED = ("gcpl", "comple", "discriminative")
+ON_REQUEST = ("comple_same_image", "mc_ti", "directional")
 TIMES = ("train_seconds", "predict_seconds")
 PROMISED = {"name", "seed", "accuracy", "accuracy_within_family", "denoiser_evaluations", *TIMES}
 
@@ -36,6 +37,7 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, replace(getattr(module, name), num_steps=3))
     monkeypatch.setattr(experiments, "PUBLISHED_SETTINGS", {**experiments.PUBLISHED_SETTINGS, "num_steps": 2})
     monkeypatch.setattr(experiments, "PUBLISHED_STAGES", ((2, 1), (1, 3)))
+    monkeypatch.setattr(experiments, "NOISE_TRAINING", replace(experiments.NOISE_TRAINING, num_steps=2))
     monkeypatch.setattr(pixels.PixelForest, "NUM_TREES", 5)
 
 
@@ -50,8 +52,8 @@ def test_every_method_answers_for_every_test_image(few_shot: FewShotExperiment, 
     assert outcome.row["name"] == outcome.method == method
     assert outcome.row["accuracy"] == pytest.approx((outcome.scores.argmax(1) == few_shot.test.labels).mean())
     assert outcome.shots == outcome.row["shots"] == (0 if method in ZERO_SHOT else 2)
-    assert (outcome.model is not None) == (method in LEARNED)
-    diffusion = (*LEARNED, "zero_shot_diffusion", "diffusion_offsets")
+    assert (outcome.model is not None) == (method in (*LEARNED, *ON_REQUEST))
+    diffusion = (*LEARNED, *ON_REQUEST, "noop", "zero_shot_diffusion", "diffusion_offsets")
     assert (outcome.evidence is not None) == (method in diffusion)
     assert all(outcome.row[name] >= 0 for name in TIMES)
 
@@ -61,7 +63,7 @@ def test_an_objective_that_is_registered_later_is_a_method(few_shot: FewShotExpe
     class Mine(GCPL):
         """Goes on from GCPL's prompts, registered as a cell of a notebook does it."""
 
-    assert list(METHODS)[-2:] == ["mine", "gcpl_published"]
+    assert list(METHODS)[-6:] == ["mine", *ON_REQUEST, "gcpl_published", "noop"]
     assert "mine" in QUICK_METHODS
     assert METHOD_TITLES["mine"] == "My objective"
     gcpl, outcome = few_shot.run("gcpl", 2, 0), few_shot.run("mine", 2, 0)

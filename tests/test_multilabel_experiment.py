@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gcpl_lab.baselines.base import MULTILABEL_BASELINES, FeatureSupport
 from gcpl_lab.baselines.multilabel import NUM_PARTS, OneVsRestProbe, choose_strength
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
@@ -58,7 +59,7 @@ def test_every_method_gives_a_row(
     assert set(promised.split()) <= outcome.row.keys()
     assert outcome.logits.shape == outcome.probabilities.shape == experiment.test.targets.shape
     assert ((outcome.probabilities >= 0) & (outcome.probabilities <= 1)).all()
-    assert (outcome.model is None) == (method in ("zero_shot_clip", "linear_probe"))
+    assert (outcome.model is None) == (method in MULTILABEL_BASELINES)
     np.testing.assert_array_equal(outcome.logits, experiment.run(method, seed=1).logits)
 
 
@@ -101,7 +102,13 @@ def test_the_probe_learns_from_what_prompts_learn_from(
     count = len(fitted)
     other.run("linear_probe", 4)
     assert len(fitted) == count + 1 + refit  # the strength is that of the training set, not of a seed
-    strength = choose_strength(other.views[:num_views], other.train.targets)["strength"]
+    everything = FeatureSupport(
+        class_names=other.train.class_names,
+        labels=torch.from_numpy(other.train.targets),
+        clip=other.clip,
+        features=other.views[:num_views],
+    )
+    strength = choose_strength(everything)["strength"]
     assert {used for *_, used in fitted[tried : count + 1 + refit]} == {strength}
     if refit:
         probe = OneVsRestProbe(other.views[:num_views], other.train.targets, strength)

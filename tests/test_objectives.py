@@ -150,7 +150,8 @@ def draws(diffusion: Any, labels: Tensor | None = None, **settings: Any) -> Exem
     """Of four exemplars a class, six samples a batch."""
     labels = torch.arange(3).repeat_interleave(4) if labels is None else labels
     shape = (2, len(labels), 4, 8, 8)
-    exemplars = Exemplars(randn(*shape), torch.full(shape, -6.0), labels)
+    features = torch.nn.functional.normalize(randn(2, len(labels), 128, seed=3), dim=-1)
+    exemplars = Exemplars(randn(*shape), torch.full(shape, -6.0), labels, features=features)
     return ExemplarSampler(diffusion, exemplars, **({"batch_size": 6} | settings))
 
 
@@ -238,11 +239,29 @@ def test_discriminative_is_the_loss_of_the_candidates_errors(
         Discriminative(diffusion, ClassPrompts(diffusion, ["coat"]))
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("gcpl", [1, 3]), ("comple", [3, 1]), ("discriminative", [2, 6])])
-def test_parts_of_a_batch_average_to_the_whole(diffusion: Any, prompts: ClassPrompts, name: str, sizes: Any) -> None:
+SIZES: dict[str, list[int]] = {
+    **{name: [1, 3] for name in ("gcpl", "directional")},
+    **{name: [3, 1] for name in ("comple", "mc_ti")},
+    **{name: [2, 6] for name in ("discriminative", "comple_same_image")},
+}
+
+
+def make(name: str, diffusion: Any, prompts: ClassPrompts, clip: Any) -> Any:
+    more = {"clip": clip} if OBJECTIVES[name].facts.get("reads_clip") else {}
+    return OBJECTIVES[name].target(diffusion, prompts, **more)
+
+
+def samples_of(name: str) -> int:
+    return 2 if OBJECTIVES[name].facts["stage"].num_samples else 1
+
+
+@pytest.mark.parametrize(("name", "sizes"), SIZES.items())
+def test_parts_of_a_batch_average_to_the_whole(
+    diffusion: Any, prompts: ClassPrompts, clip: Any, name: str, sizes: Any
+) -> None:
     """What processes and passes rely on: every scalar is the mean over samples, cut between units."""
-    objective = OBJECTIVES[name].target(diffusion, prompts)
-    batch = draws(diffusion, batch_size=4, num_samples=1 + (name == "discriminative"))(2)
+    objective = make(name, diffusion, prompts, clip)
+    batch = draws(diffusion, batch_size=4, num_samples=samples_of(name))(2)
     parts = [batch[: objective.unit(batch)], batch[objective.unit(batch) :]]
     assert [len(part) for part in parts] == sizes
     whole, found = objective(batch), [objective(part) for part in parts]
@@ -251,19 +270,19 @@ def test_parts_of_a_batch_average_to_the_whole(diffusion: Any, prompts: ClassPro
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_only_the_class_vectors_learn(diffusion: Any, prompts: ClassPrompts, name: str) -> None:
+def test_only_the_class_vectors_learn(diffusion: Any, prompts: ClassPrompts, clip: Any, name: str) -> None:
     """Gradients reach the vectors of the classes in the batch; the frozen weights keep every bit."""
-    before, start = diffusion.checksum(), prompts.vectors.detach().clone()
-    objective = OBJECTIVES[name].target(diffusion, prompts)
+    before, start = (diffusion.checksum(), clip.checksum()), prompts.vectors.detach().clone()
+    objective = make(name, diffusion, prompts, clip)
     assert [parameter is prompts.vectors for parameter in objective.trainable_parameters()] == [True]
-    batch_at = draws(diffusion, batch_size=3, num_samples=1 + (name == "discriminative"))
+    batch_at = draws(diffusion, batch_size=3, num_samples=samples_of(name))
     objective(batch_at(0))["loss"].backward()
     assert prompts.vectors.grad.dtype == torch.float32  # type: ignore[union-attr]
     assert float(prompts.vectors.grad.flatten(1).norm(dim=1).min()) > 0  # type: ignore[union-attr]
     parts = (diffusion.vae, diffusion.denoiser, diffusion.text_encoder)
     assert all(parameter.grad is None for part in parts for parameter in part.parameters())
     list(train(objective, batch_at, TrainingConfig(num_steps=2, learning_rate=0.01)))
-    assert diffusion.checksum() == before
+    assert (diffusion.checksum(), clip.checksum()) == before
     assert not torch.equal(prompts.vectors.detach(), start)
 
 

@@ -2,8 +2,9 @@
 
 A baseline is a function or class ``fit(support, **defaults)`` whose answer has ``scores(inputs)``: logits (image,
 class), for softmax, or for a sigmoid where images have several labels. Facts of an entry: ``sees="pixels"`` where it
-takes a :class:`PixelSupport` instead of a :class:`FeatureSupport`; ``shots=False`` where it learns from no image;
-``choose``, for several labels, a function (features, labels) to further settings of ``fit``, asked once a data set.
+takes a :class:`PixelSupport` instead of a :class:`FeatureSupport`, ``sees="latents"`` where a :class:`LatentSupport`;
+``shots=False`` where it learns from no image; ``choose``, for several labels, a function from all that is learned from
+to further settings of ``fit``, asked once a data set.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.registry import Registry
 from gcpl_lab.training.loop import Objective, StepRecord, TrainingConfig, train
 
@@ -44,6 +47,10 @@ class Support:
             if self.on_step is not None:
                 self.on_step(record, config.num_steps)
 
+    def folds(self) -> list[tuple[Tensor, Tensor]]:
+        """Exemplars to learn from and exemplars held out, int64, of up to four folds; none where a class has one."""
+        return exemplar_folds(self.labels, self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSupport(Support):
@@ -58,6 +65,21 @@ class PixelSupport(Support):
     """Exemplars as they are: float32 (image, 3, height, width) in [-1, 1]."""
 
     pixels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSupport(Support):
+    """Exemplars as the denoiser sees them: scaled latents (view, image, channel, height, width), as for features."""
+
+    diffusion: FrozenDiffusion
+    latents: Tensor
+
+
+def exemplar_folds(labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """See :meth:`Support.folds`; labels are class ids (image,)."""
+    smallest = int(labels.unique(return_counts=True)[1].min())
+    parts = cross_validation_folds(labels.numpy(), min(4, smallest), seed) if smallest >= 2 else []
+    return [(torch.from_numpy(inside), torch.from_numpy(outside)) for inside, outside in parts]
 
 
 def feature_batches(views: Tensor, labels: Tensor, batch_size: int, seed: int) -> Batches:

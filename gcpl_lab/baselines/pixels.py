@@ -21,7 +21,7 @@ from gcpl_lab.training.loop import TrainingConfig
 
 NETWORK_TRAINING = TrainingConfig(num_steps=200, learning_rate=3e-3, weight_decay=0.05)
 """Chosen, like the network, on images of the bundled pool outside the exemplars (``gcpl-lab compare --held-out
---methods small_network``)."""
+--methods scratch_network``)."""
 NETWORK_BATCH = 64
 
 
@@ -107,7 +107,7 @@ def shifted_batches(
     return batch_at
 
 
-@register_baseline("small_network", title="Small network from scratch", sees="pixels")
+@register_baseline("scratch_network", title="Small network from scratch", sees="pixels")
 def fit_network(support: PixelSupport) -> SmallNetwork:
     """In one thread: training from nothing magnifies rounding, which depends on the number of threads."""
     network = SmallNetwork(len(support.class_names), support.seed)

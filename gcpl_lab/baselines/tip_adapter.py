@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from gcpl_lab.baselines.base import FeatureSupport, feature_batches, register_baseline
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
-from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.training.loop import TrainingConfig
 
 TIP_ADAPTER_TRAINING = TrainingConfig(
@@ -85,8 +84,7 @@ def fit_tip_adapter(support: FeatureSupport) -> TipAdapter:
 def fit_tip_adapter_f(support: FeatureSupport) -> TipAdapter:
     """Keys trained on every exemplar; α and β by cross-validation (the authors: on a validation set)."""
     zero_shot, views, labels = ZeroShotCLIP(support.clip, support.class_names), support.features, support.labels
-    smallest = int(np.bincount(labels.numpy()).min())
-    folds = cross_validation_folds(labels.numpy(), min(4, smallest), support.seed) if smallest >= 2 else []
+    folds = support.folds()
     right = np.zeros(len(TipAdapter.SETTINGS), np.int64)
     for inside, outside in folds:
         part = replace(support, features=views[:, inside], labels=labels[inside], on_step=None)

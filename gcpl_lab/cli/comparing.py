@@ -64,12 +64,15 @@ def method_table(rows: list[dict[str, Any]]) -> Table:
 
 FROM_FOLDER = "Folder with support/ and test/ class folders; default: the bundled set."
 PUBLISHED = "A set of gcpl_lab.data.published, such as textile; --images is then where torchvision keeps it."
+ROW = ("method", "seed", "shots", "accuracy")
+"""What ``--json`` prints of every trial under ``rows``; ``methods`` has everything."""
 HELD_OUT = "Judge on support images outside the exemplars, not on test images: for choosing settings."
 
 
 def compare(
     folder: options.Folder = Path("runs/compare"),
     methods: Annotated[str, Option(help="Names joined by commas, 'quick' (all but slow ones), or 'all'.")] = "quick",
+    everything: Annotated[bool, Option("--all", help="Every method, as --methods all.")] = False,
     seeds: options.Seeds = "5",
     shots: Annotated[str, Option(help="Numbers of images a class, joined by commas.")] = "16",
     reference: Annotated[str, Option(help="The method the others are paired with.")] = "gcpl",
@@ -86,12 +89,18 @@ def compare(
     from gcpl_lab.gcpl.settings import GCPLConfig
 
     run: dict[str, Any] = {"settings": options.parse_settings(settings, GCPLConfig), "preset": preset}
-    run |= {"methods": method_names(methods, reference), "shots": options.parse_numbers(shots), "reference": reference}
+    run |= {
+        "methods": method_names("all" if everything else methods, reference),
+        "shots": options.parse_numbers(shots),
+        "reference": reference,
+    }
     run |= {"images": images, "published": published, "held_out": held_out}
     run |= {"seeds": options.parse_seeds(seeds), **options.run_options(workers)}
     with console.status("") as status:
         result = run_comparison(folder, on_trial=status.update, **run)
-    answer(result, as_json, *comparison(result["summary"], reference), f"Every result: {folder / 'results.json'}")
+    tables, where = comparison(result["summary"], reference), f"Every result: {folder / 'results.json'}"
+    rows = [{name: row[name] for name in ROW} for row in result["methods"]]
+    answer({"rows": rows, **result}, as_json, *tables, where)
 
 
 def method_names(text: str, reference: str) -> list[str]:

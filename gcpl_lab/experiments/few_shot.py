@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab import fast
-from gcpl_lab.baselines.base import BASELINES, FeatureSupport, PixelSupport
+from gcpl_lab.baselines.base import BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
@@ -26,17 +26,18 @@ from gcpl_lab.experiments.registry import METHODS, Titles
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scores, fit_reading, probabilities
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence
 from gcpl_lab.gcpl.estimator import GCPLClassifier, make_classifier
+from gcpl_lab.gcpl.noop import NoiseSampler, NoOp, TunedClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
 from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.registry import Entry
 from gcpl_lab.training.device import default_device
+from gcpl_lab.training.loop import TrainingConfig, train
 
 METHOD_TITLES = Titles(METHODS.entries)
 QUICK_METHODS = Titles(lambda: METHODS.entries(slow=False))
 """All but those that take minutes."""
-GENERATIVE_METHODS = OBJECTIVES
 
 NAMED_WEIGHTING: Weighting = "relative"
 """How errors under bare class names are averaged, unless the settings say: there are no exemplars to choose on, and on
@@ -178,9 +179,12 @@ class FewShotExperiment(Experiment[ImageSet]):
         common: dict[str, Any] = {"class_names": self.support.class_names, "seed": seed, "flip": self.config.flip}
         common |= {"labels": torch.from_numpy(self.support.labels)[chosen]}
         common |= {"on_step": partial(self.on_step, entry.name)}
-        support: FeatureSupport | PixelSupport
+        support: FeatureSupport | PixelSupport | LatentSupport
         if entry.facts.get("sees") == "pixels":
             support, test = PixelSupport(pixels=self._pixels[0][chosen], **common), self._pixels[1]
+        elif entry.facts.get("sees") == "latents":
+            latents, test = self.diffusion.scale_latents(self._exemplars.means[:, chosen]), self.test_latents
+            support = LatentSupport(diffusion=self.diffusion, latents=latents, **common)
         else:
             support = FeatureSupport(clip=self.clip, features=self.views[:, chosen], **common)
             test = self.test_features
@@ -203,7 +207,10 @@ class FewShotExperiment(Experiment[ImageSet]):
             start = self.run(first, shots, seed)
             assert start.model is not None
             vectors, before = start.model.prompts_.vectors.detach(), start.row
-        exemplars, latents = self._exemplars.subset(draw_episode(self.support, shots, seed)), self.test_latents
+        chosen, latents = draw_episode(self.support, shots, seed), self.test_latents
+        exemplars = self._exemplars.subset(chosen)
+        if entry.facts.get("reads_clip"):
+            exemplars = replace(exemplars, features=self.views[:, torch.from_numpy(chosen)])
         watch = Stopwatch()
         records = model.learn(exemplars, self.support.class_names, warm_start=vectors)
         self.follow(entry.name, records, lambda: getattr(model.config, stage.num_steps))
@@ -250,7 +257,9 @@ class FewShotExperiment(Experiment[ImageSet]):
 def run_names(experiment: FewShotExperiment, method: str, shots: int, seed: int, fitted: bool) -> Outcome:
     """Class names as prompts; as a control, with the offsets and temperature that learned prompts get too."""
     classifier, evidence, seconds = experiment.under_names(seed)
-    wanted = experiment.settings.get("weighting", "chosen" if fitted else NAMED_WEIGHTING)
+    wanted: Any = experiment.settings.get("weighting", "chosen" if fitted else NAMED_WEIGHTING)
+    if wanted == "tif":  # its weights are those of learned prompts
+        wanted = "chosen"
     # Nothing is learned without an image, no temperature either: 1, as published.
     plain: Weighting = NAMED_WEIGHTING if wanted == "chosen" else wanted
     reading = Reading(plain, 1.0, np.zeros(len(experiment.test.class_names)))
@@ -291,3 +300,34 @@ def run_published(experiment: FewShotExperiment, method: str, shots: int, seed: 
     chances = probabilities(scores, 1.0)  # as for names: the published decision knows no temperature
     spent = {"train_evaluations": model.train_evaluations_, "denoiser_evaluations": evidence.num_evaluations}
     return experiment.outcome(method, shots, seed, scores, chances, **spent, **watch.row())
+
+
+NOISE_TRAINING = TrainingConfig(num_steps=100, learning_rate=0.01, gradient_clip=0.0)
+"""Of NoOp's noises."""
+
+
+@METHODS.register("noop", title="NoOp", quick=False)
+def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) -> Outcome:
+    """Learned noises under the prompts that GCPL learned from the same exemplars; the authors have class names."""
+    config, start = experiment.config, experiment.run("gcpl", shots, seed)
+    assert start.model is not None
+    exemplars = experiment._exemplars.subset(draw_episode(experiment.support, shots, seed))
+    latents = experiment.test_latents
+    before, watch = experiment.diffusion.num_denoiser_evaluations, Stopwatch()
+    objective = NoOp(start.model.classifier(seed), config.num_evidence)
+    sampler = NoiseSampler(experiment.diffusion, exemplars, config.num_evidence, flip=config.flip, seed=seed)
+    experiment.follow(method, train(objective, sampler, NOISE_TRAINING), lambda: NOISE_TRAINING.num_steps)
+    classifier = TunedClassifier(objective)
+    seen = classifier.exact(experiment.diffusion.scale_latents(exemplars.means[0]), config.num_evidence)
+    reading = fit_reading(seen.errors, exemplars.labels.numpy(), weighting="relative", seed=seed)
+    watch.learned()
+    spent = experiment.diffusion.num_denoiser_evaluations - before
+    evidence = classifier.exact(latents, config.num_evidence)
+    scores, seconds = reading.scores(evidence.errors), watch.row()
+    more: dict[str, Any] = {"evidence": evidence, "denoiser_evaluations": evidence.num_evaluations, **seconds}
+    more |= {"train_evaluations": start.row["train_evaluations"] + spent}
+    more |= {"train_seconds": start.row["train_seconds"] + seconds["train_seconds"]}
+    more |= {"accuracy_with_random_noises": start.row["accuracy"]}
+    more |= {"readings": experiment.readings(evidence, seen.errors, exemplars.labels.numpy(), seed)}
+    more |= {"accuracy_without_offsets": accuracy(class_scores(evidence.errors, "relative"), experiment.test.labels)}
+    return experiment.outcome(method, shots, seed, scores, probabilities(scores, reading.temperature), **more)

@@ -151,24 +151,25 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         targets, test = self.train.targets, self.test_features
         views = self.views if self.config.flip else self.views[:1]
         training, validation = split_validation(targets, self.config.validation_share, seed)
-        if entry.name not in self._chosen:  # once for all seeds
-            choose = entry.facts.get("choose")
-            self._chosen[entry.name] = choose(views, targets) if choose else {}
-        settings = {**entry.defaults, **self._chosen[entry.name]}
 
-        def fit(chosen: np.ndarray) -> Any:
+        def of(chosen: np.ndarray) -> FeatureSupport:
             labels, seen = torch.from_numpy(targets[chosen]), views[:, torch.from_numpy(chosen)]
             names = self.train.class_names
-            support = FeatureSupport(class_names=names, labels=labels, seed=seed, clip=self.clip, features=seen)
-            return entry.target(support, **settings)
+            return FeatureSupport(class_names=names, labels=labels, seed=seed, clip=self.clip, features=seen)
+
+        everything = np.arange(len(targets))
+        if entry.name not in self._chosen:  # once for all seeds
+            choose = entry.facts.get("choose")
+            self._chosen[entry.name] = choose(of(everything)) if choose else {}
+        settings = {**entry.defaults, **self._chosen[entry.name]}
 
         watch = Stopwatch()
-        scorer = fit(training)
+        scorer = entry.target(of(training), **settings)
         known, wanted = scorer.scores(views[0, torch.from_numpy(validation)]).double().numpy(), targets[validation]
         scale_and_bias = fit_sigmoid(known, wanted)
         thresholds = choose_thresholds(sigmoid(known, scale_and_bias), wanted)
         if self.config.refit and entry.facts.get("shots", True):  # as prompts do
-            scorer = fit(np.arange(len(targets)))
+            scorer = entry.target(of(everything), **settings)
         watch.learned()
         logits = scorer.scores(test).double().numpy()
         return self._outcome(entry.name, seed, logits, scale_and_bias, thresholds, watch)

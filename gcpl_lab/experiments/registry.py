@@ -22,7 +22,7 @@ Entries = dict[str, Entry]
 class Methods(Registry):
     """All methods of a comparison: baselines, rows of its own, and what can be learned; slow rows last.
 
-    A row of its own is registered with ``quick=False`` where it takes minutes.
+    An entry of any registry has the fact ``quick=False`` where it takes minutes, or is for those who ask for it.
 
     Args:
         module: Where rows of its own are registered; it is imported before any is asked for.
@@ -37,9 +37,12 @@ class Methods(Registry):
     def entries(self, slow: bool = True) -> Entries:
         """Every entry by name, in the order of the tables; without the slow ones where they are not wanted."""
         import_module(self._module)
-        quick = {name: entry for name, entry in self._entries.items() if entry.facts.get("quick", True)}
-        found = {**_entries_of(self._baselines), **quick, **self._learned()}
-        return {**found, **self._entries} if slow else found
+        rows = {**_entries_of(self._baselines), **self._quick(True), **self._learned(), **self._quick(False)}
+        found = {name: entry for name, entry in rows.items() if is_quick(entry)}
+        return {**found, **rows} if slow else found
+
+    def _quick(self, wanted: bool) -> Entries:
+        return {name: entry for name, entry in self._entries.items() if is_quick(entry) is wanted}
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a name; a DataError lists what there is."""
@@ -76,6 +79,11 @@ class Titles(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._find())
+
+
+def is_quick(entry: Entry) -> bool:
+    """Whether it is run where nobody names the methods, as in the demonstration."""
+    return bool(entry.facts.get("quick", True))
 
 
 def _entries_of(registry: Registry) -> Entries:

@@ -1,5 +1,5 @@
-"""GCPL, CoMPLe and the discriminative objective; importing the room registers them."""
+"""Objectives for class prompts; importing the room registers them, in this order."""
 
-from gcpl_lab.gcpl import discriminative, objectives
+from gcpl_lab.gcpl import objectives, discriminative, comple_same_image, mc_ti, directional  # isort: skip
 
-__all__ = ["discriminative", "objectives"]
+__all__ = ["comple_same_image", "directional", "discriminative", "mc_ti", "objectives"]

@@ -102,8 +102,8 @@ class Discriminative(GCPL):
         """All samples of an image: its errors are averaged before the softmax."""
         return batch.num_samples
 
-    def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
-        """``loss``, its two terms ``cross_entropy`` and ``own``, and the batch's ``accuracy``."""
+    def candidate_errors(self, batch: NoisyBatch) -> Tensor:
+        """Mean squared errors (image, sample, candidate); the own class comes first."""
         candidates = self.candidates.to(batch.labels.device)[batch.labels]
         classes, prompts = candidates.unique(return_inverse=True)
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
@@ -111,8 +111,12 @@ class Discriminative(GCPL):
         rows = torch.arange(len(noisy)).repeat_interleave(candidates.shape[1])
         predicted = self.diffusion.predict_noise(noisy, batch.timesteps, hidden, rows, prompts.flatten())
         errors = (predicted - batch.noise.repeat_interleave(candidates.shape[1], 0)).square().flatten(1).mean(1)
-        errors = errors.reshape(-1, batch.num_samples, candidates.shape[1])
-        targets = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)  # the own class comes first
+        return errors.reshape(-1, batch.num_samples, candidates.shape[1])
+
+    def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
+        """``loss``, its two terms ``cross_entropy`` and ``own``, and the batch's ``accuracy``."""
+        errors = self.candidate_errors(batch)
+        targets = torch.zeros(len(errors), dtype=torch.int64, device=errors.device)
         cross_entropy, relative = discriminative_loss(errors, targets, self.temperature), relative_errors(errors)
         own = relative[..., 0].mean()
         accuracy = (relative.detach().mean(1).argmin(1) == 0).float().mean()

@@ -25,6 +25,7 @@ from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.gcpl.tif import smallest_class_distance
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import check_writable, tensor_checksum
 from gcpl_lab.training.device import checkpointed_activations, leave_device
@@ -60,6 +61,7 @@ class GCPLClassifier(PromptJudge):
         history_, states_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; states are vectors (class, V,
             dim), after 1, 2, 4, 8 ... and every ``journey_every`` updates, of very long runs about ``MAX_STATES``.
         train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
+        distance_: With ``weighting="tif"``: how far images of different classes lie apart at least.
         fast_: With ``classification="fast"`` the calibrated :class:`~gcpl_lab.fast.race.Race`.
     """
 
@@ -138,6 +140,7 @@ class GCPLClassifier(PromptJudge):
         )
         if checkpoint_folder:
             exemplars = replace(exemplars, source=images_checksum(read))
+        exemplars = replace(exemplars, features=self._clip_views(images))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
         yield from self.learn(
@@ -179,6 +182,9 @@ class GCPLClassifier(PromptJudge):
             cross_validation_folds(exemplars.labels.numpy(), self.config.num_folds, self.config.seed)
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
         self.begin(class_names, coarse_words, warm_start)
+        if self.config.weighting == "tif":
+            latents = self.diffusion.scale_latents(exemplars.means[0])
+            self.distance_ = smallest_class_distance(latents, exemplars.labels)
         before = self.diffusion.num_denoiser_evaluations
         yield from self.train(exemplars, Path(checkpoint_folder) if checkpoint_folder else None)
         self.train_evaluations_ = int(all_reduce(torch.tensor(self.diffusion.num_denoiser_evaluations - before)))
@@ -212,7 +218,8 @@ class GCPLClassifier(PromptJudge):
             vars(self).pop(name, None)
         self.offsets_ = np.zeros(len(self.class_names_))
         # Until it is chosen: relative, which reads errors without offsets better.
-        self.weighting_: Weighting = "relative" if config.weighting == "chosen" else config.weighting
+        usual: dict[str, Weighting] = {"chosen": "relative", "relative": "relative"}
+        self.weighting_ = usual.get(config.weighting, "absolute")
 
     def train(self, exemplars: Exemplars, folder: Path | None = None) -> Generator[StepRecord, bool | None, None]:
         """The updates of each objective in turn."""
@@ -227,7 +234,8 @@ class GCPLClassifier(PromptJudge):
         """One objective's updates; returns whether the caller ended them early."""
         config, entry = self.config, OBJECTIVES[name]
         stage: Stage = entry.facts.get("stage", Stage())
-        objective = entry.target(self.diffusion, self.prompts_, **config.of_objective(name))
+        more = {"clip": self._clip} if entry.facts.get("reads_clip") else {}
+        objective = entry.target(self.diffusion, self.prompts_, **config.of_objective(name), **more)
         if hasattr(objective, "begin"):
             latents = self.diffusion.scale_latents(exemplars.means[0])
             labels = exemplars.labels.numpy()
@@ -252,17 +260,18 @@ class GCPLClassifier(PromptJudge):
             micro_batch_size=config.micro_batch_size,
             epsilon=stage.epsilon,
         )
-        return (
-            yield from self._updates(
-                objective,
-                sampler,
-                training,
-                checkpoint=folder and folder / f"{name}.checkpoint.safetensors",
-                fingerprint=lambda: self._fingerprint(exemplars),
-                keep_every=max(self.journey_every, training.num_steps // MAX_STATES),
-                keep_early=True,
-            )
+        ended = yield from self._updates(
+            objective,
+            sampler,
+            training,
+            checkpoint=folder and folder / f"{name}.checkpoint.safetensors",
+            fingerprint=lambda: self._fingerprint(exemplars),
+            keep_every=max(self.journey_every, training.num_steps // MAX_STATES),
+            keep_early=True,
         )
+        if hasattr(objective, "end"):
+            objective.end()
+        return ended
 
     def _fingerprint(self, exemplars: Exemplars) -> str:
         """Settings, data, start and model of a run: what a checkpoint must share with the run that goes on from it."""
@@ -282,7 +291,7 @@ class GCPLClassifier(PromptJudge):
         reading = fit_reading(
             self.support_errors_,
             self.support_labels_,
-            weighting=self.config.weighting,
+            weighting="absolute" if self.config.weighting == "tif" else self.config.weighting,
             class_offsets=self.config.class_offsets,
             seed=self.config.seed,
         )

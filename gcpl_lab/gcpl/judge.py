@@ -23,6 +23,7 @@ from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.gcpl.staged import Schedule
+from gcpl_lab.gcpl.tif import timestep_weights
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
@@ -49,6 +50,7 @@ class PromptJudge(PromptClassifier):
     temperature_: float
     offsets_: np.ndarray
     weighting_: Weighting
+    distance_: float
     fast_: Race
     _diffusion: FrozenDiffusion | None
 
@@ -100,7 +102,10 @@ class PromptJudge(PromptClassifier):
         return Evidence(errors, timesteps.numpy(), int(errors.size))
 
     def errors(self, latents: Tensor, num_samples: int, seed: int | None = None) -> np.ndarray:
-        """Errors (image, class, sample) on ``num_samples`` (t, ε) with noises from ``seed`` (that of the settings)."""
+        """Errors (image, class, sample) on ``num_samples`` (t, ε) with noises from ``seed`` (that of the settings).
+
+        With ``weighting="tif"`` they are weighted, so that their mean over samples is TiF's.
+        """
         seed, fit = (
             self.config.seed if seed is None else seed,
             MemoryFit(self.config.evidence_batch_size, FORWARD_ADVICE),
@@ -111,7 +116,15 @@ class PromptJudge(PromptClassifier):
                 torch.from_numpy(fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples)).errors),
             ),
         )
-        return errors.numpy()
+        return errors.numpy() * self._timestep_weights(num_samples)
+
+    def _timestep_weights(self, num_samples: int) -> np.ndarray:
+        """float32 (sample,) of mean 1."""
+        if self.config.weighting != "tif":
+            return np.ones(num_samples, np.float32)
+        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
+        weights = timestep_weights(self.diffusion.scheduler.alphas_cumprod[timesteps].double().numpy(), self.distance_)
+        return (weights / max(float(weights.mean()), np.finfo(float).tiny)).astype(np.float32)
 
     def staged_evidence(
         self,
@@ -161,6 +174,13 @@ class PromptJudge(PromptClassifier):
     @cached_property
     def _clip(self) -> FrozenCLIP | None:
         return fast_decision.load_clip(self.config.preset)
+
+    def _clip_views(self, images: Sequence[Any]) -> Tensor | None:
+        """CLIP's features (flip, image, feature), for an objective that reads them."""
+        if self._clip is None or not OBJECTIVES[self.config.objective].facts.get("reads_clip"):
+            return None
+        read = read_images(images)
+        return torch.stack([self._clip.encode_images(read, flip=flip) for flip in (False, True)])
 
     def _clip_scores(self, images: Sequence[Any], class_names: Sequence[str]) -> np.ndarray | None:
         """CLIP's zero-shot logits (image, class) for the fast classifier, where the preset has a CLIP."""
@@ -224,6 +244,8 @@ class PromptJudge(PromptClassifier):
             "weighting": self.weighting_,
             "objective_class": f"{target.__module__}.{target.__qualname__}",
         }
+        if self.config.weighting == "tif":
+            facts["distance"] = self.distance_
         if hasattr(self, "fast_") and self.fast_.plan_ is not None:
             facts["plan"] = self.fast_.plan_.as_dict()
         return self.prompts_.vectors, facts
@@ -233,7 +255,10 @@ class PromptJudge(PromptClassifier):
         self.class_names_, self.classes_ = tuple(names), np.asarray(metadata["classes"])
         self.temperature_ = float(metadata["temperature"])
         self.offsets_ = np.asarray(metadata["offsets"], float).reshape(len(names))
-        self.weighting_ = metadata.get("weighting", self.config.weighting)
+        self.weighting_, self.distance_ = (
+            metadata.get("weighting", self.config.weighting),
+            metadata.get("distance", 0.0),
+        )
         if self.weighting_ not in WEIGHTINGS:
             raise ValueError(f"weighting is {self.weighting_!r}; expected one of {', '.join(WEIGHTINGS)}")
         self.prompts_ = ClassPrompts(

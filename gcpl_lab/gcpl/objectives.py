@@ -1,9 +1,9 @@
 """What class prompts are trained for: GCPL, CoMPLe and the discriminative objective.
 
 An objective is anything with ``trainable_parameters()`` and a call that turns a batch into a dict with ``"loss"``; with
-``begin(labels, errors)``, it is told once what the exemplars show before its first update. It is registered once, here
-or in a cell of a notebook, with ``@register_objective``; settings, commands, comparisons, figures and slides know it
-from then on.
+``begin(labels, errors)``, it is told once what the exemplars show before its first update, and with ``end()`` that the
+last one was made. It is registered once, here or in a cell of a notebook, with ``@register_objective``; settings,
+commands, comparisons, figures and slides know it from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from gcpl_lab.registry import Registry
 from gcpl_lab.training.device import without_autocast
 
 OBJECTIVES = Registry("objective")
-"""Facts of an entry: ``stage``, a :class:`Stage`; ``starts_from``, the objective whose prompts it goes on from."""
+"""Facts of an entry: ``stage``, a :class:`Stage`; ``starts_from``, the objective whose prompts it goes on from;
+``reads_clip=True`` where it is given ``clip``, the preset's own, and batches with CLIP's features; ``quick=False``
+where a comparison runs it only for those who ask."""
 
 register_objective = OBJECTIVES.register
 

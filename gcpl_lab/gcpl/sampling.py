@@ -23,6 +23,7 @@ class Exemplars:
         labels: int64 (image,).
         pixels: (image, 3, size, size) in [-1, 1] where updates are to encode them anew; None: what is cached serves.
         source: Checksum of the images, where a run is to be known again; moments differ a little between machines.
+        features: CLIP's unit features (flip, image, feature), for an objective that reads them.
     """
 
     means: Tensor
@@ -30,6 +31,7 @@ class Exemplars:
     labels: Tensor
     pixels: Tensor | None = None
     source: str = ""
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.means.shape[1] != len(self.labels):
@@ -39,7 +41,8 @@ class Exemplars:
         """Some of the images, int64 (count,)."""
         chosen = torch.from_numpy(indices)
         pixels = None if self.pixels is None else self.pixels[chosen]
-        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels)
+        features = None if self.features is None else self.features[:, chosen]
+        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels, features=features)
 
     @classmethod
     def encode(
@@ -77,6 +80,7 @@ class NoisyBatch:
         template: Which of the prompts' templates this update uses.
         group_size: Consecutive samples of this many are of different classes (CoMPLe contrasts within them).
         num_samples: Consecutive samples of this many show the same image (discriminative objective).
+        features: CLIP's unit features (batch, feature) of what is shown, where the exemplars have them.
     """
 
     latents: Tensor
@@ -86,6 +90,7 @@ class NoisyBatch:
     template: int = 0
     group_size: int = 1
     num_samples: int = 1
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         """Samples."""
@@ -93,7 +98,7 @@ class NoisyBatch:
 
     def __getitem__(self, part: slice) -> NoisyBatch:
         """Some consecutive samples."""
-        names = ("latents", "noise", "timesteps", "labels")
+        names = ("latents", "noise", "timesteps", "labels", *(() if self.features is None else ("features",)))
         return replace(self, **{name: getattr(self, name)[part] for name in names})
 
 
@@ -162,6 +167,7 @@ class ExemplarSampler:
             template=step % self.num_templates,
             group_size=min(num_classes, self.batch_size),
             num_samples=self.num_samples,
+            features=None if exemplars.features is None else exemplars.features[flips, images].to(device),
         )
 
     def _normal(self, step: int, place: int, shape: torch.Size) -> Tensor:

@@ -40,7 +40,8 @@ class GCPLConfig(Settings):
             wrong by dropping a class early, and further trainings that it is calibrated with where no images are given.
         weighting: How an image's errors are averaged: ``"absolute"`` is the published mean, in which the noise levels
             with large errors count most; ``"relative"`` divides each by its mean over the classes; ``"chosen"`` takes
-            the one with less cross-validated log-loss on the support images (docs/gcpl_settings.md compares them).
+            the one with less cross-validated log-loss on the support images (docs/gcpl_settings.md compares them);
+            ``"tif"``: absolute, each timestep weighted by TiF's weight (:mod:`gcpl_lab.gcpl.tif`).
         class_offsets: Fit one offset a class on the support images, against prompts that win too often.
         evidence_batch_size: Most denoiser evaluations in one pass; 128 were fastest of 64 to 512 on a CPU. Where two
             images do not fit into one, a score is the same digit by digit whatever is judged beside it.
@@ -81,7 +82,7 @@ class GCPLConfig(Settings):
     evidence_pool: int = 32
     error_rate: float = 0.02
     num_folds: int = 4
-    weighting: Literal["relative", "absolute", "chosen"] = "absolute"
+    weighting: Literal["relative", "absolute", "chosen", "tif"] = "absolute"
     class_offsets: bool = True
     evidence_batch_size: int = 128
     evidence_bfloat16: bool = True
@@ -98,7 +99,7 @@ class GCPLConfig(Settings):
         "initial": ("name", "coarse", "random"),
         "schedule": ("cosine", "linear", "constant"),
         "classification": ("exact", "fast"),
-        "weighting": ("relative", "absolute", "chosen"),
+        "weighting": ("relative", "absolute", "chosen", "tif"),
         "precision": PRECISIONS,
     }
     LEAST: ClassVar = {
