@@ -136,6 +136,10 @@ class FewShotExperiment(Experiment[ImageSet]):
         """Pixels of the support and of the test images."""
         return read_pixels(read_images(self.support.images)), read_pixels(read_images(self.test.images))
 
+    def draw(self, shots: int, seed: int) -> np.ndarray:
+        """Which images of the pool are learned from, int64."""
+        return draw_episode(self.support, shots, seed)
+
     def fingerprint(self) -> str:
         """Whatever the diffusion classifiers' results depend on besides method, shots and seed."""
         return repr((self.config, self.support.checksum, self.test.checksum, self.diffusion.checksum()))
@@ -175,7 +179,7 @@ class FewShotExperiment(Experiment[ImageSet]):
         return Outcome(method, shots, seed, scores, chances, row, **kept)
 
     def _run_baseline(self, entry: Entry, shots: int, seed: int) -> Outcome:
-        chosen = torch.from_numpy(draw_episode(self.support, shots, seed))
+        chosen = torch.from_numpy(self.draw(shots, seed))
         common: dict[str, Any] = {"class_names": self.support.class_names, "seed": seed, "flip": self.config.flip}
         common |= {"labels": torch.from_numpy(self.support.labels)[chosen]}
         common |= {"on_step": partial(self.on_step, entry.name)}
@@ -207,7 +211,7 @@ class FewShotExperiment(Experiment[ImageSet]):
             start = self.run(first, shots, seed)
             assert start.model is not None
             vectors, before = start.model.prompts_.vectors.detach(), start.row
-        chosen, latents = draw_episode(self.support, shots, seed), self.test_latents
+        chosen, latents = self.draw(shots, seed), self.test_latents
         exemplars = self._exemplars.subset(chosen)
         if entry.facts.get("reads_clip"):
             exemplars = replace(exemplars, features=self.views[:, torch.from_numpy(chosen)])
@@ -265,7 +269,7 @@ def run_names(experiment: FewShotExperiment, method: str, shots: int, seed: int,
     reading = Reading(plain, 1.0, np.zeros(len(experiment.test.class_names)))
     more: dict[str, Any] = {"train_seconds": 0.0}
     if fitted:
-        watch, chosen = Stopwatch(), draw_episode(experiment.support, shots, seed)
+        watch, chosen = Stopwatch(), experiment.draw(shots, seed)
         latents = experiment.diffusion.scale_latents(experiment._exemplars.subset(chosen).means[0])
         seen, labels = classifier.exact(latents, experiment.config.num_evidence), experiment.support.labels[chosen]
         reading = fit_reading(seen.errors, labels, weighting=wanted, seed=seed)
@@ -287,7 +291,7 @@ def run_published(experiment: FewShotExperiment, method: str, shots: int, seed: 
     names = experiment.support.class_names
     settings = {**PUBLISHED_SETTINGS, "batch_size": PUBLISHED_IMAGES * len(names)}
     model = GCPLClassifier(experiment.preset, "gcpl", seed=seed, diffusion=experiment.diffusion, **settings)
-    exemplars = experiment._exemplars.subset(draw_episode(experiment.support, shots, seed))
+    exemplars = experiment._exemplars.subset(experiment.draw(shots, seed))
     latents, watch = experiment.test_latents, Stopwatch()
     records = model.learn(exemplars, names, coarse_words=[COARSE_WORD] * len(names))
     experiment.follow(method, records, lambda: model.config.num_steps)
@@ -311,7 +315,7 @@ def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) 
     """Learned noises under the prompts that GCPL learned from the same exemplars; the authors have class names."""
     config, start = experiment.config, experiment.run("gcpl", shots, seed)
     assert start.model is not None
-    exemplars = experiment._exemplars.subset(draw_episode(experiment.support, shots, seed))
+    exemplars = experiment._exemplars.subset(experiment.draw(shots, seed))
     latents = experiment.test_latents
     before, watch = experiment.diffusion.num_denoiser_evaluations, Stopwatch()
     objective = NoOp(start.model.classifier(seed), config.num_evidence)

@@ -140,7 +140,8 @@ class GCPLClassifier(PromptJudge):
         )
         if checkpoint_folder:
             exemplars = replace(exemplars, source=images_checksum(read))
-        exemplars = replace(exemplars, features=self._clip_views(images))
+        if OBJECTIVES[self.config.objective].facts.get("reads_clip"):
+            exemplars = replace(exemplars, features=self._clip_views(images))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
         yield from self.learn(

@@ -116,12 +116,12 @@ class PromptJudge(PromptClassifier):
                 torch.from_numpy(fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples)).errors),
             ),
         )
-        return errors.numpy() * self._timestep_weights(num_samples)
+        return (
+            errors.numpy() * self._timestep_weights(num_samples) if self.config.weighting == "tif" else errors.numpy()
+        )
 
     def _timestep_weights(self, num_samples: int) -> np.ndarray:
-        """float32 (sample,) of mean 1."""
-        if self.config.weighting != "tif":
-            return np.ones(num_samples, np.float32)
+        """TiF's, float32 (sample,), of mean 1."""
         timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
         weights = timestep_weights(self.diffusion.scheduler.alphas_cumprod[timesteps].double().numpy(), self.distance_)
         return (weights / max(float(weights.mean()), np.finfo(float).tiny)).astype(np.float32)
@@ -176,8 +176,8 @@ class PromptJudge(PromptClassifier):
         return fast_decision.load_clip(self.config.preset)
 
     def _clip_views(self, images: Sequence[Any]) -> Tensor | None:
-        """CLIP's features (flip, image, feature), for an objective that reads them."""
-        if self._clip is None or not OBJECTIVES[self.config.objective].facts.get("reads_clip"):
+        """CLIP's features (flip, image, feature), where the preset has a CLIP."""
+        if self._clip is None:
             return None
         read = read_images(images)
         return torch.stack([self._clip.encode_images(read, flip=flip) for flip in (False, True)])

@@ -1,0 +1,220 @@
+"""Methods in situations: run what is missing, keep every result, and what pairs of methods reach together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcpl_lab.data.episodes import draw_episode, draw_test
+from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.evaluation.compare import Trial, paired_difference
+from gcpl_lab.experiments.base import OnTrial, run_all
+from gcpl_lab.experiments.few_shot import FewShotExperiment
+from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw
+from gcpl_lab.storage import write_json
+from gcpl_lab.training.machine import describe_machine, describe_versions
+
+COSTS = ("train_seconds", "predict_seconds", "train_evaluations", "denoiser_evaluations")
+Accuracies = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
+"""Accuracy by situation, group, level, method and seed; JSON knows no keys but texts."""
+
+
+@dataclass(frozen=True)
+class SituationTrial(Trial):
+    """One method in one case of a situation."""
+
+    situation: str
+    case: str
+
+
+class GivenExperiment(FewShotExperiment):
+    """All of the support is learned from."""
+
+    def draw(self, shots: int, seed: int) -> np.ndarray:
+        """Everything."""
+        return np.arange(len(self.support))
+
+
+@dataclass
+class _Judge:
+    """A trial's result, in whatever process it is asked for.
+
+    Encodings of images that are in the pool or in the test set as they are, are taken from ``whole``.
+    """
+
+    whole: FewShotExperiment
+    shots: int
+    num_test: int
+    held_out: bool
+    _last: dict[tuple[str, int, str], tuple[Case, GivenExperiment]] = field(default_factory=dict)
+
+    def draw_of(self, seed: int) -> Draw:
+        """Exemplars come from the pool; judged is on test images, or on what the largest episode leaves of the pool."""
+        support, test = self.whole.support, self.whole.test
+        if self.held_out:
+            used = draw_episode(support, self.shots, seed)
+            test = support.subset(np.setdiff1d(np.arange(len(support)), used))
+        return Draw(
+            support, test.subset(draw_test(test, total=min(self.num_test, len(test)), seed=seed)), self.shots, seed
+        )
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        assert isinstance(trial, SituationTrial)
+        case, experiment = self._case(trial.situation, trial.seed, trial.case)
+        smallest = int(np.bincount(case.exemplars.labels).min())
+        outcome = experiment.run(trial.method, smallest, trial.seed)
+        right = outcome.scores.argmax(1) == case.test.labels
+        accuracy = [[group, level, float(right[part].mean())] for (group, level), part in case.levels.items()]
+        chances = np.round(outcome.probabilities, 4).tolist()
+        costs = {name: outcome.row[name] for name in COSTS}
+        return {"accuracy": accuracy, **costs, "labels": case.test.labels.tolist(), "chances": chances}
+
+    def _case(self, situation: str, seed: int, name: str) -> tuple[Case, GivenExperiment]:
+        if (situation, seed, name) not in self._last:  # trials come case by case: one is kept
+            made = SITUATIONS[situation].target(self.draw_of(seed))
+            case = next(case for case in made if case.name == name)
+            whole = self.whole
+            experiment = GivenExperiment(case.exemplars, case.test, preset=whole.preset, settings=whole.settings)
+            experiment.diffusion, experiment.clip = whole.diffusion, whole.clip
+            self._lend(experiment)
+            self._last = {(situation, seed, name): (case, experiment)}
+        return self._last[situation, seed, name]
+
+    def _lend(self, experiment: GivenExperiment) -> None:
+        """Encodings that are known; pixels are read anew, which takes no time."""
+        whole = self.whole
+        learned, judged = (_places(whole, images) for images in (experiment.support, experiment.test))
+        if learned is not None and learned[0] == "support":
+            experiment.views = whole.views[:, torch.from_numpy(learned[1])]
+            moments = whole._exemplars.subset(learned[1])
+            experiment._exemplars = type(moments)(
+                moments.means, moments.log_variances, torch.from_numpy(experiment.support.labels), moments.pixels
+            )
+        if judged is not None:
+            of_pool, places = judged[0] == "support", torch.from_numpy(judged[1])
+            experiment.test_features = (whole.views[0] if of_pool else whole.test_features)[places]
+            means = whole.diffusion.scale_latents(whole._exemplars.means[0]) if of_pool else whole.test_latents
+            experiment.test_latents = means[places]
+
+
+def _places(whole: FewShotExperiment, images: ImageSet) -> tuple[str, np.ndarray] | None:
+    """Where all of these images are in the pool or in the test set; None where some are not."""
+    for name, known in (("support", whole.support.images), ("test", whole.test.images)):
+        index = {path: place for place, path in enumerate(known)}
+        if all(isinstance(image, Path) and image in index for image in images.images):
+            return name, np.array([index[image] for image in images.images])
+    return None
+
+
+def run_situations(
+    folder: str | Path,
+    *,
+    situations: Sequence[str] = tuple(SITUATIONS),
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    shots: int = 16,
+    num_test: int = 300,
+    held_out: bool = False,
+    preset: str = "tiny",
+    settings: Mapping[str, Any] | None = None,
+    num_workers: int = 1,
+    command: str = "",
+    on_trial: OnTrial | None = None,
+) -> dict[str, Any]:
+    """Run every trial that has no result yet and write ``results.json``.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        situations: Names in ``SITUATIONS``.
+        methods: Names of a comparison's methods.
+        seeds: Of exemplars, test images and of what is changed; every method sees the same.
+        shots: Exemplars a class, where a situation does not say otherwise.
+        num_test: Judged images, drawn anew for each seed.
+        held_out: Judge on the pool outside the exemplars: for choosing settings.
+        preset, settings, num_workers, command, on_trial: See :func:`~gcpl_lab.experiments.compare.run_comparison`.
+
+    Returns:
+        The content of ``results.json``: ``accuracy`` (by situation, group, level, method and seed), ``cost`` a method
+        (means over all trials) and ``joined`` (pairs of methods; see :func:`join`).
+    """
+    whole = FewShotExperiment(load_fashion("support"), load_fashion("test"), preset=preset, settings=settings)
+    judge = _Judge(whole, shots, num_test, held_out)
+    trials: list[SituationTrial] = []
+    for seed in seeds:
+        for name in situations:
+            cases = [case.name for case in SITUATIONS[name].target(judge.draw_of(seed))]
+            trials += [SituationTrial(method, shots, seed, name, case) for case in cases for method in methods]
+    sources = [inspect.getsource(SITUATIONS[name].target) for name in sorted(SITUATIONS)]
+    fingerprint = repr((whole.fingerprint(), num_test, held_out, sources))
+    told = {"line": "{situation} {case}: {method}, seed {seed}", "num_workers": num_workers, "on_trial": on_trial}
+    rows = run_all(folder, trials, judge, fingerprint, **told)  # type: ignore[arg-type]
+    found = {"command": command, "preset": preset, "settings": dict(settings or {}), "held_out": held_out}
+    found |= {"shots": shots, "num_test": num_test, "accuracy": accuracies(rows), "cost": costs(rows)}
+    found |= {"joined": joined_pairs(rows), "machine": describe_machine(), "versions": describe_versions()}
+    write_json(Path(folder) / "results.json", found)
+    return found
+
+
+def accuracies(rows: Iterable[Mapping[str, Any]]) -> Accuracies:
+    """See ``Accuracies``, rounded to what so many images can tell."""
+    found: Accuracies = {}
+    for row in rows:
+        for group, level, value in row["accuracy"]:
+            of = found.setdefault(row["situation"], {}).setdefault(group, {}).setdefault(level, {})
+            of.setdefault(row["method"], {})[str(row["seed"])] = round(value, 4)
+    return found
+
+
+def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over a method's trials with the most exemplars of :data:`COSTS`."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    return {
+        method: {name: round(float(np.mean([r[name] for r in rows if r["method"] == method])), 3) for name in COSTS}
+        for method in methods
+    }
+
+
+def joined_pairs(rows: Sequence[Mapping[str, Any]], situation: str = "few_shots", case: str = "16") -> list[Any]:
+    """Every pair of methods that was run in an ordinary episode, joined; the pairs that win most first."""
+    kept: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        if (row["situation"], row["case"]) == (situation, case):
+            kept.setdefault(row["method"], {})[row["seed"]] = row
+    names = list(kept)
+    pairs = [join(a, b, kept[a], kept[b]) for place, a in enumerate(names) for b in names[place + 1 :]]
+    return sorted(pairs, key=lambda pair: -pair["accuracy"])
+
+
+def join(
+    a: str, b: str, of_a: Mapping[int, Mapping[str, Any]], of_b: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Two methods by the product of their probabilities.
+
+    Returns:
+        ``accuracy`` together, of each ``alone``, the paired ``gain`` over the better of both (the better on average),
+        the ``correlation`` of their mistakes, and ``oracle``, the share of images that one of both tells right.
+    """
+    together, alone, oracle, correlation = {}, ({}, {}), [], []  # type: ignore[var-annotated]
+    for seed in sorted(of_a.keys() & of_b.keys()):
+        chances = [np.asarray(of[seed]["chances"]) for of in (of_a, of_b)]
+        labels = np.asarray(of_a[seed]["labels"])
+        right = [chance.argmax(1) == labels for chance in chances]
+        product = np.log(np.maximum(chances[0], 1e-4)) + np.log(np.maximum(chances[1], 1e-4))
+        together[seed] = float((product.argmax(1) == labels).mean())
+        for one, correct in zip(alone, right, strict=True):
+            one[seed] = float(correct.mean())
+        oracle.append(float((right[0] | right[1]).mean()))
+        if right[0].std() and right[1].std():
+            correlation.append(float(np.corrcoef(right[0], right[1])[0, 1]))
+    better = max(alone, key=lambda one: np.mean(list(one.values())))
+    means = [round(float(np.mean(list(one.values()))), 4) for one in (together, *alone)]
+    found = {"methods": [a, b], "accuracy": means[0], "alone": means[1:], "num_seeds": len(together)}
+    found |= {"oracle": round(float(np.mean(oracle)), 4), "gain": paired_difference(together, better)}
+    return found | {"correlation": round(float(np.mean(correlation)), 3) if correlation else None}
