@@ -11,7 +11,7 @@ from collections.abc import Callable
 import typer
 from rich.markup import escape
 
-from gcpl_lab.cli import comparing, learning, pilot, project, workshop
+from gcpl_lab.cli import comparing, deciding, learning, pilot, project, workshop
 from gcpl_lab.cli.answers import console
 from gcpl_lab.errors import LabError
 from gcpl_lab.storage import reason_of
@@ -28,6 +28,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "classify": learning.classify,
     "evaluate": learning.evaluate,
     "compare": comparing.compare,
+    "situations": deciding.situations,
+    "verdict": deciding.verdict,
     "ablate lmpt": comparing.ablate_lmpt,
     "caption": learning.caption,
     "init": project.init,

@@ -97,7 +97,7 @@ def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "acc
     ]
 
 
-def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, float | None]:
+def paired_difference(values: Mapping[Any, float], reference: Mapping[Any, float]) -> dict[str, float | None]:
     """Mean ``difference`` over the seeds of both, ``low`` and ``high`` (95 %), and ``p_value`` of a paired t-test.
 
     None stands where there are too few seeds.

@@ -120,7 +120,7 @@ def run_situations(
     methods: Sequence[str],
     seeds: Sequence[int],
     shots: int = 16,
-    num_test: int = 300,
+    num_test: int = 500,
     held_out: bool = False,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
@@ -136,7 +136,7 @@ def run_situations(
         methods: Names of a comparison's methods.
         seeds: Of exemplars, test images and of what is changed; every method sees the same.
         shots: Exemplars a class, where a situation does not say otherwise.
-        num_test: Judged images, drawn anew for each seed.
+        num_test: Most judged images, drawn anew for each seed where there are more.
         held_out: Judge on the pool outside the exemplars: for choosing settings.
         preset, settings, num_workers, command, on_trial: See :func:`~gcpl_lab.experiments.compare.run_comparison`.
 

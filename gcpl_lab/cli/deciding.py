@@ -1,0 +1,99 @@
+"""Commands that say where which method is worth its price: ``situations`` measures, ``verdict`` writes the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import BadParameter, Option
+
+from gcpl_lab.cli import options
+from gcpl_lab.cli.answers import answer, console, make_table, percent
+from gcpl_lab.cli.comparing import HELD_OUT, method_names
+
+WHICH = "Names joined by commas, or 'all': few_shots, look_alikes, shortcut, shift, names, label_noise, ..."
+
+
+def situations(
+    folder: options.Folder = Path("runs/situations"),
+    which: Annotated[str, Option(help=WHICH)] = "all",
+    methods: Annotated[str, Option(help="As for compare.")] = "quick",
+    seeds: options.Seeds = "5",
+    shots: options.Shots = 16,
+    test_total: Annotated[int, Option("--test", min=10, help="Most test images, drawn anew for each seed.")] = 500,
+    held_out: Annotated[bool, Option("--held-out", help=HELD_OUT)] = False,
+    preset: options.Preset = "tiny",
+    settings: options.Set = [],  # noqa: B006
+    workers: options.Workers = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Few images, look-alikes, shortcuts, shifts, wrong names and labels, imbalance, a class more: who wins where?"""
+    from gcpl_lab.experiments.situation_runs import run_situations
+    from gcpl_lab.experiments.situations import SITUATIONS
+    from gcpl_lab.experiments.verdict import draw_figures, merge
+    from gcpl_lab.gcpl.settings import GCPLConfig
+
+    names = list(SITUATIONS) if which == "all" else [name.strip() for name in which.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SITUATIONS]:
+        raise BadParameter(f"no situation {', '.join(unknown)}; expected some of {', '.join(SITUATIONS)}")
+    chosen = method_names(methods, "gcpl")
+    run: dict[str, Any] = {"settings": options.parse_settings(settings, GCPLConfig), "preset": preset}
+    run |= {"situations": names, "methods": chosen, "seeds": options.parse_seeds(seeds), "shots": shots}
+    run |= {"num_test": test_total, "held_out": held_out, **options.run_options(workers)}
+    with console.status("") as status:
+        result = run_situations(folder, on_trial=status.update, **run)
+    draw_figures(merge([result], {}), folder / "figures")
+    answer(result, as_json, *tables(result["accuracy"]), f"Every result: {folder / 'results.json'}, figures beside it")
+
+
+def tables(accuracy: dict[str, Any]) -> list[Any]:
+    """A table for each situation: a row a method and group, a column a level, means over seeds in percent."""
+    from gcpl_lab.experiments.few_shot import METHOD_TITLES
+    from gcpl_lab.experiments.situations import SITUATIONS
+
+    found = []
+    for name, groups in accuracy.items():
+        levels = list(dict.fromkeys(level for of in groups.values() for level in of))
+        keys = {level: f"level_{place}" for place, level in enumerate(levels)}
+        rows = []
+        for group, of in groups.items():
+            for method in dict.fromkeys(method for values in of.values() for method in values):
+                means = {level: of[level][method].values() for level in levels if method in of.get(level, {})}
+                cells = {keys[level]: percent(sum(v) / len(v)) for level, v in means.items()}
+                rows.append({"who": f"{METHOD_TITLES[method]}, {group}", **dict.fromkeys(keys.values(), ""), **cells})
+        columns = {"": "{who}", **{level: f"{{{key}}}" for level, key in keys.items()}}
+        found.append(make_table(columns, rows, SITUATIONS[name].title))
+    return found
+
+
+SITUATION_FILES = "results.json of gcpl-lab situations; may be given several times."
+LMPT_FILES = "results.json of gcpl-lab ablate lmpt, as part=path; parts: comparison, ablation, tails."
+
+
+def verdict(
+    results: Annotated[list[Path], Option("--results", help=SITUATION_FILES)] = [],  # noqa: B006
+    lmpt: Annotated[list[str], Option("--lmpt", help=LMPT_FILES)] = [],  # noqa: B006
+    kept: Annotated[Path, Option(help="What is kept of them; without --results it is read.")] = Path(
+        "docs/verdict.json"
+    ),
+    output: Annotated[Path, Option("--output", "-o", help="The page.")] = Path("docs/verdict.md"),
+    figures: Annotated[Path, Option(help="Where its figures go.")] = Path("runs/verdict"),
+    as_json: options.Json = False,
+) -> None:
+    """For each situation which method won, by how much, how sure, at what cost: one page, from kept results."""
+    from gcpl_lab.experiments.verdict import LMPT_PARTS, draw_figures, merge, write_page
+    from gcpl_lab.storage import read_json, write_json, write_text
+
+    parts = options.parse_pairs(lmpt, "part of LMPT's results", "tails=runs/tails/results.json")
+    if unknown := parts.keys() - set(LMPT_PARTS):
+        raise BadParameter(f"no part {min(unknown)}; expected some of {', '.join(LMPT_PARTS)}")
+    if results:
+        write_json(
+            kept, merge([read_json(path) for path in results], {k: read_json(Path(p)) for k, p in parts.items()})
+        )
+    elif parts:
+        raise BadParameter("--lmpt goes with --results: both are kept in one file")
+    found = read_json(kept)
+    write_text(output, write_page(found))
+    draw_figures(found, figures)
+    answer(found, as_json, f"{output}, from {kept}; figures in {figures}")

@@ -1,0 +1,302 @@
+"""One page that decides: for each situation which method won, by how much, how sure, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcpl_lab.baselines.base import BASELINES
+from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.compare import paired_difference
+from gcpl_lab.experiments.few_shot import METHOD_TITLES
+from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
+from gcpl_lab.experiments.situations import SITUATIONS
+from gcpl_lab.views import plots, situations, style
+
+Values = dict[str, dict[str, float]]
+"""Accuracy by method and seed."""
+
+LMPT_PARTS = ("comparison", "ablation", "tails")
+NUM_PAIRS = 6
+
+
+def is_generative(method: str) -> bool:
+    """Whether it decides by a diffusion model's errors under prompts; a probe on the denoiser does not."""
+    return method not in BASELINES
+
+
+def merge(results: Sequence[Mapping[str, Any]], lmpt: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is kept of several runs: accuracies of all, costs, pairs, and of multi-label runs their summaries.
+
+    Args:
+        results: Contents of ``results.json`` of ``gcpl-lab situations``; all judged on the same kind of images.
+        lmpt: Contents of ``results.json`` of ``gcpl-lab ablate lmpt`` by ``LMPT_PARTS``.
+    """
+    kinds = {(one["held_out"], one["num_test"], one["shots"], one["preset"]) for one in results}
+    if len(kinds) > 1:
+        raise DataError(
+            f"results differ in held_out, num_test, shots or preset: {sorted(map(str, kinds))}; give equal ones"
+        )
+    accuracy: dict[str, Any] = {}
+    for one in results:
+        for name, groups in one["accuracy"].items():
+            for group, levels in groups.items():
+                for level, methods in levels.items():
+                    of = accuracy.setdefault(name, {}).setdefault(group, {}).setdefault(level, {})
+                    for method, values in methods.items():
+                        of.setdefault(method, {}).update(values)
+    found: dict[str, Any] = {"commands": [one["command"] for one in results], "accuracy": accuracy}
+    found["cost"] = {method: cost for one in results for method, cost in one["cost"].items()}
+    found["joined"] = [pair for one in results for pair in one["joined"][:NUM_PAIRS]]
+    about = (
+        {name: results[0][name] for name in ("held_out", "num_test", "shots", "preset", "machine")} if results else {}
+    )
+    kept = {name: {k: one[k] for k in ("command", "reference", "summary") if k in one} for name, one in lmpt.items()}
+    return {**found, "about": about, "lmpt": kept}
+
+
+def mean_over(levels: Iterable[Mapping[str, Mapping[str, float]]]) -> Values:
+    """Each method's mean over levels, for the seeds that it has in all of them."""
+    given = list(levels)
+    found: Values = {}
+    for method in dict.fromkeys(name for level in given for name in level):
+        if all(method in level for level in given):
+            seeds = set.intersection(*(set(level[method]) for level in given))
+            found[method] = {s: float(np.mean([level[method][s] for level in given])) for s in sorted(seeds)}
+    return {method: values for method, values in found.items() if values}
+
+
+def winner(values: Values) -> str:
+    """The highest mean over the seeds that all have."""
+    shared = set.intersection(*(set(of) for of in values.values()))
+    return max(values, key=lambda method: np.mean([values[method][seed] for seed in shared]))
+
+
+def compare_families(values: Values) -> dict[str, Any] | None:
+    """The best generative prompts against the best of the others: paired difference, and a word for it.
+
+    Both are the best of several on the same draws, so that either is a little too good.
+    """
+    families = [{m: v for m, v in values.items() if is_generative(m) is wanted} for wanted in (True, False)]
+    if not all(families):
+        return None
+    # On the draws that every method has: else one that was run on few would be compared on others' draws.
+    shared = set.intersection(*(set(of) for of in values.values()))
+    if not shared:
+        return None
+    cut = [{m: {s: of[s] for s in shared} for m, of in family.items()} for family in families]
+    ours, theirs = (winner(family) for family in cut)
+    difference = paired_difference(cut[0][ours], cut[1][theirs])
+    return {"ours": ours, "theirs": theirs, "num_seeds": len(shared), "word": word_for(difference), **difference}
+
+
+def word_for(difference: Mapping[str, float | None]) -> str:
+    """``"ahead"`` or ``"behind"`` where the interval leaves no doubt, else ``"level"``; one draw: ``"not known"``."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:
+        return "not known"
+    return "ahead" if low > 0 else "behind" if high < 0 else "level"
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    if difference["difference"] is None:
+        return "–"
+    text = f"{100 * difference['difference']:+.1f}"
+    if difference["low"] is not None:
+        text += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+    return text.replace("-", "−")
+
+
+def _mean(values: Mapping[str, float]) -> str:
+    numbers = list(values.values())
+    spread = f" ± {100 * np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else ""
+    return f"{100 * np.mean(numbers):.1f}{spread}"
+
+
+def varied_levels(situation: str, levels: Mapping[str, Any]) -> list[Any]:
+    """All levels but the one that changes nothing, where there are others."""
+    plain = SITUATIONS[situation].facts["plain"]
+    return [of for level, of in levels.items() if level != plain or len(levels) == 1]
+
+
+def write_page(kept: Mapping[str, Any]) -> str:
+    """The page in Markdown, from what :func:`merge` gave."""
+    lines = [*_head(kept), *_summary(kept), *_joined(kept), *_costs(kept), *_lmpt(kept["lmpt"])]
+    for situation, groups in kept["accuracy"].items():
+        entry = SITUATIONS[situation]
+        lines += [f"## {entry.title}", "", " ".join((entry.target.__doc__ or "").split()), ""]
+        for group, levels in groups.items():
+            lines += [f"By {entry.facts['varied']}, {group}:", "", *_table(levels), ""]
+    return "\n".join(lines)
+
+
+def _head(kept: Mapping[str, Any]) -> list[str]:
+    about = kept["about"]
+    where = "images of the pool outside the exemplars" if about["held_out"] else "test images"
+    commands = [*kept["commands"], *(part["command"] for part in kept["lmpt"].values())]
+    return [
+        *("# Which method wins where", ""),
+        *("Written by `gcpl-lab verdict` from `docs/verdict.json`; do not edit. The runs behind it:", ""),
+        *(f"    {command}" for command in commands),
+        "",
+        f"Accuracy in percent on {about['num_test']} {where} drawn anew for each seed, {about['shots']} exemplars a",
+        "class unless said otherwise; differences are paired over seeds, with 95 % intervals. **Level** means that the",
+        "interval holds zero. The best of several methods on the same draws looks a little better than it is, on both",
+        "sides; and of many lines one in twenty would lean by chance.",
+        "",
+    ]
+
+
+def _summary(kept: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| situation | best generative prompts | best of the others | difference | draws | seconds | generative are |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for situation, groups in kept["accuracy"].items():
+        for group, levels in groups.items():
+            values = mean_over(varied_levels(situation, levels))
+            found = compare_families(values)
+            if found is None:
+                continue
+            names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
+            seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
+            title = f"{SITUATIONS[situation].title}: {group}"
+            cells = [
+                title,
+                *names,
+                _points(found),
+                str(found["num_seeds"]),
+                " / ".join(seconds),
+                f"**{found['word']}**",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
+    of = cost[method]
+    return f"{of['train_seconds'] + of['predict_seconds']:.3g}"
+
+
+def _table(levels: Mapping[str, Values]) -> list[str]:
+    methods = list(dict.fromkeys(name for of in levels.values() for name in of))
+    methods.sort(key=lambda m: -np.mean([np.mean(list(of[m].values())) for of in levels.values() if m in of]))
+    lines = [f"| method | {' | '.join(levels)} |", "| --- |" + " --- |" * len(levels)]
+    for method in methods:
+        cells = [_mean(of[method]) if method in of else "" for of in levels.values()]
+        lines.append(f"| {METHOD_TITLES.get(method, method)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _joined(kept: Mapping[str, Any]) -> list[str]:
+    if not kept["joined"]:
+        return []
+    lines = ["## Two methods together", ""]
+    lines += [
+        "The product of both probabilities; what one of both tells right is the most that a choice could reach.",
+        "",
+    ]
+    lines += ["| pair | together | alone | gain over the better | mistakes' correlation | one of both right | draws |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for pair in sorted(kept["joined"], key=lambda pair: -pair["accuracy"])[: 2 * NUM_PAIRS]:
+        names = " + ".join(METHOD_TITLES.get(m, m) for m in pair["methods"])
+        alone = ", ".join(f"{100 * value:.1f}" for value in pair["alone"])
+        correlation = "–" if pair["correlation"] is None else f"{pair['correlation']:.2f}"
+        cells = [names, f"{100 * pair['accuracy']:.1f}", alone, _points(pair["gain"]), correlation]
+        cells += [f"{100 * pair['oracle']:.1f}", str(pair["num_seeds"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Accuracy with the most exemplars and seconds of every method."""
+    levels = list(kept["accuracy"].get("few_shots", {}).get("all classes", {}).values())
+    return [
+        {
+            "name": METHOD_TITLES.get(method, method),
+            "accuracy": float(np.mean(list(values.values()))),
+            "seconds": max(1e-3, sum(kept["cost"][method][name] for name in ("train_seconds", "predict_seconds"))),
+            "evaluations": kept["cost"][method]["train_evaluations"] + kept["cost"][method]["denoiser_evaluations"],
+            "strong": is_generative(method),
+        }
+        for method, values in (levels[-1].items() if levels else ())
+    ]
+
+
+def _costs(kept: Mapping[str, Any]) -> list[str]:
+    rows = sorted(cost_rows(kept), key=lambda row: -row["accuracy"])
+    if not rows:
+        return []
+    lines = [
+        "## What it costs",
+        "",
+        "Means over all trials, learning and classifying, on a shared machine: orders of size.",
+        "",
+    ]
+    lines += ["| method | accuracy | seconds | denoiser evaluations |", "| --- | --- | --- | --- |"]
+    cells = ([r["name"], f"{100 * r['accuracy']:.1f}", f"{r['seconds']:.3g}", f"{r['evaluations']:,.0f}"] for r in rows)
+    return [*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]
+
+
+LMPT_TITLES = {
+    "tails": "Several labels: newly drawn tails",
+    "comparison": "Several labels: the bundled scenes, over seeds",
+    "ablation": "Several labels: LMPT's parts one by one, and captions",
+}
+
+
+def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for name, title in LMPT_TITLES.items():
+        if name not in parts:
+            continue
+        part = parts[name]
+        titles = {**MULTILABEL_TITLES, **ABLATION_TITLES}
+        reference = titles.get(part["reference"], part["reference"])
+        lines += [f"## {title}", "", f"Mean average precision in percent; differences are from {reference}.", ""]
+        lines += [
+            "| method | all | difference | tail | difference | on all it is |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        tails = {entry["method"]: entry for entry in part["summary"].get("map_tail", [])}
+        for entry in sorted(part["summary"]["map"], key=lambda entry: -entry["mean"]):
+            tail, same = tails.get(entry["method"]), entry["method"] == part["reference"]
+            cells = [titles.get(entry["method"], entry["method"]), _entry(entry), "" if same else _points(entry)]
+            cells += [_entry(tail), "" if same else _points(tail)] if tail else ["", ""]
+            lines.append(f"| {' | '.join([*cells, '' if same else word_for(entry)])} |")
+        lines.append("")
+    return lines
+
+
+def _entry(entry: Mapping[str, Any]) -> str:
+    spread = entry["standard_deviation"]
+    return f"{100 * entry['mean']:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """One figure a situation, and accuracy against seconds."""
+    paths: list[Path] = []
+    strong = [method for method in METHOD_TITLES if is_generative(method)]
+    with style.figure_style():
+        for name, groups in kept["accuracy"].items():
+            points = {g: {lv: _intervals(of) for lv, of in levels.items()} for g, levels in groups.items()}
+            varied = SITUATIONS[name].facts["varied"]
+            paths += plots.save_figure(situations.plot_situation(points, METHOD_TITLES, varied, strong), folder, name)
+        if rows := cost_rows(kept):
+            figure = style.new_figure(9, 6)
+            situations.plot_costs(figure.subplots(), rows)
+            paths += plots.save_figure(figure, folder, "cost")
+    return paths
+
+
+def _intervals(values: Values) -> dict[str, situations.Point]:
+    """Mean and 95 % interval over seeds; without one where there is a single seed."""
+    found: dict[str, situations.Point] = {}
+    for method, of in values.items():
+        interval, mean = paired_difference(of, dict.fromkeys(of, 0.0)), float(np.mean(list(of.values())))
+        low, high = (mean if interval[end] is None else interval[end] for end in ("low", "high"))
+        found[method] = mean, float(low or 0.0), float(high or 0.0)
+    return found

@@ -1,0 +1,96 @@
+"""Methods in situations: accuracy over what is varied, one panel a group; and accuracy against seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gcpl_lab.views import panels, style
+
+Point = tuple[float, float, float]
+"""Mean accuracy with the ends of its interval, shares from 0 to 1."""
+
+
+def plot_situation(
+    groups: Mapping[str, Mapping[str, Mapping[str, Point]]],
+    titles: Mapping[str, str],
+    varied: str,
+    strong: Collection[str] = (),
+) -> Figure:
+    """A panel for each group of a situation, a line with a band for each method over the levels.
+
+    Args:
+        groups: Group to level, in order, to method to its point; a method may be absent.
+        titles: Of the methods, in the order of the legend.
+        varied: What the levels are, for the axis.
+        strong: Methods that are drawn thick.
+    """
+    panels.check_filled("groups", groups, "a group with levels")
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    present = [name for name in titles if any(name in points for of in groups.values() for points in of.values())]
+    legend_rows = -(-len(present) // 4)
+    figure = style.new_figure(max(8.0, 4.3 * columns), 3.6 * rows + 0.32 * legend_rows)
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    for ax, (group, levels) in zip(grid, groups.items(), strict=False):
+        _draw_group(ax, levels, present, strong)
+        ax.set(title=group, xlabel=varied)
+        panels.percent_axis(ax.yaxis)
+    for ax in grid[len(groups) :]:
+        ax.set_visible(False)
+    for ax in grid[::columns]:
+        ax.set_ylabel("accuracy")
+    lines = grid[0].get_lines()
+    figure.legend(lines, [titles[name] for name in present], loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_group(
+    ax: Axes, levels: Mapping[str, Mapping[str, Point]], methods: Sequence[str], strong: Collection[str]
+) -> None:
+    names = list(levels)
+    for turn, method in enumerate(methods):
+        color, marker = style.look(turn)
+        found = [levels[level].get(method, (np.nan,) * 3) for level in names]
+        mean, low, high = np.array(found, float).T
+        places = np.arange(len(names))
+        bold = method in strong
+        ax.plot(
+            places,
+            mean,
+            color=color,
+            marker=marker,
+            markersize=7 if bold else 5,
+            linewidth=2.6 if bold else 1.2,
+            linestyle="-" if bold else panels.LINES[turn % 4],
+        )
+        ax.fill_between(places, low, high, color=color, alpha=0.18 if bold else 0.07, linewidth=0)
+    ax.set_xticks(np.arange(len(names)), names)
+
+
+def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
+    """Accuracy against seconds on a logarithmic axis, and the line of methods that no other beats in both.
+
+    Args:
+        rows: ``name``, ``seconds`` (training and classifying), ``accuracy``, and ``strong`` for a filled point.
+    """
+    panels.check_filled("rows", rows, "rows with name, seconds, accuracy, strong")
+    ordered = sorted(rows, key=lambda row: (row["seconds"], -row["accuracy"]))
+    front = [row for place, row in enumerate(ordered) if all(r["accuracy"] < row["accuracy"] for r in ordered[:place])]
+    ax.step([r["seconds"] for r in front], [r["accuracy"] for r in front], where="post", color=style.FAINT, zorder=0)
+    for row in ordered:
+        face = style.BLUE if row["strong"] else "white"
+        ax.scatter(
+            row["seconds"], row["accuracy"], s=60, color=face, edgecolor=style.BLUE if row["strong"] else style.INK
+        )
+        ax.annotate(
+            row["name"], (row["seconds"], row["accuracy"]), (6, 5), textcoords="offset points", fontsize="small"
+        )
+    ax.set(xscale="log", xlabel="seconds to learn and to classify the test images", ylabel="accuracy")
+    ax.margins(x=0.22, y=0.1)
+    panels.percent_axis(ax.yaxis)
+    return ax
