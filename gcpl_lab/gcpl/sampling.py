@@ -42,7 +42,9 @@ class Exemplars:
         chosen = torch.from_numpy(indices)
         pixels = None if self.pixels is None else self.pixels[chosen]
         features = None if self.features is None else self.features[:, chosen]
-        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels, features=features)
+        return Exemplars(
+            self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels, features=features
+        )
 
     @classmethod
     def encode(
