@@ -222,7 +222,7 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     paths = draw_figures(kept, tmp_path / "figures")
     assert {path.stem for path in paths} == set(NAMES)
     assert all(Image.open(path).size[0] > 600 for path in paths if path.suffix == ".png")
-    with pytest.raises(DataError, match="2 kinds"):
+    with pytest.raises(DataError, match="results differ in held_out"):
         merge([results[0], results[1] | {"num_test": 8}], {})
 
 
