@@ -215,7 +215,7 @@ def test_families_are_compared_on_the_draws_that_all_have() -> None:
 
 def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path: Path) -> None:
     results = [run_situations(tmp_path / m, methods=[m], **RUN) for m in ("gda", "zero_shot_diffusion")]
-    kept = merge(results, {})
+    kept = merge(results)
     page = write_page(kept)
     assert "| Imbalance: rarest third | Zero-shot diffusion," in page
     assert page.count("\n## ") == len(NAMES) - 1 + 1
@@ -223,7 +223,7 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     assert {path.stem for path in paths} == set(NAMES)
     assert all(Image.open(path).size[0] > 600 for path in paths if path.suffix == ".png")
     with pytest.raises(DataError, match="results differ in held_out"):
-        merge([results[0], results[1] | {"num_test": 8}], {})
+        merge([results[0], results[1] | {"num_test": 8}])
 
 
 @pytest.mark.skipif(not KEPT.is_file(), reason="no verdict is kept")

@@ -140,6 +140,7 @@ def comparison(rows: list[dict[str, Any]], reference: str) -> list[Any]:
 PARTS = "Compare candidate settings on so many parts of the training images instead."
 TAILS = "Compare LMPT, CoOp and zero-shot on so many newly drawn tails instead."
 RAW = "With --tails: the published Fashion-MNIST files they are drawn from."
+ONLY = "Compare these methods alone, names joined by commas, without the ablation."
 PAIRED = "The method that others are paired with: coop_bce, linear_probe, ..."
 
 
@@ -156,6 +157,7 @@ def ablate_lmpt(
     tails: Annotated[int, Option(min=0, help=TAILS)] = 0,
     raw: Annotated[Path | None, Option(help=RAW)] = None,
     reference: Annotated[str, Option(help=PAIRED)] = "coop_bce",
+    only: Annotated[str, Option(help=ONLY)] = "",
     preset: options.Preset = "tiny",
     settings: options.Set = [],  # noqa: B006
     workers: options.Workers = 0,
@@ -172,8 +174,10 @@ def ablate_lmpt(
     from gcpl_lab.experiments import multilabel
     from gcpl_lab.experiments.figures import draw_ablation
 
-    if reference not in multilabel.MULTILABEL_METHODS:
-        raise BadParameter(f"no method {reference}; expected one of {', '.join(multilabel.MULTILABEL_METHODS)}")
+    known = multilabel.MULTILABEL_METHODS
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if unknown := [name for name in [*names, reference] if name not in known]:
+        raise BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(known)}")
     if validation and tails:
         raise BadParameter("--validation and --tails are two measurements; ask for one of them")
 
@@ -183,7 +187,8 @@ def ablate_lmpt(
         run: dict[str, Any] = {"seeds": numbers, "on_trial": status.update, **options.run_options(workers)}
         if tails:
             drawn = [make_experiment(*_draw_tail(folder / "scenes", k, raw, status.update)) for k in range(tails)]
-            results["tails"] = multilabel.run_tails(folder, drawn, reference=reference, **run)
+            compared = {"reference": reference, **run, **({"methods": names} if names else {})}
+            results["tails"] = multilabel.run_tails(folder, drawn, **compared)
         else:
             train = read_labelled("train", metadata, images, train_rows, scenes=scenes)
             test = read_labelled("test", metadata, images, test_rows, list(train.class_names), scenes)
@@ -192,11 +197,12 @@ def ablate_lmpt(
             told = {"command": run["command"], "on_trial": status.update}
             results["validation"] = multilabel.run_validation(folder, experiment, num_parts=validation, **told)
         elif not tails:
-            if methods:
-                compared = {"reference": reference, **run}
+            if methods or names:
+                compared = {"reference": reference, "methods": names or known, **run}
                 results["comparison"] = multilabel.run_multilabel_comparison(folder / "methods", experiment, **compared)
-            results["ablation"] = multilabel.run_ablation(folder, experiment, **run)
-            draw_ablation(results, folder / "figures")
+            if not names:
+                results["ablation"] = multilabel.run_ablation(folder, experiment, **run)
+                draw_ablation(results, folder / "figures")
     answer(results, as_json, *map(ablation_table, results.values()), f"Every result is in {folder}.")
 
 

@@ -42,7 +42,7 @@ def situations(
     run |= {"num_test": test_total, "held_out": held_out, **options.run_options(workers)}
     with console.status("") as status:
         result = run_situations(folder, on_trial=status.update, **run)
-    draw_figures(merge([result], {}), folder / "figures")
+    draw_figures(merge([result]), folder / "figures")
     answer(result, as_json, *tables(result["accuracy"]), f"Every result: {folder / 'results.json'}, figures beside it")
 
 
@@ -84,13 +84,12 @@ def verdict(
     from gcpl_lab.experiments.verdict import LMPT_PARTS, draw_figures, merge, write_page
     from gcpl_lab.storage import read_json, write_json, write_text
 
-    parts = options.parse_pairs(lmpt, "part of LMPT's results", "tails=runs/tails/results.json")
-    if unknown := parts.keys() - set(LMPT_PARTS):
-        raise BadParameter(f"no part {min(unknown)}; expected some of {', '.join(LMPT_PARTS)}")
+    parts = [(part, path) for part, _, path in (text.partition("=") for text in lmpt)]
+    if unknown := [part for part, path in parts if part not in LMPT_PARTS or not path]:
+        raise BadParameter(f"no part {unknown[0]}; expected part=path with one of {', '.join(LMPT_PARTS)}")
     if results:
-        write_json(
-            kept, merge([read_json(path) for path in results], {k: read_json(Path(p)) for k, p in parts.items()})
-        )
+        of_lmpt = [(part, read_json(Path(path))) for part, path in parts]
+        write_json(kept, merge([read_json(path) for path in results], of_lmpt))
     elif parts:
         raise BadParameter("--lmpt goes with --results: both are kept in one file")
     found = read_json(kept)

@@ -249,7 +249,7 @@ def run_tails(
     folder: str | Path,
     experiments: Sequence[MultiLabelExperiment],
     *,
-    methods: Sequence[str] = ("zero_shot_clip", "linear_probe", "coop_bce", "lmpt"),
+    methods: Sequence[str] = ("zero_shot_clip", "sparc", "linear_probe", "text_probe", "coop_bce", "lmpt"),
     seeds: Sequence[int] = tuple(range(4)),
     reference: str = "coop_bce",
     command: str = "",

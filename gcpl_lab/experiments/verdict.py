@@ -13,6 +13,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import paired_difference
 from gcpl_lab.experiments.few_shot import METHOD_TITLES
 from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
+from gcpl_lab.experiments.situation_runs import accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
 from gcpl_lab.views import plots, situations, style
 
@@ -28,13 +29,16 @@ def is_generative(method: str) -> bool:
     return method not in BASELINES
 
 
-def merge(results: Sequence[Mapping[str, Any]], lmpt: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def merge(results: Sequence[Mapping[str, Any]], lmpt: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
     """What is kept of several runs: accuracies of all, costs, pairs, and of multi-label runs their summaries.
 
     Args:
-        results: Contents of ``results.json`` of ``gcpl-lab situations``; all judged on the same kind of images.
-        lmpt: Contents of ``results.json`` of ``gcpl-lab ablate lmpt`` by ``LMPT_PARTS``.
+        results: Contents of ``results.json`` of ``gcpl-lab situations`` or of ``gcpl-lab compare``, which adds draws
+            to the situation of few images; all judged on the same kind of images.
+        lmpt: Of ``LMPT_PARTS``, contents of ``results.json`` of ``gcpl-lab ablate lmpt``; of several for one part, with
+            the same reference on the same data, the first that has a method counts.
     """
+    results = [one if "accuracy" in one else _from_comparison(one) for one in results]
     kinds = {(one["held_out"], one["num_test"], one["shots"], one["preset"]) for one in results}
     if len(kinds) > 1:
         raise DataError(
@@ -54,8 +58,32 @@ def merge(results: Sequence[Mapping[str, Any]], lmpt: Mapping[str, Mapping[str, 
     about = (
         {name: results[0][name] for name in ("held_out", "num_test", "shots", "preset", "machine")} if results else {}
     )
-    kept = {name: {k: one[k] for k in ("command", "reference", "summary") if k in one} for name, one in lmpt.items()}
-    return {**found, "about": about, "lmpt": kept}
+    return {**found, "about": about, "lmpt": _merge_lmpt(lmpt)}
+
+
+def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, one in parts:
+        of = kept.setdefault(name, {"commands": [], "reference": one["reference"], "summary": {}})
+        if of["reference"] != one["reference"]:
+            raise DataError(
+                f"{name}: results are paired with {of['reference']} and {one['reference']}; give equal ones"
+            )
+        of["commands"].append(one["command"])
+        for score, entries in one["summary"].items():
+            known = of["summary"].setdefault(score, [])
+            known += [entry for entry in entries if entry["method"] not in {each["method"] for each in known}]
+    return kept
+
+
+def _from_comparison(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a comparison measured, as the situation of few images has it: the same exemplars, all test images."""
+    rows, data = result["methods"], result["data"]
+    cells = [[("all classes", f"{row['shots']}", row["accuracy"])] for row in rows]
+    found = [{**row, "situation": "few_shots", "accuracy": cell} for row, cell in zip(rows, cells, strict=True)]
+    about = {"held_out": data["held_out"], "num_test": data["test_size"], "shots": max(data["shots"])}
+    about |= {name: result[name] for name in ("command", "preset", "machine")}
+    return {**about, "accuracy": accuracies(found), "cost": costs(rows), "joined": []}
 
 
 def mean_over(levels: Iterable[Mapping[str, Mapping[str, float]]]) -> Values:
@@ -136,7 +164,7 @@ def write_page(kept: Mapping[str, Any]) -> str:
 def _head(kept: Mapping[str, Any]) -> list[str]:
     about = kept["about"]
     where = "images of the pool outside the exemplars" if about["held_out"] else "test images"
-    commands = [*kept["commands"], *(part["command"] for part in kept["lmpt"].values())]
+    commands = [*kept["commands"], *(text for part in kept["lmpt"].values() for text in part["commands"])]
     return [
         *("# Which method wins where", ""),
         *("Written by `gcpl-lab verdict` from `docs/verdict.json`; do not edit. The runs behind it:", ""),
