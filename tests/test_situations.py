@@ -198,9 +198,10 @@ def test_joined_by_hand() -> None:
 
 def test_families_are_compared_on_the_draws_that_all_have() -> None:
     values = {
-        "linear_probe": {"0": 0.70, "1": 0.72, "2": 0.70, "3": 0.1},
-        "gda": {"0": 0.60, "1": 0.60, "2": 0.60, "3": 0.99},
+        "linear_probe": {"0": 0.70, "1": 0.72, "2": 0.70, "3": 0.6},
+        "gda": {"0": 0.60, "1": 0.60, "2": 0.60, "3": 0.7},
         "gcpl": {"0": 0.80, "1": 0.81, "2": 0.81},
+        "comple": {"0": 0.99},  # on too few draws
     }
     found = compare_families(values)
     assert found is not None

@@ -72,8 +72,13 @@ def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any
         of["commands"].append(one["command"])
         for score, entries in one["summary"].items():
             known = of["summary"].setdefault(score, [])
-            known += [entry for entry in entries if entry["method"] not in {each["method"] for each in known}]
+            names = {entry["method"] for entry in known}
+            known += [_rounded(entry) for entry in entries if entry["method"] not in names]
     return kept
+
+
+def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in entry.items()}
 
 
 def _from_comparison(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,9 +103,10 @@ def mean_over(levels: Iterable[Mapping[str, Mapping[str, float]]]) -> Values:
 
 
 def winner(values: Values) -> str:
-    """The highest mean over the seeds that all have."""
-    shared = set.intersection(*(set(of) for of in values.values()))
-    return max(values, key=lambda method: np.mean([values[method][seed] for seed in shared]))
+    """The highest mean among the methods that were run on half of the draws or more."""
+    most = max(map(len, values.values()))
+    mean = {method: float(np.mean(list(of.values()))) for method, of in values.items() if 2 * len(of) >= most}
+    return max(mean, key=mean.__getitem__)
 
 
 def compare_families(values: Values) -> dict[str, Any] | None:
@@ -111,13 +117,9 @@ def compare_families(values: Values) -> dict[str, Any] | None:
     families = [{m: v for m, v in values.items() if is_generative(m) is wanted} for wanted in (True, False)]
     if not all(families):
         return None
-    # On the draws that every method has: else one that was run on few would be compared on others' draws.
-    shared = set.intersection(*(set(of) for of in values.values()))
-    if not shared:
-        return None
-    cut = [{m: {s: of[s] for s in shared} for m, of in family.items()} for family in families]
-    ours, theirs = (winner(family) for family in cut)
-    difference = paired_difference(cut[0][ours], cut[1][theirs])
+    ours, theirs = map(winner, families)
+    shared = values[ours].keys() & values[theirs].keys()
+    difference = paired_difference(values[ours], values[theirs])
     return {"ours": ours, "theirs": theirs, "num_seeds": len(shared), "word": word_for(difference), **difference}
 
 
@@ -166,16 +168,42 @@ def _head(kept: Mapping[str, Any]) -> list[str]:
     where = "images of the pool outside the exemplars" if about["held_out"] else "test images"
     commands = [*kept["commands"], *(text for part in kept["lmpt"].values() for text in part["commands"])]
     return [
-        *("# Which method wins where", ""),
+        *("# Which method wins where", "", _answer(kept), ""),
         *("Written by `gcpl-lab verdict` from `docs/verdict.json`; do not edit. The runs behind it:", ""),
         *(f"    {command}" for command in commands),
         "",
-        f"Accuracy in percent on {about['num_test']} {where} drawn anew for each seed, {about['shots']} exemplars a",
-        "class unless said otherwise; differences are paired over seeds, with 95 % intervals. **Level** means that the",
+        f"Accuracy in percent on at most {about['num_test']} {where}, {about['shots']} exemplars a class unless said",
+        "otherwise; differences are paired over draws of exemplars, with 95 % intervals. **Level** means that the",
         "interval holds zero. The best of several methods on the same draws looks a little better than it is, on both",
         "sides; and of many lines one in twenty would lean by chance.",
         "",
     ]
+
+
+def _answer(kept: Mapping[str, Any]) -> str:
+    """The page in two sentences."""
+    words = [found["word"] for *_, found in compared(kept)]
+    kinds = [word for word in ("ahead", "level", "behind", "not known") if word in words]
+    counts = ", ".join(f"{word} on {words.count(word)}" for word in kinds)
+    text = f"**Of {len(words)} lines below, generative prompts are {counts}.**"
+    tails = kept["lmpt"].get("tails")
+    for entry in tails["summary"]["map"] if tails else ():
+        if entry["method"] == "lmpt":
+            reference = MULTILABEL_TITLES.get(tails["reference"], tails["reference"])
+            word = {"level": "level with", "ahead": "ahead of"}.get(word_for(entry), word_for(entry))
+            text += f" **With several labels, LMPT is {word} {reference} over drawn tails** ({_points(entry)})."
+    return text
+
+
+def compared(kept: Mapping[str, Any]) -> list[tuple[str, str, Values, dict[str, Any]]]:
+    """Situation, group, values and what :func:`compare_families` says, where both families were run."""
+    found = []
+    for situation, groups in kept["accuracy"].items():
+        for group, levels in groups.items():
+            values = mean_over(varied_levels(situation, levels))
+            if outcome := compare_families(values):
+                found.append((situation, group, values, outcome))
+    return found
 
 
 def _summary(kept: Mapping[str, Any]) -> list[str]:
@@ -183,24 +211,12 @@ def _summary(kept: Mapping[str, Any]) -> list[str]:
         "| situation | best generative prompts | best of the others | difference | draws | seconds | generative are |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for situation, groups in kept["accuracy"].items():
-        for group, levels in groups.items():
-            values = mean_over(varied_levels(situation, levels))
-            found = compare_families(values)
-            if found is None:
-                continue
-            names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
-            seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
-            title = f"{SITUATIONS[situation].title}: {group}"
-            cells = [
-                title,
-                *names,
-                _points(found),
-                str(found["num_seeds"]),
-                " / ".join(seconds),
-                f"**{found['word']}**",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+    for situation, group, values, found in compared(kept):
+        names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
+        seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
+        title = f"{SITUATIONS[situation].title}: {group}"
+        cells = [title, *names, _points(found), str(found["num_seeds"]), " / ".join(seconds), f"**{found['word']}**"]
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -261,7 +277,7 @@ def _costs(kept: Mapping[str, Any]) -> list[str]:
     lines = [
         "## What it costs",
         "",
-        "Means over all trials, learning and classifying, on a shared machine: orders of size.",
+        "Means over all trials, learning and classifying, on a shared machine: orders of magnitude.",
         "",
     ]
     lines += ["| method | accuracy | seconds | denoiser evaluations |", "| --- | --- | --- | --- |"]
@@ -270,21 +286,22 @@ def _costs(kept: Mapping[str, Any]) -> list[str]:
 
 
 LMPT_TITLES = {
-    "tails": "Several labels: newly drawn tails",
-    "comparison": "Several labels: the bundled scenes, over seeds",
-    "ablation": "Several labels: LMPT's parts one by one, and captions",
+    "tails": ("Several labels: newly drawn tails", "The sample are drawn tails: this holds for other scenes too."),
+    "comparison": ("Several labels: the bundled scenes", "The sample are seeds on one drawn set of scenes."),
+    "ablation": ("Several labels: LMPT's parts one by one, and captions", "Seeds on one drawn set of scenes, too."),
 }
 
 
 def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
-    for name, title in LMPT_TITLES.items():
+    for name, (title, sample) in LMPT_TITLES.items():
         if name not in parts:
             continue
         part = parts[name]
         titles = {**MULTILABEL_TITLES, **ABLATION_TITLES}
         reference = titles.get(part["reference"], part["reference"])
-        lines += [f"## {title}", "", f"Mean average precision in percent; differences are from {reference}.", ""]
+        lines += [f"## {title}", ""]
+        lines += [f"Mean average precision in percent; differences are from {reference}. {sample}", ""]
         lines += [
             "| method | all | difference | tail | difference | on all it is |",
             "| --- | --- | --- | --- | --- | --- |",
