@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import softmax
+from torch import Tensor
 
-from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, PixelSupport
+from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
@@ -29,6 +31,7 @@ from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.lmpt.estimator import LMPTClassifier, encode_views
 from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.pilot.config import PilotConfig
 from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.pilot.images import name_classes, prompt_names
@@ -114,7 +117,7 @@ class Judge:
     """
 
     def __init__(self, method: str, config: PilotConfig, data: PilotData, folder: Path, names: Sequence[str]) -> None:
-        self.method, pool = method, data.pool
+        self.method, self.preset, pool = method, config.preset, data.pool
         self.clip = FrozenCLIP.load(config.preset, device=default_device())
         several = isinstance(pool, MultiLabelSet)
         self.exemplars = pool.subset(draw_episode(pool, config.shots, 0)) if isinstance(pool, ImageSet) else pool
@@ -138,12 +141,29 @@ class Judge:
         common: dict[str, Any] = {"class_names": names, "labels": torch.from_numpy(labels)}
         if facts.get("sees") == "pixels":
             return self._entry.target(PixelSupport(pixels=read_pixels(read_images(exemplars.images)), **common))
-        settings = {**self._entry.defaults, **(facts["choose"](self.features, labels) if "choose" in facts else {})}
-        return self._entry.target(FeatureSupport(clip=self.clip, features=self.features, **common), **settings)
+        if facts.get("sees") == "latents":
+            pixels = self._diffusion.preprocess(read_images(exemplars.images))
+            views = torch.stack([self._latents(pixels), self._latents(pixels.flip(-1))])
+            return self._entry.target(LatentSupport(diffusion=self._diffusion, latents=views, **common))
+        support = FeatureSupport(clip=self.clip, features=self.features, **common)
+        settings = {**self._entry.defaults, **(facts["choose"](support) if "choose" in facts else {})}
+        return self._entry.target(support, **settings)
+
+    @cached_property
+    def _diffusion(self) -> FrozenDiffusion:
+        return FrozenDiffusion.load(self.preset, device=default_device())
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return self._diffusion.scale_latents(self._diffusion.encode_moments(pixels)[0])
 
     def _logits(self, images: Sequence[Any]) -> np.ndarray:
-        pixels = self._entry.facts.get("sees") == "pixels"
-        seen = read_pixels(read_images(images)) if pixels else encode_views(self.clip, images, flip=False)[0]
+        sees = self._entry.facts.get("sees", "features")
+        if sees == "features":
+            seen = encode_views(self.clip, images, flip=False)[0]
+        elif sees == "latents":
+            seen = self._latents(self._diffusion.preprocess(read_images(images)))
+        else:
+            seen = read_pixels(read_images(images))
         logits: np.ndarray = self._scorer.scores(seen).double().numpy()
         return logits
 
