@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 02 · Diffusion in ten minutes
 #
+# **The question:** how can a network that removes noise tell classes apart?
+#
 # After this notebook you can say
 # - how an image is mixed with noise, and what the denoiser predicts,
 # - what a prompt changes in an image that is generated, and in an error that is measured,
@@ -25,11 +27,13 @@
 # %matplotlib inline
 import numpy as np
 import torch
+from IPython.display import Markdown
 
 from gcpl_lab import FrozenDiffusion, load_fashion
 from gcpl_lab.data.readers import read_image, read_images
 from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
+from gcpl_lab.workshop import course
 
 preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 diffusion = FrozenDiffusion.load(preset, device=default_device())
@@ -53,30 +57,39 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 
 # %%
 test = load_fashion("test")
-picture = read_image(test.images[np.flatnonzero(test.labels == test.class_names.index("ankle boot"))[0]])
-mean, _ = diffusion.encode_moments(diffusion.preprocess([picture]))
+image = read_image(test.images[np.flatnonzero(test.labels == test.class_names.index("ankle boot"))[0]])
+mean, _ = diffusion.encode_moments(diffusion.preprocess([image]))
 latent = diffusion.scale_latents(mean)
 back = diffusion.decode(latent)[0]
-tuple(diffusion.preprocess([picture]).shape), "becomes", tuple(latent.shape)
+tuple(diffusion.preprocess([image]).shape), "becomes", tuple(latent.shape)
 
 # %% [markdown]
 # ## More and more noise
 #
-# The same latent and the same noise at several t, decoded to pictures.
+# The same latent and the same noise at several t. Above, the first channel of z_t itself; below, z_t decoded to an
+# image.
 
 # %%
-from gcpl_lab.views.evidence import draw_denoising
+from gcpl_lab.views.evidence import plot_sample_grid
 
 noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
 shares = (0.0, 0.2, 0.4, 0.6, 0.8, 0.99)
 timesteps = torch.tensor([int(share * diffusion.num_timesteps) for share in shares])
 noisy = diffusion.add_noise(latent.expand(len(shares), -1, -1, -1), noise.expand(len(shares), -1, -1, -1), timesteps)
-with style.figure_style():
-    pictures = [np.asarray(image) for image in diffusion.decode(noisy)]
-    figure = draw_denoising([(f"t = {t}", image) for t, image in zip(timesteps.tolist(), pictures, strict=True)])
+channel = ((noisy[:, 0] + 3) / 6).clamp(0, 1).cpu().numpy()
+decoded = [np.asarray(each) for each in diffusion.decode(noisy)]
+kept = diffusion.scheduler.alphas_cumprod[timesteps].sqrt()
+figure = plot_sample_grid([("z_t, channel 1", list(np.uint8(255 * channel))), ("z_t decoded", decoded)])
+for ax, t, share in zip(figure.axes, timesteps.tolist(), kept.tolist(), strict=False):
+    ax.set_title(f"t = {t}\nimage {share:.0%}", fontsize=12)
 figure
 
 # %% [markdown]
+# **What you see.** The share of the image, sqrt(ᾱ), falls to a few percent; the upper row ends as plain noise. The
+# lower row still looks like something: the decoder has seen garments only, and makes garment-like shapes of any latent.
+#
+# **What it does not say.** That an image of the boot is left at t = 990. Look at z_t, not at its decoding.
+#
 # ## What the denoiser predicts
 #
 # From the noise the image follows: solve the equation above for z₀, and insert the *predicted* noise. The slider
@@ -85,25 +98,34 @@ figure
 # %%
 from gcpl_lab.views.widgets import NoiseSlider
 
-NoiseSlider(diffusion, picture, prompts=("a photo of a boot", "a photo of a bag"), timestep=int(timesteps[3]))
+NoiseSlider(diffusion, image, prompts=("a photo of a boot", "a photo of a bag"), timestep=int(timesteps[3]))
 
 # %% [markdown]
+# **What you see.** From a latent that is mostly noise, one step brings back a boot, under both texts; the error is
+# smaller under *boot* than under *bag*.
+#
+# **What it does not say.** That this holds for every noise: it is one. Move the slider.
+#
 # ## What a prompt changes: generated images
 #
 # Each column starts from the same noise; only the text differs.
 
 # %%
-from gcpl_lab.views.evidence import plot_sample_grid
-
 words = ["trousers", "dress", "sneaker", "bag"]
 prompts = [f"a photo of a {word}" for word in words for _ in range(6)]
 drawn = []
 for row in range(len(words)):  # one call a row, so that equal columns start from equal noise
     texts = diffusion.encode_texts(prompts[6 * row : 6 * row + 6])
-    drawn.append([np.asarray(image) for image in diffusion.generate(texts, num_steps=20, seed=0)])
+    drawn.append([np.asarray(each) for each in diffusion.generate(texts, num_steps=20, seed=0)])
 plot_sample_grid([(word, images) for word, images in zip(words, drawn, strict=True)])
 
 # %% [markdown]
+# **What you see.** *Trousers* and *bag* are obeyed. In the row of *sneaker* stand boots and sandals, and in that of
+# *dress* garments with long sleeves: the prompt does not decide everything. The captions that the model learned from
+# used these words loosely.
+#
+# **What it does not say.** Whether the model *knows* the difference and only the word is wrong. Notebook 03 asks that.
+#
 # ## What a prompt changes: errors
 #
 # Now with given images. Real images of the same four classes, noise added, and the error of the prediction under each
@@ -116,64 +138,104 @@ part = test.only(words)
 part = part.subset([i for c in range(4) for i in np.flatnonzero(part.labels == c)[:10]])
 moments = diffusion.encode_moments(diffusion.preprocess(read_images(part.images)))
 texts = diffusion.encode_texts([f"a photo of a {word}" for word in words])
+answers = ["at little noise (small t)", "in the middle", "at much noise (large t)"]
+first = course.guess("02.1", "at which noise level does the right text help most, in percent of the error?", answers)
+first
+
+# %%
 judge = DiffusionClassifier(diffusion, texts, bfloat16=True)
 evidence = judge.exact(diffusion.scale_latents(moments[0]), num_samples=12)
 evidence.errors.shape
 
 # %%
-from gcpl_lab.views.plots import plot_losses
-
 right = evidence.errors[np.arange(len(part)), part.labels]
 wrong = (evidence.errors.sum(axis=1) - right) / (len(words) - 1)
-curves = {"right text": (evidence.timesteps, right.mean(0)), "other texts": (evidence.timesteps, wrong.mean(0))}
+more = 100 * (wrong - right).mean(0) / right.mean(0)
 with style.figure_style():
-    figure = style.new_figure(10, 4.5)
-    ax = figure.subplots()
-    ax.set_yscale("log")
-    plot_losses(ax, curves, "mean squared error of the noise").set_xlabel("timestep t")
+    figure = style.new_figure(13, 4.2)
+    left, beside = figure.subplots(1, 2)
+    for turn, (name, values) in enumerate({"right text": right, "other texts": wrong}.items()):
+        color, marker = style.look(turn)
+        left.plot(evidence.timesteps, values.mean(0), color=color, marker=marker, label=name)
+    left.set(yscale="log", xlabel="timestep t", ylabel="mean squared error of the noise")
+    left.legend(frameon=False)
+    beside.plot(evidence.timesteps, more, color=style.BLUE, marker="o")
+    beside.set(xlabel="timestep t", ylabel="other texts are worse by (%)")
+print(first.reveal(answers[int(evidence.timesteps[more.argmax()] * 3 // diffusion.num_timesteps)]))
 figure
 
 # %% [markdown]
-# With little noise the error is large: weak noise is hard to predict, and the text does not help. With much noise the
-# input is nearly all noise, the error is small, and the right text makes it smaller. A classifier follows: choose the
-# text with the smallest error. Notebook 03 *learns* the text.
+# **What you see.** Left: with little noise the error is large, weak noise is hard to predict, and the text does not
+# help; with much noise the error is small. Right: there the other texts are worse by tens of percent.
+#
+# **What it does not say.** That look-alikes can be told apart: these four classes are easy ones.
+#
+# A classifier follows: choose the text with the smallest error. Notebook 03 *learns* the text.
 
 # %% tags=["sanity"]
 gap = (wrong - right).mean(axis=0)
 share = (evidence.errors.mean(axis=2).argmin(axis=1) == part.labels).mean()
 print(f"smallest error under the right text: {share:.0%} of {len(part)} images")
-assert right.mean(0)[0] > right.mean(0)[-1], "faint noise should be harder to find than strong noise"
+assert right.mean(0)[0] > right.mean(0)[-1], "weak noise should be harder to predict than strong noise"
 assert gap[len(gap) // 2 :].mean() > 0, "in strong noise the right text should help"
 assert share > 0.5, "four easy classes should be told apart: are the weights whole?"
-assert not np.array_equal(drawn[0][0], drawn[3][0]), "other texts should draw other pictures"
+assert not np.array_equal(drawn[0][0], drawn[3][0]), "other texts should give other images"
 
 # %% [markdown]
 # ## Exercises
 
 # %% [markdown]
-# ### Exercise 1
+# ### Exercise 1 · easy · 5 minutes
 #
-# Check the mixing: how large is the variance of z_t over many noises, at 0.6 T? The picture's share of z_t is
-# `diffusion.scheduler.alphas_cumprod[t]`.
+# Solve the mixing for the image: from z_t, the noise and ᾱ_t back to z₀. (This is how the slider above makes its
+# images, with the *predicted* noise.)
+#
+# <details><summary>Hint</summary>z_t = a·z₀ + b·ε with a = sqrt(ᾱ_t) and b = sqrt(1 − ᾱ_t).</details>
+#
+# **Expected:** `right`; the largest difference is below 0.001.
+
+
+# %% tags=["exercise"]
+def back_to_image(z_t, noise, alpha_bar):
+    return z_t - noise  # yours instead
+
+
+# %% tags=["check"]
+def check_mixing(solve):
+    for t, mixed in zip(timesteps.tolist(), noisy, strict=True):
+        found = solve(mixed, noise[0], diffusion.scheduler.alphas_cumprod[t])
+        off = float((found - latent[0]).abs().max())
+        if off > 1e-3:
+            return f"still wrong: at t = {t} it is up to {off:.2f} away from z₀"
+    return "right"
+
+
+check_mixing(back_to_image)
+
 
 # %% tags=["solution"]
-many = torch.randn((2000, *latent.shape[1:]), generator=torch.Generator().manual_seed(1))
-t = torch.full((2000,), int(0.6 * diffusion.num_timesteps))
-mixed = diffusion.add_noise(latent.expand(2000, -1, -1, -1), many, t)
-kept = float(diffusion.scheduler.alphas_cumprod[t[0]])  # ᾱ: the picture's share
-f"variance over noises {float(mixed.var(0).mean()):.3f}, the noise's share 1 − ᾱ = {1 - kept:.3f}"
+def back_to_image(z_t, noise, alpha_bar):
+    return (z_t - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+
+
+check_mixing(back_to_image)
 
 # %% [markdown]
-# ### Exercise 2
+# ### Exercise 2 · easy · 5 minutes
 #
-# Draw with `guidance=1.0` (off), 3 and 8. What does guidance do?
+# Generate a dress with `guidance=1.0` (off), 3 and 8. What does guidance do?
+#
+# <details><summary>Hint</summary><code>diffusion.generate(texts, num_steps=20, guidance=3.0, seed=0)</code>, six equal
+# texts.</details>
+#
+# **Expected:** three rows that differ a little: fewer sleeves as guidance grows.
 
 # %% tags=["solution"]
-texts = diffusion.encode_texts(["a photo of a dress"] * 6)
-rows = [
-    (f"guidance {value:g}", [np.asarray(p) for p in diffusion.generate(texts, num_steps=20, guidance=value, seed=0)])
-    for value in (1.0, 3.0, 8.0)
-]
+texts_of_dress = diffusion.encode_texts(["a photo of a dress"] * 6)
+rows = []
+for value in (1.0, 3.0, 8.0):
+    made = diffusion.generate(texts_of_dress, num_steps=20, guidance=value, seed=0)
+    rows.append((f"guidance {value:g}", [np.asarray(each) for each in made]))
 plot_sample_grid(rows)
 
 # %% [markdown] tags=["solution"]
@@ -181,16 +243,20 @@ plot_sample_grid(rows)
 # follow a prompt, and 8 is too much for many; the tiny one, trained on few classes, changes less.
 
 # %% [markdown]
-# ### Exercise 3
+# ### Exercise 3 · easy · 5 minutes
 #
-# Draw a `"shirt"`, a `"pullover"` and a `"coat"`. Are they what their names say? Keep your impression for notebook 03.
+# Generate a `"shirt"`, a `"pullover"` and a `"coat"`. Are they what their names say? Keep your impression for notebook
+# 03.
+#
+# <details><summary>Hint</summary>The cell "What a prompt changes: generated images", with other words.</details>
+#
+# **Expected:** three rows that you could not sort back into their classes.
 
 # %% tags=["solution"]
-tops = ["shirt", "pullover", "coat"]
 rows = []
-for word in tops:
-    texts = diffusion.encode_texts([f"a photo of a {word}"] * 6)
-    rows.append((word, [np.asarray(p) for p in diffusion.generate(texts, num_steps=20, seed=0)]))
+for word in ("shirt", "pullover", "coat"):
+    made = diffusion.generate(diffusion.encode_texts([f"a photo of a {word}"] * 6), num_steps=20, seed=0)
+    rows.append((word, [np.asarray(each) for each in made]))
 plot_sample_grid(rows)
 
 # %% [markdown]
@@ -198,13 +264,31 @@ plot_sample_grid(rows)
 #
 # **1.** What is the denoiser asked for?
 #
-# <details><summary>the clean picture</summary>Not directly: it is asked for the noise; the picture follows by solving
+# <details><summary>the clean image</summary>Not directly: it is asked for the noise; the image follows by solving
 # the mixing for z₀.</details>
 # <details><summary>the noise that was mixed in</summary>Right: and its squared error is the loss.</details>
-# <details><summary>the class of the picture</summary>No: classes enter only through the text.</details>
+# <details><summary>the class of the image</summary>No: classes enter only through the text.</details>
 #
 # **2.** At which noise levels can the text matter most?
 #
-# <details><summary>little noise</summary>No: there the picture itself shows what is in it.</details>
-# <details><summary>much noise, while something of the picture is left</summary>Right: the denoiser must then rely
+# <details><summary>little noise</summary>No: there the image itself shows what is in it.</details>
+# <details><summary>much noise, while something of the image is left</summary>Right: the denoiser must then rely
 # on what the text says.</details>
+
+# %% [markdown]
+# ## What we found
+#
+# How can a network that removes noise tell classes apart? By the text under which it removes noise best:
+
+# %% tags=["found"]
+half = len(more) // 2
+Markdown(
+    f"""
+- Of z_t at t = {int(timesteps[-1])} the image is {float(kept[-1]):.0%}; at t = {int(timesteps[1])} it is
+  {float(kept[1]):.0%}.
+- Other texts are worse than the right one by {more[:half].mean():.0f} % in the lower half of the schedule, and by
+  **{more[half:].mean():.0f} %** in the upper half.
+- The smallest error stands under the right text for **{share:.0%}** of {len(part)} images of four *easy* classes;
+  chance is 25 %.
+"""
+)

@@ -18,6 +18,8 @@ from tools import editions
 HEADER = """\
 # 07 · A notebook
 
+**The question:** is it so?
+
 After this notebook you can say
 - one thing,
 - two things,
@@ -41,6 +43,10 @@ not so.</details>
 <details><summary>perhaps</summary>No.</details>"""
 
 
+HINT = "<details><summary>Hint</summary>Think.</details>"
+CHECKED = "'right' if answer == 4 else 'still wrong: not twice the value'"
+
+
 def cell(kind: str, source: str, *tags: str) -> Any:
     make = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
     return make(source, metadata={"tags": list(tags)} if tags else {})
@@ -52,8 +58,11 @@ def small() -> Any:
     cells += [cell("markdown", "## Exercises")]
     solutions = (("code", "print(2 * value)"), ("markdown", "Because."), ("code", "value / 2"))
     for number, (task, solution) in enumerate(zip(("Double it.", "Say why.", "Halve it."), solutions, strict=True), 1):
-        cells += [cell("markdown", f"### Exercise {number}\n\n{task}"), cell(*solution, "solution")]
-    cells += [cell("markdown", QUESTIONS)]
+        title = f"### Exercise {number} · easy · 5 minutes"
+        cells += [cell("markdown", f"{title}\n\n{task}\n\n{HINT}\n\n**Expected:** 4."), cell(*solution, "solution")]
+    cells[6:6] = [cell("code", "answer = None", "exercise"), cell("code", CHECKED, "check")]
+    cells[8].source = f"answer = 2 * value\n{CHECKED}"
+    cells += [cell("markdown", QUESTIONS), cell("markdown", "## What we found"), cell("code", "print(value)", "found")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"jupytext": {"formats": "ipynb,py:percent"}, "kernelspec": kernel}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
@@ -74,6 +83,9 @@ def changed(place: int, source: str | None = None) -> Any:
     return notebook
 
 
+EXERCISE = small().cells[5].source
+
+
 @pytest.mark.parametrize(
     ("notebook", "problem"),
     [
@@ -84,15 +96,25 @@ def changed(place: int, source: str | None = None) -> Any:
         (changed(1, 'preset = "sd-1.4"'), "preset"),
         (changed(2, 'preset = "tiny"'), "exactly once"),
         (changed(2, "\n".join(["value = 2"] * 16)), "16 lines"),
+        (changed(0, HEADER.replace("is it so?", "It is.")), "lacks its question"),
         (changed(3, "value"), "asserts nothing"),
         (changed(3), "sanity"),
-        (changed(5), r"\['2', '3'\]"),
-        (changed(8), "'### Exercise 2' is not followed by"),
-        (changed(8, "<details>Because</details>"), "folds itself"),
-        (changed(11, QUESTIONS.replace("**2.**", "**3.**")), "numbered"),
-        (changed(11, QUESTIONS.replace("Right.", "No.")), "question 2 has 3 options, 0 of them right"),
-        (changed(11, QUESTIONS.replace("No: it is\nnot so.", "Right too.")), "question 1 has 2 options, 2 of them"),
-        (changed(11, "The end."), "the last cell is not"),
+        (changed(5), r"exercises are \['### Exercise 2"),
+        (changed(5, EXERCISE.replace("easy", "nice")), r"expected 1 to 3"),
+        (
+            changed(5, EXERCISE.replace("Hint", "Help")),
+            "'### Exercise 1 · easy · 5 minutes' lacks its '<details><summary>Hint",
+        ),
+        (changed(5, EXERCISE.replace("**Expected:**", "So:")), "lacks its '..Expected:.. '"),
+        (changed(7), "no exercise has a cell tagged 'check'"),
+        (changed(10), r"'### Exercise 2 · easy · 5 minutes' is followed by \[\]"),
+        (changed(10, "<details>Because</details>"), "folds itself"),
+        (changed(13, QUESTIONS.replace("**2.**", "**3.**")), "numbered"),
+        (changed(13, QUESTIONS.replace("Right.", "No.")), "question 2 has 3 options, 0 of them right"),
+        (changed(13, QUESTIONS.replace("No: it is\nnot so.", "Right too.")), "question 1 has 2 options, 2 of them"),
+        (changed(13, "The end."), "'## Check yourself' is not the cell before"),
+        (changed(14, "## The end"), "the last cells are not '## What we found'"),
+        (changed(15), "the last cells are not '## What we found'"),
     ],
 )
 def test_each_broken_rule_is_named(notebook: Any, problem: str) -> None:
@@ -116,7 +138,7 @@ def test_students_get_no_solutions_and_no_pairing() -> None:
     kept = [each.source for each in source.cells if "solution" not in each.metadata.get("tags", [])]
     assert [each.source for each in made.cells] == kept
     assert "formats" not in made.metadata.jupytext
-    assert len(source.cells) == 12, "the source stays as it is"
+    assert len(source.cells) == 16, "the source stays as it is"
     assert source.metadata.jupytext.formats == "ipynb,py:percent"
 
 
@@ -159,10 +181,18 @@ def test_a_widget_leaves_its_picture_only() -> None:
     assert "execution" not in notebook.cells[2].metadata
 
 
+def test_a_figure_without_its_two_lines_is_found() -> None:
+    notebook = small()
+    notebook.cells[3].outputs = [nbformat.v4.new_output("display_data", {"image/png": "aa"})]
+    assert editions.unread_figures(notebook) == ["assert value == 2"]
+    notebook.cells[4].source = "**What you see.** A line.\n\n**What it does not say.** Why.\n\n## Exercises"
+    assert editions.unread_figures(notebook) == []
+
+
 def test_seconds_leave_solutions_out() -> None:
     notebook = small()
     times = {"iopub.execute_input": "2026-01-01T00:00:00.5Z", "shell.execute_reply": "2026-01-01T00:00:03Z"}
-    for place in (1, 2, 6):
+    for place in (1, 2, 8):
         notebook.cells[place].metadata["execution"] = times
     assert editions.seconds_of(notebook) == 5.0
 
@@ -171,7 +201,9 @@ def test_a_notebook_is_checked_run_and_written(tmp_path: Path) -> None:
     (row,) = editions.write_course(write(tmp_path, small()).parent, tmp_path / "out", "instructor")
     cells = nbformat.read(row["file"], as_version=4).cells
     outputs = [output for each in cells if each.cell_type == "code" for output in each.outputs]
-    assert [output.text for output in outputs if output.output_type == "stream"] == ["4\n"], "solutions run too"
+    answers = [output.data["text/plain"] for output in outputs if "still" in str(output) or "right" in str(output)]
+    assert answers == ["'still wrong: not twice the value'", "'right'"], "solutions run too"
+    assert [editions.texts_of(each) for each in cells[-1:]] == ["2\n"]
     assert 0 < row["seconds"] < 60
     assert not any("execution" in each.metadata for each in cells)
 
@@ -199,7 +231,7 @@ def test_the_command_writes_editions(tmp_path: Path) -> None:
     (row,) = json.loads(run(*options, "--edition", "instructor", "--json").output)["notebooks"]
     assert row == {"notebook": "07_small", "file": file, "seconds": None, "stated_minutes": 1.5}
     written = nbformat.read(file, as_version=4).cells
-    assert len(written) == 13, "one cell tells how to unfold"
+    assert len(written) == 17, "one cell tells how to unfold"
     assert not any(each.outputs for each in written if each.cell_type == "code")
     assert "not run" in run(*options).stdout
     same = run("--target", str(tmp_path), "--edition", "instructor")

@@ -67,7 +67,7 @@ def test_leakage_and_duplicates_are_found_and_named(images: Path) -> None:
     (pair,) = report["duplicates"]
     assert {pair["first"]["class"], pair["second"]["class"]} == {"red coat", "blue coat"}
     assert pair["mirrored"] is True
-    assert report["summary"][0].startswith("1 test images look like support images")
+    assert report["summary"][0].startswith("Test images that look like a support image: 1;")
     assert any("two different classes" in line for line in report["summary"])
 
 
@@ -82,7 +82,7 @@ def test_images_that_cannot_be_used_are_named_and_are_no_duplicates(images: Path
     corrupt, small = found["unusable"]
     assert ("corrupt.jpg" in corrupt, "small.png" in small, "empty.png" in told["unusable"][0]) == (True, True, True)
     assert (found["unusable_indices"], told["unusable_indices"]) == ([10, 12], [6])
-    assert report["summary"][0].startswith("2 images of support cannot be used")
+    assert report["summary"][0].startswith("Unusable files of support: 2;")
     assert found["formats"] == {"PNG RGB": 10, "JPEG CMYK": 1}
     assert found["pictures"] == 13
     assert report["duplicates"] == report["leakage"] == []

@@ -158,8 +158,10 @@ def points(halves):
 
 def test_shift_curves_show_every_method_at_its_accuracies(ax, points):
     assert plot_shift_curves(ax, points, "inversion", chance=0.5) is ax
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines if not line.get_label().startswith("_")}
-    assert drawn == {"half": [[0, 1], [1, 1], [5, 0]], "guess": [[0, 0.5], [1, 0.5], [5, 0.5]]}
+    drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in ax.containers}
+    assert {name: data[:, 1].tolist() for name, data in drawn.items()} == {"half": [1, 1, 0], "guess": [0.5] * 3}
+    assert drawn["half"][:, 0].tolist() == [0, 1, 5]
+    assert (drawn["guess"][:, 0] > [0, 1, 5]).all(), "intervals stand side by side"
     assert "inverted from 0 %" in ax.get_xlabel()
     assert [text.get_text() for text in ax.texts] == ["chance"]
 

@@ -22,13 +22,26 @@ MOST_LINES, MOST_MINUTES = 15, 3.0
 TIME_LIMIT = 600
 """Seconds that one cell may take before it is stopped."""
 
-SOLUTION, SANITY = "solution", "sanity"
+SOLUTION, SANITY, EXERCISE, CHECK, FOUND = "solution", "sanity", "exercise", "check", "found"
+"""Tags of cells: a solution, the check of the run itself, a cell to fill, its check, and what was found.
+
+An exercise is a text cell, then perhaps a cell to fill and its check, then solutions."""
+
+WRONG, RIGHT = "still wrong", "right"
+"""How the answer of a check begins."""
+
+SEEN = ("**What you see.**", "**What it does not say.**")
+"""The two lines behind every figure."""
+
 _STATED = re.compile(r"^About (\d+(?:\.\d)?) minutes? on two CPU cores\. No network is needed\.$", re.MULTILINE)
+_EXERCISE = re.compile(r"### Exercise (\d) · (easy|medium|hard) · \d+ minutes\n")
 _OPTION = re.compile(r"<details><summary>.+?</summary>(?P<answer>.+?)</details>", re.DOTALL)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_HINT = (
-    "*Instructor edition: solutions are folded away behind their exercises. Click ••• (or the triangle) to open one.*"
-)
+_HINT = """*Instructor edition: solutions are folded away behind their exercises. Click ••• (or the triangle) to
+open one.
+
+Guesses of the room: ask for the line that appears under the buttons, and paste all lines into
+`from gcpl_lab.views.widgets import tally_guesses; tally_guesses(\"\"\"...\"\"\")`.*"""
 
 
 def list_sources(folder: str | Path, names: Sequence[str] = ()) -> list[Path]:
@@ -74,47 +87,71 @@ def stated_minutes(notebook: Any) -> float:
 def check_form(notebook: Any) -> list[str]:
     """What is missing from the common form of a source with its solutions, in sentences; empty where all is well."""
     cells, header = notebook.cells, notebook.cells[0]
-    student = [cell for cell in cells if SOLUTION not in _tags(cell)]
     code = [cell for cell in cells if cell.cell_type == "code"]
-    last = [cell for cell in student if cell.cell_type == "code"][-1]
-    solutions = [cell for cell in cells if SOLUTION in _tags(cell)]
     titled = header.cell_type == "markdown" and re.match(r"# \d\d · \S", header.source)
     minutes = _STATED.search(header.source)
     stated = float(minutes.group(1)) if minutes else MOST_MINUTES
     points = re.findall(r"^- ", header.source, re.M) if "After this notebook you can say" in header.source else []
     presets = [place for place, cell in enumerate(code) if re.search(r'^preset = "tiny"', cell.source, re.M)]
-    exercises = [(cell, behind) for cell, behind in pairwise(cells) if cell.source.startswith("### Exercise ")]
-    titles = [cell.source.split("\n")[0].split()[2].rstrip(".:") for cell, _ in exercises]
-    sane = SANITY in _tags(last) and "assert " in last.source
-    folding = any("<details" in cell.source for cell in solutions)
-    preset, edition = 'the line preset = "tiny" does not stand', "the last code cell of the student edition is"
-    numbered = f"exercises are numbered {titles}; expected 1, 2 and 3, each '### Exercise n' in its own cell"
+    sane = [cell for cell in code if SANITY in _tags(cell)]
+    solutions = [cell for cell in cells if SOLUTION in _tags(cell)]
+    preset = 'the line preset = "tiny" does not stand'
     rules = {
         "the first cell does not begin with a title such as '# 03 · One class token'": titled,
+        "the header lacks its question, '**The question:** ...?'": re.search(
+            r"\*\*The question:\*\* [^?]+\?", header.source
+        ),
         "the header lacks 'After this notebook you can say' with three points": len(points) == 3,
         "the header lacks its line on minutes and network": minutes,
         f"the header states {stated:g} minutes; expected at most {MOST_MINUTES:g}": 0 < stated <= MOST_MINUTES,
         f"{preset} exactly once, in one of the first three code cells": len(presets) == 1 and presets[0] <= 2,
-        f"{edition} not tagged 'sanity', or asserts nothing": sane,
-        numbered: titles == ["1", "2", "3"],
+        "not one cell is tagged 'sanity', or it asserts nothing": len(sane) == 1 and "assert " in sane[0].source,
         "no solution is code": any(cell.cell_type == "code" for cell in solutions),
-        "a solution folds itself; the instructor edition does that": not folding,
+        "a solution folds itself; the instructor edition does that": not any("<details" in s.source for s in solutions),
+        "the last cells are not '## What we found' and code tagged 'found'": _ends_with_findings(cells),
     }
     problems = [problem for problem, holds in rules.items() if not holds]
     for cell in code:
         first, *others = cell.source.splitlines() or [""]
         if len(others) >= MOST_LINES:
             problems.append(f"a cell has {1 + len(others)} lines, more than {MOST_LINES}: {first!r}")
-    for cell, behind in exercises:
-        if SOLUTION not in _tags(behind):
-            problems.append(f"{cell.source.splitlines()[0]!r} is not followed by a cell tagged 'solution'")
-    return problems + _check_questions(student[-1].source)
+    return problems + _check_exercises(cells) + _check_questions(cells[-3].source if len(cells) > 2 else "")
+
+
+def _ends_with_findings(cells: list[Any]) -> bool:
+    title, numbers = cells[-2:]
+    return title.source.startswith("## What we found") and numbers.cell_type == "code" and FOUND in _tags(numbers)
+
+
+def _check_exercises(cells: list[Any]) -> list[str]:
+    """Problems of the exercises: their headings, hints and ranges; what follows them; one or more with a check."""
+    places = [place for place, cell in enumerate(cells) if cell.source.startswith("### Exercise ")]
+    found = [_EXERCISE.match(cells[place].source) for place in places]
+    problems = []
+    if [match.group(1) for match in found if match] != ["1", "2", "3"]:
+        titles = [cells[place].source.splitlines()[0] for place in places]
+        problems.append(
+            f"exercises are {titles}; expected 1 to 3, each '### Exercise n · easy · 5 minutes' in its own cell"
+        )
+    if not any(CHECK in _tags(cell) for cell in cells):
+        problems.append("no exercise has a cell tagged 'check'")
+    for place in places:
+        title, kinds, behind = cells[place].source.splitlines()[0], [], place + 1
+        while behind < len(cells) and _tags(cells[behind]):
+            kinds += _tags(cells[behind])
+            behind += 1
+        if kinds[:1] not in ([EXERCISE], [SOLUTION]) or SOLUTION not in kinds:
+            problems.append(f"{title!r} is followed by {kinds}; expected exercise and check, or neither, then solution")
+        for part in ("<details><summary>Hint</summary>", "**Expected:** "):
+            if part not in cells[place].source:
+                problems.append(f"{title!r} lacks its {part!r}")
+    return problems
 
 
 def _check_questions(text: str) -> list[str]:
-    """Problems of the last cell: two questions, each with two to four options, of which exactly one is right."""
+    """Problems of '## Check yourself': two questions, each with two to four options, of which exactly one is right."""
     if not text.startswith("## Check yourself"):
-        return ["the last cell is not '## Check yourself'"]
+        return ["'## Check yourself' is not the cell before '## What we found'"]
     parts = re.split(r"^\*\*(\d)\.\*\* ", text, flags=re.M)[1:]
     if parts[::2] != ["1", "2"]:
         return [f"the questions are numbered {parts[::2]}; expected **1.** and **2.**"]
@@ -175,6 +212,25 @@ def execute(notebook: Any, folder: str | Path) -> Any:
     except AssertionError as error:  # nbclient's own, where the kernel is gone; a cell's assertion never comes here
         raise LabError(f"{title}: the kernel died; memory may have run out") from error
     return notebook
+
+
+def texts_of(cell: Any) -> str:
+    """What an executed cell printed or returned, without figures."""
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        parts.append(output.get("text") or data.get("text/markdown") or data.get("text/plain") or "")
+    return "\n".join(parts)
+
+
+def unread_figures(notebook: Any) -> list[str]:
+    """First lines of executed cells whose figure is not followed by what one sees and what it does not say."""
+    unread = []
+    for cell, behind in pairwise(notebook.cells):
+        drawn = cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+        if drawn and SOLUTION not in _tags(cell) and not all(part in behind.source for part in SEEN):
+            unread.append(cell.source.splitlines()[0])
+    return unread
 
 
 def seconds_of(notebook: Any) -> float:

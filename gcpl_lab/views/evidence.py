@@ -305,9 +305,7 @@ def plot_race(
     leads = panels.check_shape("leads", leads, "sample", len(class_names))
     if not 1 <= num_samples <= len(leads):
         raise DataError(f"num_samples is {num_samples}; expected 1 to {len(leads)}")
-    # The first few samples swing widely; the window is that of the rest.
-    rest = leads[min(len(leads) - 1, len(leads) // 8) :]
-    low, high = float(np.nanmin(rest)), float(np.nanmax(rest))
+    low, high = float(np.nanmin(leads)), float(np.nanmax(leads))
     margin = 0.12 * max(high - low, 1e-9)
     looks, ends = style.class_style(class_names, families), []
     for index, name in enumerate(class_names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,7 +24,10 @@ def _points_of(points: Sequence[ShiftPoint], method: str, kind: str) -> list[Shi
 
 
 def plot_shift_curves(ax: Axes, points: Sequence[ShiftPoint], kind: str, chance: float | None = None) -> Axes:
-    """Accuracy of every method against the severity of one kind of shift, with 95 % intervals; lines for a legend."""
+    """Accuracy of every method against the severity of one kind of shift, with 95 % intervals; lines for a legend.
+
+    The methods stand side by side, so that each keeps an interval of its own that can be seen.
+    """
     severities = sorted({point.severity for point in points if point.kind == kind})
     if not severities:
         kinds = dict.fromkeys(point.kind for point in points)
@@ -32,9 +36,10 @@ def plot_shift_curves(ax: Axes, points: Sequence[ShiftPoint], kind: str, chance:
         mine = _points_of(points, method, kind)
         if not mine:
             continue
-        x, (y, low, high) = [point.severity for point in mine], np.array([point.accuracy for point in mine]).T
-        line = {"linestyle": panels.LINES[turn % 4], "label": style.label_text(method)}
-        panels.draw_band(ax, method, x, y, low, high, style.look(turn), alpha=0.13, **line)
+        y, low, high = np.array([point.accuracy for point in mine]).T
+        x, (color, marker) = np.array([point.severity for point in mine]) + 0.13 * turn, style.look(turn)
+        line: dict[str, Any] = {"linestyle": panels.LINES[turn % 4], "label": style.label_text(method)}
+        ax.errorbar(x, y, [y - low, high - y], color=color, marker=marker, markersize=7, elinewidth=1.2, **line)
     panels.draw_chance(ax, chance)
     ax.set(xticks=severities, ylim=(0, 1))
     ax.margins(x=0.02)
@@ -58,7 +63,7 @@ def draw_shift_grid(points: Sequence[ShiftPoint], chance: float | None = None) -
         for ax in axes[len(kinds) :]:
             ax.set_axis_off()
         for ax in axes[: len(kinds) : columns]:
-            ax.set_ylabel("accuracy (band: 95 %)")
+            ax.set_ylabel("accuracy (bars: 95 %)")
         # In the free panel where there is one, else below all.
         handles, labels = axes[0].get_legend_handles_labels()
         if len(axes) > len(kinds):

@@ -175,15 +175,16 @@ def _summarise(report: dict[str, Any]) -> list[str]:
     """What a person should know, a sentence each; what is wrong comes first."""
     sets, leakage, duplicates = report["sets"], report["leakage"], report["duplicates"]
     unusable = {name: len(part["unusable"]) for name, part in sets.items() if part["unusable"]}
-    refused = "cannot be used; training refuses them by name"
-    lines = [f"{count} images of {name} {refused}." for name, count in unusable.items()]
+    lines = [f"Unusable files of {name}: {count}; training refuses them by name." for name, count in unusable.items()]
     if leakage:
         remedy = "remove them from one of the two, or the accuracy is too good"
-        lines.append(f"{len(leakage)} test images look like support images: {remedy}.")
+        lines.append(f"Test images that look like a support image: {len(leakage)}; {remedy}.")
     if conflicts := [pair for pair in duplicates + leakage if not pair["same_class"]]:
-        lines.append(f"{len(conflicts)} pairs of look-alike images carry two different classes: check their labels.")
+        lines.append(
+            f"Pairs of images that look alike and carry two different classes: {len(conflicts)}; check their labels."
+        )
     if duplicates:
-        lines.append(f"{len(duplicates)} pairs of images within a set look the same.")
+        lines.append(f"Pairs of images within a set that look the same: {len(duplicates)}.")
     for name, part in sets.items():
         counts = part["counts"]
         smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
