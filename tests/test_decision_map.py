@@ -8,7 +8,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
 from gcpl_lab.views.decision_map import decision_map, decision_maps, map_reach
 
-NAMES = ["sandal", "sneaker", "靴"]
+NAMES = ["sandal", "sneaker", "сапог"]
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], 20)
 

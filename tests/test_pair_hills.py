@@ -34,7 +34,9 @@ def test_the_figures_beside_a_ridge_are_those_of_its_margins():
 
 
 def test_columns_share_their_rows():
-    figure = pair_hills({"GCPL": {"0": NEAR, "8": APART}, "shuffled": {"8": NEAR}}, ("a", "靴"), controls=["shuffled"])
+    figure = pair_hills(
+        {"GCPL": {"0": NEAR, "8": APART}, "shuffled": {"8": NEAR}}, ("a", "сапог"), controls=["shuffled"]
+    )
     assert [sum(text.startswith("AUC") for text in texts_of(ax)) for ax in figure.axes] == [2, 1]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0", "8"]
     with pytest.raises(DataError, match=r"ridges \['9'\], which are not among the rows"):

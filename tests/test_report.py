@@ -71,7 +71,7 @@ def test_page_is_whole_self_contained_and_without_script(tmp_path, results, figu
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in tags.found
     for text in ("Does it?", "Yes.", "It rises.", "not this", "tiny", "gcpl-lab demo --seed 0", "ab12", "two cores"):
         assert text in page
-    assert page.index("Yes.") < page.index("<table") < page.index("It rises.") < page.index("What does not hold")
+    assert page.index("Yes.") < page.index("It rises.") < page.index("<table") < page.index("What does not hold")
 
 
 def test_sections_without_content_are_left_out(tmp_path, results):

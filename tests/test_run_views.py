@@ -64,7 +64,9 @@ def add_states(run, each=12):
     for state, right in (("before", 0.4), ("after", 0.8)):
         chances = np.where(np.eye(3)[labels] > 0, right, (1 - right) / 2) * rng.uniform(0.7, 1.3, (len(labels), 3))
         arrays[f"probabilities.{state}"] = (chances / chances.sum(1, keepdims=True)).astype(np.float32)
-    facts = {"steps": [0, 10, 20], "class_names": NAMES, "families": {"tops": NAMES}, "seed": 4, "temperature": 1.0}
+        arrays[f"scores.{state}"] = (chances - chances.mean(1, keepdims=True)).astype(np.float32)
+    facts = {"steps": [0, 10, 20], "class_names": NAMES, "families": {"tops": NAMES}, "seed": 4}
+    facts |= {"files": [f"{NAMES[label]}/{place}.png" for place, label in enumerate(labels)]}
     facts |= {"sets": found.sets, "order": list(found.arrays())}
     write_tensors(run / STATES, {name: torch.from_numpy(v) for name, v in arrays.items()}, {"facts": json.dumps(facts)})
     return found

@@ -39,10 +39,13 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
 
     ``captions`` (caption, feature) and ``targets`` (caption, class) are held out from all of them; ``counts`` (class,)
     are the training images with each class; ``way/epoch`` are the prompts' features (class, feature); ``way/map`` the
-    mean average precision of the tail on the test images, with the ends of its interval.
+    mean average precision of the tail on the test images, with the ends of its interval. Nothing where a class has too
+    few images for both parts.
     """
     train = experiment.train
     learned, held_out = split_validation(train.targets, HELD_OUT, seed)
+    if not train.targets[learned].any(axis=0).all():
+        return {}
     texts = [train.captions[place] for place in held_out]
     captions, present = encode_captions(experiment.clip, texts)
     found: Arrays = {"captions": captions[present].numpy(), "targets": train.targets[held_out][present.numpy()]}

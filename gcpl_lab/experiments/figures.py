@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,21 @@ def draw_pictures(folder: str | Path) -> list[ReportFigure]:
     """Draw the pictures of the look-alikes from the states that a run has kept, and write each as PNG and SVG."""
     if not (Path(folder) / STATES).is_file():
         return []
-    states, saved = load_states(folder), []
+    states, saved, place = load_states(folder), list[ReportFigure](), Path(folder) / "figures"
+    narrow: dict[str, Any] = {
+        "before_after": pictures.draw_narrow,
+        "decision_maps": partial(pictures.draw_decision_maps, narrow=True),
+    }
     for name, words in WORDS["pictures"].items():
         figure = getattr(pictures, f"draw_{name}")(states)
-        if figure is not None:
-            png = plots.save_figure(figure, Path(folder) / "figures", name)[0]
-            saved.append(ReportFigure(name, words["title"], words["message"], png, words["alt"]))
+        if figure is None:
+            continue
+        said = words["title"], words["message"]
+        png, phone = plots.save_figure(figure, place, name)[0], None
+        if name in narrow and (small := narrow[name](states)) is not None:
+            path = plots.save_figure(small, place, f"{name}_narrow")[0]
+            phone = ReportFigure(f"{name}_narrow", *said, path, words["alt"])
+        saved.append(ReportFigure(name, *said, png, words["alt"], phone))
     return saved
 
 
@@ -227,7 +237,7 @@ def _draw_multilabel_tail(run: ShownRun) -> Axes:
 
 def draw_caption_hills(experiment: MultiLabelExperiment, found: Mapping[str, np.ndarray]) -> Figure | None:
     """What captions pull, of what :func:`~gcpl_lab.experiments.captions.follow_captions` found."""
-    pairs = captions.choose_pairs(found, experiment.train.class_counts())
+    pairs = captions.choose_pairs(found, experiment.train.class_counts()) if found else []
     if not pairs:
         return None
     columns, scores = captions.caption_columns(found, experiment.train.class_names, pairs, experiment.config.margin)

@@ -66,28 +66,33 @@ def hardest_pair(found: LookAlikes) -> tuple[list[str], tuple[int, int]]:
     return found.sets[place], worst[place][0]
 
 
-def _maps(part: Any, states: RunStates, classes: Sequence[str], reach: float | None = None) -> None:
+def _maps(part: Any, states: RunStates, classes: Sequence[str], reach: float | None = None, columns: int = 0) -> None:
     found = states.look_alikes
     assert found is not None
     keys, controls = shown_keys(found)
     judged = {caption_of(found, key): found.judged(key, classes) for key in keys}
     names = [caption_of(found, key) for key in controls]
     thumbnails, looks = exemplars_of(states, classes), looks_of(states)
-    decision_row(part, judged, classes, looks, names, reach, False, thumbnails)
+    decision_row(part, judged, classes, looks, names, reach, False, thumbnails, columns=columns)
 
 
-def draw_decision_maps(states: RunStates, context: str = "figure") -> Figure | None:
-    """Names, methods and the control for every set of three look-alikes, a row each, all on one scale."""
+def draw_decision_maps(states: RunStates, narrow: bool = False) -> Figure | None:
+    """Names, methods and the control for every set of three look-alikes, all on one scale.
+
+    A row a set; ``narrow``, for a phone, has two maps a row.
+    """
     found = states.look_alikes
     if found is None or not (sets := triples(found)):
         return None
     keys, _ = shown_keys(found)
-    with style.figure_style(context):
-        figure = style.new_figure(3.05 * len(keys), 5.0 * len(sets) + 0.6)
+    columns = 2 if narrow else len(keys)
+    with style.figure_style():
+        rows = len(sets) * -(-len(keys) // columns)
+        figure = style.new_figure(3.05 * columns, 5.0 * rows + 0.6)
         reach = map_reach([found.judged(key, classes)[0] for classes in sets for key in keys])
         parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
         for part, classes in zip(parts[:, 0], sets, strict=True):
-            _maps(part, states, classes, reach)
+            _maps(part, states, classes, reach, columns)
         _write_under(figure, f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}")
     return figure
 
@@ -127,6 +132,17 @@ def strip_states(scored: ScoreMap, controls: Sequence[str]) -> list[str]:
     way = [name for name in scored.probabilities if name not in controls]
     chosen = sorted({round(place) for place in np.linspace(0, len(way) - 1, MOST_STATES)})
     return [*(way[place] for place in chosen), *controls]
+
+
+def draw_narrow(states: RunStates) -> Figure | None:
+    """The decision map of one set for a phone: two maps a row."""
+    found = states.look_alikes
+    if found is None or not (sets := triples(found)):
+        return None
+    with style.figure_style():
+        figure = style.new_figure(6.1, 5.0 * -(-len(shown_keys(found)[0]) // 2))
+        _maps(figure, states, sets[0], columns=2)
+    return figure
 
 
 def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:

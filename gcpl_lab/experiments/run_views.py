@@ -32,6 +32,7 @@ def make_map(folder: str | Path, method: str = "umap") -> Path:
         images=list(states.images),
         predictions=states.predictions,
         probabilities={name: chances.max(axis=1) for name, chances in states.probabilities.items()},
+        files=states.files,
         families=states.families,
         title=MAP_TITLE,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from torch import Tensor
 
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import ArtifactError, explain
+from gcpl_lab.evaluation.look_alikes import relative_scores
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.look_alikes import LookAlikes
 from gcpl_lab.experiments.registry import BEFORE
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.storage import read_json, read_tensors, write_tensors
-from gcpl_lab.views.projection import Projection, project
+from gcpl_lab.views.projection import Projection
+from gcpl_lab.views.score_strip import fit_score_map
 
 RESULTS, STATES, PROMPTS = "results.json", "states.safetensors", "prompts"
 
@@ -98,15 +100,16 @@ class RunStates:
     """What a run's pictures are made of; what has two states is a dictionary from their names."""
 
     probabilities: dict[str, np.ndarray]  # (image, class): what the classifier says
+    scores: dict[str, np.ndarray]  # (image, class): relative scores, without offsets or temperature
     labels: np.ndarray  # (image,)
     images: np.ndarray  # uint8 (image, height, width, channel)
     exemplars: np.ndarray  # uint8 (class, height, width, channel): one image a class that was learned from
     journey: np.ndarray  # class vectors on their way, (step, class, dim)
     steps: list[int]  # numbers of updates, (step,)
+    files: list[str]  # class folder and file name of each image, (image,)
     class_names: list[str]
     families: dict[str, list[str]]
     seed: int
-    temperature: float  # fitted for the learned prompts
     look_alikes: LookAlikes | None  # None where no two classes have two test images each
 
     @cached_property
@@ -115,8 +118,14 @@ class RunStates:
         return {name: chances.argmax(axis=1) for name, chances in self.probabilities.items()}
 
     def project(self, method: str) -> Projection:
-        """Both states on one map of what the classifier reads: square roots of its probabilities."""
-        return project({name: np.sqrt(chances) for name, chances in self.probabilities.items()}, method, self.seed)
+        """Both states on one map of what the classifier reads, all with one sharpness; see ``fit_score_map``."""
+        found = fit_score_map(self.scores, self.labels, self.class_names, method, self.seed).projection
+        points, trust = found.points, found.trustworthiness
+        return replace(
+            found,
+            points={name: points[name] for name in self.scores},
+            trustworthiness={name: trust[name] for name in self.scores},
+        )
 
 
 def before_and_after(outcomes: Sequence[Outcome]) -> tuple[Outcome | None, Outcome]:
@@ -155,11 +164,13 @@ def keep_states(
     for name, images in shown.items():
         arrays[name] = np.stack([np.asarray(read_image(image).resize((48, 48))) for image in images])
     for state, outcome in zip(STATE_NAMES, (before, after), strict=True):
+        assert outcome.evidence is not None
         arrays[f"probabilities.{state}"] = np.asarray(outcome.probabilities, dtype=np.float32)
+        arrays[f"scores.{state}"] = relative_scores(outcome.evidence.errors).astype(np.float32)
     more = {} if look_alikes is None else look_alikes.arrays()
     facts = {"steps": steps, "class_names": list(test.class_names), "seed": after.seed}
     facts |= {"families": {name: list(members) for name, members in test.families.items()}}
-    facts |= {"temperature": float(after.row.get("temperature", 1.0))}
+    facts |= {"files": ["/".join(Path(image).parts[-2:]) for image in test.images]}
     facts |= {"sets": look_alikes.sets if look_alikes else [], "order": list(more)}
     tensors = {name: torch.from_numpy(values) for name, values in (arrays | more).items()}
     write_tensors(Path(folder) / STATES, tensors, {"facts": json.dumps(facts)})
@@ -175,9 +186,10 @@ def load_states(folder: str | Path) -> RunStates:
         facts = json.loads(header["facts"])
         sets, order = facts.pop("sets"), facts.pop("order")
         values: dict[str, Any] = {n: tensors[n].numpy() for n in ("labels", "images", "exemplars", "journey")}
-        chances = {title: tensors[f"probabilities.{state}"].numpy() for state, title in STATE_NAMES.items()}
+        for part in ("probabilities", "scores"):
+            values[part] = {title: tensors[f"{part}.{state}"].numpy() for state, title in STATE_NAMES.items()}
         found = LookAlikes.from_arrays(sets, {name: tensors[name].numpy() for name in order}) if sets else None
-        return RunStates(probabilities=chances, look_alikes=found, **values, **facts)
+        return RunStates(look_alikes=found, **values, **facts)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path}: is incomplete or of another version ({explain(error)}); run the demo again"

@@ -143,12 +143,19 @@ def decision_row(
     own_scale: bool = False,
     thumbnails: Sequence[Any] | None = None,
     rings: Sequence[float] = RINGS,
+    columns: int = 0,
 ) -> list[Axes]:
-    """Maps of (scores, labels) side by side in a figure or a part of one, under each its share. See decision_maps."""
+    """Maps of (scores, labels) side by side in a figure or a part of one, under each its share. See decision_maps.
+
+    With ``columns`` a row has so many of them.
+    """
     panels.check_filled("shown", shown, "a title with the scores of each map")
-    axes = list(figure.subplots(1, len(shown), squeeze=False)[0])
+    columns = columns or len(shown)
+    axes = list(figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel())
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
     reach = reach or map_reach([scores for scores, _ in shown.values()])
-    for ax, (title, (scores, labels)) in zip(axes, shown.items(), strict=True):
+    for ax, (title, (scores, labels)) in zip(axes, shown.items(), strict=False):
         right = share_in_own_sector(np.asarray(scores), np.asarray(labels))
         scale: dict[str, Any] = (
             {"reach": map_reach([scores]), "rings": ()} if own_scale else {"reach": reach, "rings": rings}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from bokeh.embed import file_html
 from bokeh.layouts import column, row
-from bokeh.models import ColumnDataSource, Div, HoverTool, Legend, LegendItem
+from bokeh.models import Button, ColumnDataSource, CustomJS, Div, HoverTool, Legend, LegendItem
 from bokeh.plotting import figure as bokeh_figure
 from bokeh.resources import INLINE
 from jinja2 import Environment, StrictUndefined
@@ -180,10 +180,13 @@ def write_hover_map(
     predictions: Answers | None = None,
     probabilities: Answers | None = None,
     captions: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
     families: Families = None,
     title: str = "Map of the images",
 ) -> Path:
-    """Write a page with one map a state, side by side in the same window; details appear under the mouse.
+    """Write a page with one map a state, side by side in the same window; details of a mark appear beside them.
+
+    What is selected with the lasso can be saved as a list, which ``SampleReviewer.of_selection`` opens.
 
     Args:
         projection: Of all states together; each state has the same points in the same order.
@@ -192,6 +195,7 @@ def write_hover_map(
         predictions: (point,) integers, one array for all states or one a state by its name.
         probabilities: (point,), of the predicted class, 0 to 1; given with and like ``predictions``.
         captions: (point,).
+        files: (point,), how the images are called in a saved selection.
     """
     clouds, places = panels.check_clouds(projection.points, labels, class_names)
     looks, names = style.class_style(class_names, families), [class_names[label] for label in places]
@@ -213,23 +217,69 @@ def write_hover_map(
         for picture in pictures:
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
         data["picture"] = [_address(picture) for picture in pictures]
+    if files is not None:
+        data["file"] = _column(files, "all", names, "files")
     # All columns in one source, so that what is tapped on one map is marked on the others.
     source, window = ColumnDataSource(data), panels.square_window(clouds.values())
-    maps = [_draw_map(source, state, turn, window) for turn, state in enumerate(clouds)]
-    # The classes that occur, at the right of the last map, which becomes wider by it.
-    marks, present = [maps[-1].renderers[-1]], [name for name in class_names if name in names]
+    card = Div(text="Point at a mark.", width=250, styles={"font-size": "15px", "overflow": "auto"})
+    maps = [_draw_map(source, state, turn, window, card) for turn, state in enumerate(clouds)]
+    # The classes that occur, in a row under the first map, where they take no width from it.
+    marks, present = [maps[0].renderers[-1]], [name for name in class_names if name in names]
     items = [LegendItem(label=name, renderers=marks, index=names.index(name)) for name in present]
-    maps[-1].add_layout(Legend(items=items, label_text_font_size="15px"), "right")
-    maps[-1].width = 760
+    key: dict[str, Any] = {"label_text_font_size": "13px", "orientation": "horizontal", "ncols": 5, "spacing": 4}
+    maps[0].add_layout(Legend(items=items, **key), "below")
     words = (
         f"<h1 style='font-size:22px;margin:4px 0'>{html.escape(title)}</h1><p style='font-size:15px;margin:4px 0'>"
-        f"{html.escape(projection.describe())} A ring marks a wrong prediction. Tap a mark to find it on every map.</p>"
+        f"{html.escape(projection.describe())} A ring marks a wrong prediction. Tap a mark to find it on every map; "
+        "draw around some with the lasso, and save them as a list.</p>"
     )
-    # The maps may be wider than the window; the words are not.
-    heading = Div(text=words, styles={"max-width": "96vw"})
-    page = file_html(column(heading, row(*maps)), INLINE, title)
+    # As wide and as high as the window, whatever it is.
+    side = column(card, _save_button(source, len(maps) - 1), width=260, sizing_mode="stretch_height")
+    shown = row(*maps, side, sizing_mode="stretch_both")
+    page = file_html(column(Div(text=words), shown, sizing_mode="stretch_both"), INLINE, title)
     # A page without a language is read out with the wrong one.
     return write_text(path, page.replace("<html>", '<html lang="en">', 1))
+
+
+_CARD = """
+const place = cb_data.index.indices[0]
+if (place === undefined) return
+const data = source.data
+function safe(text) { const part = document.createElement("span"); part.textContent = text; return part.innerHTML }
+const lines = []
+const look = 'alt="image" width="160" style="image-rendering:pixelated"'
+if (data.picture) lines.push(`<img src="${data.picture[place]}" ${look}>`)
+lines.push(`<b>${safe(data.label[place])}</b>`)
+if (data["prediction" + turn]) {
+  const chance = data["probability" + turn] ? ` (${data["probability" + turn][place]})` : ""
+  lines.push(`${safe(state)}`, `predicted: ${safe(data["prediction" + turn][place])}${chance}`)
+}
+if (data.caption) lines.push(`<i>${safe(data.caption[place])}</i>`)
+if (data.file) lines.push(safe(data.file[place]))
+card.text = lines.join("<br>")
+"""
+
+_SAVE = """
+const data = source.data, chosen = source.selected.indices
+const rows = chosen.length ? chosen : [...data.label.keys()]
+const cell = (text) => `"${String(text).replaceAll('"', '""')}"`
+const lines = rows.map((place) => [
+  data.file ? data.file[place] : `image ${place}`, data.label[place],
+  data["prediction" + turn] ? data["prediction" + turn][place] : "",
+  data["probability" + turn] ? data["probability" + turn][place] : "",
+].map(cell).join(","))
+const link = document.createElement("a")
+link.href = URL.createObjectURL(new Blob(["file,class,prediction,probability\\n" + lines.join("\\n") + "\\n"]))
+link.download = "selection.csv"
+link.click()
+"""
+
+
+def _save_button(source: Any, turn: int) -> Button:
+    """Saves what is selected, or all, as ``selection.csv`` with file, class, prediction and probability."""
+    button = Button(label="Save selection as CSV", button_type="primary", width=250)
+    button.js_on_event("button_click", CustomJS(args={"source": source, "turn": turn}, code=_SAVE))
+    return button
 
 
 def _column(values: Answers, state: str, names: Sequence[str], what: str) -> list[Any]:
@@ -242,26 +292,12 @@ def _column(values: Answers, state: str, names: Sequence[str], what: str) -> lis
     return list(values)
 
 
-def _tooltip(turn: int, data: Mapping[str, Any]) -> str:
-    """HTML of the card; bokeh escapes the values that it fills in."""
-    shown = f'alt="image of @label" width="{THUMBNAIL}" style="image-rendering:pixelated"'
-    chance = f" (@probability{turn})" if f"probability{turn}" in data else ""
-    lines = {
-        "picture": f'<img src="@picture" {shown}>',
-        "label": "<b>@label</b>",
-        f"prediction{turn}": f"predicted: @prediction{turn}{chance}",
-        "caption": "<i>@caption</i>",
-    }
-    card = "<br>".join(line for name, line in lines.items() if name in data)
-    return f'<div style="max-width:16em;font-size:15px;color:{style.INK}">{card}</div>'
-
-
-def _draw_map(source: Any, state: str, turn: int, window: panels.Window) -> Any:
-    """The marks of one state in its window, and a ring around each wrong prediction."""
+def _draw_map(source: Any, state: str, turn: int, window: panels.Window, card: Any) -> Any:
+    """The marks of one state in its window, and a ring around each wrong prediction; details go to the card."""
     (x, y), half = window[0].tolist(), window[1]
-    tools: dict[str, Any] = {"tools": "pan,wheel_zoom,box_zoom,reset,tap", "active_scroll": "wheel_zoom"}
+    tools: dict[str, Any] = {"tools": "pan,wheel_zoom,box_zoom,lasso_select,reset,tap", "active_scroll": "wheel_zoom"}
     ranges = {"x_range": (x - half, x + half), "y_range": (y - half, y + half)}
-    plot = bokeh_figure(width=560, height=600, title=state, match_aspect=True, **tools, **ranges)
+    plot = bokeh_figure(sizing_mode="stretch_both", title=state, match_aspect=True, **tools, **ranges)
     plot.toolbar.logo = None  # it links to a page on the network
     plot.title.text_font_size = "18px"
     plot.axis.visible, plot.grid.visible = False, False
@@ -270,5 +306,7 @@ def _draw_map(source: Any, state: str, turn: int, window: panels.Window) -> Any:
         plot.scatter(**place, size=19, marker="circle", fill_alpha=0, line_width=1.5, line_alpha=f"ring{turn}")
     shades = {"fill_color": "color", "fill_alpha": 0.85, "nonselection_alpha": 0.15}
     marks = plot.scatter(**place, size=11, marker="marker", line_width=0.5, **shades)
-    plot.add_tools(HoverTool(renderers=[marks], tooltips=_tooltip(turn, source.data)))
+    # Beside the maps the card covers no mark, as a tooltip over them would.
+    shown = CustomJS(args={"source": source, "card": card, "state": state, "turn": turn}, code=_CARD)
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=None, callback=shown))
     return plot

@@ -24,6 +24,9 @@ COLUMNS = {
 }
 """Key in a method's results to the heading of its column."""
 
+DOTS_PER_INCH, REM_PER_INCH = 150, 4.6
+"""Of figures as ``save_figure`` writes them, and as the page shows them: letters of 12 points are 12 pixels high."""
+
 
 @dataclass(frozen=True)
 class ReportFigure:
@@ -34,10 +37,16 @@ class ReportFigure:
     message: str  # what one should see in it, in a sentence or two
     png_path: str | Path
     alt: str  # what the figure shows, for those who do not see it
+    narrow: ReportFigure | None = None  # the same for a phone, in one column
 
     def data(self) -> str:
         """The PNG in base64."""
         return base64.b64encode(read_png(self.png_path)).decode("ascii")
+
+    def width(self) -> float:
+        """How wide it is shown, in rem: by its inches, so that all figures have letters of one size."""
+        pixels = int.from_bytes(read_png(self.png_path)[16:20], "big")
+        return round(pixels / DOTS_PER_INCH * REM_PER_INCH, 1)
 
 
 def read_png(path: str | Path) -> bytes:

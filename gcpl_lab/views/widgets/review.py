@@ -90,6 +90,16 @@ class SampleReviewer(View):
         buttons = ipywidgets.HBox([self.accept, self.reject, self.back, self.forward])
         super().__init__("Review of samples", others=[self.reason, buttons, self.bar])
 
+    @classmethod
+    def of_selection(cls, selection: str | Path, folder: str | Path, path: str | Path) -> SampleReviewer:
+        """Review what was selected on a hover map: its CSV names files below ``folder``, and their classes."""
+        rows = [row for _, row in read_table(Path(selection))]
+        if not rows or not {"file", "class"} <= set(rows[0]):
+            found = list(rows[0]) if rows else "no row"
+            raise ArtifactError(f"{selection}: has {found}; expected the columns file and class of a saved selection")
+        files = [row["file"] for row in rows]
+        return cls([Path(folder) / name for name in files], path, ids=files, labels=[row["class"] for row in rows])
+
     @property
     def present_id(self) -> str:
         return self._ids[self._place]
