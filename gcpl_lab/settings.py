@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from gcpl_lab.registry import Registry
 
@@ -18,18 +19,23 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
+@cache
+def choices_of(kind: Any) -> dict[str, tuple[str, ...]]:
+    """Names of ``Literal`` settings with the values that they may have."""
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+    return {name: get_args(hint) for name, hint in hints.items()}
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Plain values of the right kind, out and back; what a subclass lists below is checked when it is made.
+    """Plain values of the right kind, out and back; checked when they are made, a ``Literal`` and what is listed below.
 
     Attributes:
-        CHOICES: Names with the values that they may have.
         LEAST: Names with the smallest value that they may have; None is allowed where the field allows it.
         ABOVE_ZERO, SHARES: Names that must be above 0, or above 0 and below 1.
         REMOVED: Settings of earlier versions that have no effect any more, or none on what was saved.
     """
 
-    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {}
     LEAST: ClassVar[Mapping[str, int]] = {}
     ABOVE_ZERO: ClassVar[Collection[str]] = ()
     SHARES: ClassVar[Collection[str]] = ()
@@ -41,7 +47,7 @@ class Settings:
             value = getattr(self, field.name)
             truth = not isinstance(value, bool) or kind is object or "bool" in str(field.type)  # True is an int
             self.require(field.name, isinstance(value, kind) and truth, expected)
-        for name, known in self.CHOICES.items():
+        for name, known in choices_of(type(self)).items():
             self.require(name, getattr(self, name) in known, "one of " + ", ".join(known))
         for name, least in self.LEAST.items():
             value = getattr(self, name)

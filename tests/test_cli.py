@@ -260,6 +260,7 @@ TRAIN = "train gcpl nowhere "
         (2, TRAIN + "--set colour=red", "unknown settings colour"),
         (2, TRAIN + "--set num_steps=many", "num_steps is 'many'; expected a whole number"),
         (2, TRAIN + "--set seed=3", "preset, objective and seed are options of their own"),
+        (2, TRAIN + "--set cache_encodings=false", "this setting of earlier versions is gone"),
         (2, "demo --set objective=gcpl", "preset, objective and seed are options of their own"),
         (2, TRAIN + "--objective magic", "objective is 'magic'; expected a registered objective"),
         (2, "train magic", "No such command 'magic'"),

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_precision_follows_setting_device_and_weights(monkeypatch: pytest.Monkey
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
         assert device.weights_dtype("auto", "cuda:1") is expected
         assert device.weights_dtype("auto", "cpu") is float32
-    told = device.PRECISIONS[1:]
+    told = get_args(device.Precision)[1:]
     assert [device.weights_dtype(each, "cuda") for each in told] == [float32, float32, bfloat16, float16]
     mixed = [device.MIXED_PRECISION.get(str(each)) for each in (*told, float32, bfloat16, float16)]
     assert mixed == ["no", "no", "bf16", "fp16", None, "bf16", "fp16"]

@@ -142,7 +142,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 ]
 """By the kind of run; of a tuple each value is another."""
 
-SEPARATELY_TESTED = {"preset", "checkpoint_every", "error_rate", "cache_encodings"}
+SEPARATELY_TESTED = {"preset", "checkpoint_every", "error_rate"}
 
 
 @pytest.fixture(scope="module")
@@ -188,27 +188,6 @@ def test_how_the_work_is_cut_up_changes_no_result(outcome: Any, name: str, value
     assert cut[0] == pytest.approx(plain[0], rel=1e-5)
     np.testing.assert_allclose(cut[1], plain[1], atol=1e-5)
     assert cut[2] > plain[2]
-
-
-@pytest.mark.parametrize("objective", ["gcpl", "discriminative"])
-def test_encoding_in_every_update_changes_no_result(
-    diffusion: Any, pictures: Any, monkeypatch: pytest.MonkeyPatch, objective: str
-) -> None:
-    """What is cached is what the VAE says each time; without the cache it is asked in every update."""
-    asked, found, encode = list[int](), [], diffusion.encode_moments
-
-    def counted(pixels: torch.Tensor, *batch_size: int) -> Any:
-        asked.append(len(pixels))
-        return encode(pixels, *batch_size)
-
-    monkeypatch.setattr(diffusion, "encode_moments", counted)
-    for cache in (True, False):
-        asked.clear()
-        model = small(diffusion, objective, evidence_bfloat16=False, cache_encodings=cache).fit(*pictures)
-        assert asked[:2] == [12, 12]
-        assert len(asked) == 2 + (0 if cache else len(model.history_))
-        found.append((model.prompts_.vectors.detach(), torch.tensor([record.loss for record in model.history_])))
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])

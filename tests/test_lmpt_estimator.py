@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
-from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.multilabel import multilabel_report, sigmoid
@@ -173,65 +172,21 @@ def test_probabilities_do_not_overflow() -> None:
     np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, 1e4]), (10.0, 0.0)), [0, 0.5, 1])
 
 
-# ---------------------------------------------------------------------------------- which prompts are kept
+# ---------------------------------------------------------------------------------- training, and training again
 
 
-@pytest.mark.parametrize("stop", [None, 1, 5, 8, 11])
-def test_the_contexts_of_the_best_epoch_are_put_back(clip: Any, tmp_path: Path, stop: int | None) -> None:
-    """The first of equals, of six epochs of two updates; also after an interruption behind update ``stop``."""
-    settings = {"num_epochs": 6, "keep": "best", "refit": False, "learning_rate": 0.1, "schedule": "constant"}
-    settings["seed"] = 2
-    whole, epochs = classifier(clip, **settings), {}
-    for record in steps(whole):
-        if record.validation is not None:
-            epochs[record.step] = record.validation, context(whole)
-    assert list(epochs) == [2, 4, 6, 8, 10, 12]
-    best = min(epochs, key=lambda step: epochs[step][0])
-    assert best < 12, "choose other settings: the last epoch would be kept anyway"
-    assert not torch.equal(epochs[best][1], epochs[12][1])
-    model = whole
-    if stop is not None:
-        for record in steps(classifier(clip, **settings), tmp_path):
-            if record.step == stop:
-                break
-        model = learned(clip, tmp_path, **settings)
-    assert torch.equal(context(model), epochs[best][1])
-    assert model.validation_map_ == pytest.approx(1 - epochs[best][0])
-    measured = [record.validation for record in model.history_ if record.validation is not None]
-    assert measured == pytest.approx([validation for validation, _ in epochs.values()])
-
-
-def test_the_best_epoch_is_put_back_when_a_run_is_ended_early(clip: Any) -> None:
-    settings = {"num_epochs": 6, "keep": "best", "learning_rate": 0.1, "schedule": "constant", "seed": 2}
-    model, epochs = classifier(clip, **settings), {}
-    records = steps(model)
-    for record in records:
-        if record.validation is not None:
-            epochs[record.step] = record.validation, context(model)
-        if record.step == 10:
-            end_early(records)
-    best = min(epochs, key=lambda step: epochs[step][0])
-    assert best < 10, "choose other settings: the last epoch would be kept anyway"
-    assert torch.equal(context(model), epochs[best][1])
-
-
-def test_the_last_learning_has_every_image_and_the_best_number_of_epochs(clip: Any) -> None:
-    first, whole, last = (
-        learned(clip, num_epochs=4, keep=keep, refit=refit)
-        for keep, refit in (("best", False), ("best", True), ("last", True))
-    )
+def test_the_last_learning_has_every_image(clip: Any) -> None:
+    """Thresholds stay those of the part that was held out; both trainings go through the whole schedule."""
+    first, whole = (learned(clip, num_epochs=4, refit=refit) for refit in (False, True))
     assert first.num_train_ < whole.num_train_ == len(TARGETS)
     np.testing.assert_array_equal(whole.class_counts_, TARGETS.sum(0))
     done, an_epoch = len(first.history_), math.ceil(len(TARGETS) / 16)
     before, after = ([replace(one, seconds=0.0) for one in each.history_[:done]] for each in (first, whole))
     assert before == after
-    best = min((one for one in before if one.validation is not None), key=lambda record: record.validation or 0.0)
-    assert len(whole.history_) == whole.num_steps_ == done + best.step // (done // 4) * an_epoch
+    assert len(whole.history_) == whole.num_steps_ == done + 4 * an_epoch
     np.testing.assert_array_equal(first.thresholds_, whole.thresholds_)
     assert not np.array_equal(first.scores_of(VIEWS[0]), whole.scores_of(VIEWS[0]))
-    assert all(record.validation is None for record in last.history_)
-    assert 0 < last.validation_map_ <= 1
-    assert len(last.history_) == last.num_steps_ == done + 4 * an_epoch  # both go through the whole schedule
+    assert 0 < whole.validation_map_ == first.validation_map_ <= 1
 
 
 def test_a_run_that_is_ended_early_is_calibrated_and_not_learned_again(clip: Any) -> None:
@@ -250,13 +205,13 @@ SWITCHES = {name: not value for name, value in LMPTConfig().as_dict().items() if
 CHANGES: dict[str, Any] = (
     SWITCHES
     | {"num_context": 3, "num_epochs": 2, "batch_size": 9, "seed": 1, "token_offset": 0, "ending": "."}
-    | {"class_position": "front", "initial_words": "the", "scale": "clip", "precision": "bfloat16", "keep": "last"}
+    | {"class_position": "front", "initial_words": "the", "scale": "clip", "precision": "bfloat16"}
     | {"reading": "token", "position_hinge": "sum", "contrast_reduction": "weighted", "schedule": "constant"}
     | {"classification": "binary_cross_entropy", "optimizer": "sgd", "learning_rate": 0.003, "validation_share": 0.4}
     | {"mix": 0.9, "margin": 0.9, "reweight_gamma": 0.3, "negative_scale": 3.0, "mu": 0.1}
 )
 BASE: dict[str, Any] = {"classification": "distribution_balanced", "contrast_reduction": "mean", "margin": 1.2}
-BASE |= {"learning_rate": 0.02, "num_epochs": 5, "keep": "best"}
+BASE |= {"learning_rate": 0.02, "num_epochs": 5}
 
 
 @pytest.fixture(scope="module")
@@ -264,30 +219,12 @@ def usual(random_pair: Any) -> list[float]:
     return losses(learned(random_pair.clip, **BASE))
 
 
-@pytest.mark.parametrize("name", sorted(CHANGES.keys() - {"cache_encodings"}))
+@pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_setting_changes_something(clip: Any, usual: list[float], name: str) -> None:
     assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every", "options"}
     base = {**BASE, "reading": "token"} if name in ("token_offset", "position_hinge") else BASE
     before = usual if base is BASE else losses(learned(clip, **base))
     assert losses(learned(clip, **{**base, name: CHANGES[name]})) != before
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_encoding_in_every_update_changes_no_result(clip: Any, photos: Any, flip: bool) -> None:
-    """What is cached is what the image tower says each time; SGD, because AdamW magnifies rounding."""
-    found, settings = [], {"flip": flip, "batch_size": 6, "optimizer": "sgd"}
-    for cache in (True, False):
-        asked: list[int] = []
-        hook = clip.model.visual.register_forward_pre_hook(lambda _, inputs, asked=asked: asked.append(len(inputs[0])))
-        model = classifier(clip, cache_encodings=cache, **settings).fit(*photos, NAMES, ["a bag"] * 20)
-        hook.remove()
-        learned_first = len(split_validation(photos[1], model.config.validation_share, model.config.seed)[0])
-        updates = sum(asked) - (40 if flip else 20)
-        assert updates == (0 if cache else 3 * (learned_first + 20))  # three epochs, and three of the refit
-        found.append((context(model), torch.tensor(losses(model))))
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
-    with pytest.raises(DataError, match="cache_encodings is False, and learn was given features alone"):
-        learned(clip, cache_encodings=False)
 
 
 def test_without_the_fast_room_the_result_is_the_same(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def test_adamw_by_hand() -> None:
     moved = [after - before for after, before in zip(objective.state(), Quadratic().state(), strict=True)]
     for move, gradient in zip(moved, gradients, strict=True):
         torch.testing.assert_close(move, -0.05 * gradient.sign(), atol=1e-5, rtol=0)
-    assert (record.learning_rate, record.validation) == (0.05, None)
+    assert record.learning_rate == 0.05
     assert record.values == {"size": pytest.approx(float(START.abs().mean()))}
     decayed = Quadratic()
     list(train(decayed, batch_at, TrainingConfig(num_steps=1, learning_rate=0.05, weight_decay=0.5)))

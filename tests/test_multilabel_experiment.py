@@ -120,7 +120,7 @@ def test_the_published_method_is_the_whole_command(
 ) -> None:
     odd: dict[str, Any] = {"num_context": 3, "initial_words": "of", "class_position": "front", "reading": "pooled"}
     odd |= {"class_specific": False, "schedule": "linear", "optimizer": "adamw", "batch_size": 5}
-    odd |= {"reweight": False, "focal": False, "mix": 0.1, "keep": "best"}
+    odd |= {"reweight": False, "focal": False, "mix": 0.1}
     other, made = altered(experiment, **odd), []
     monkeypatch.setattr(LMPTClassifier, "learn", lambda self, *_, **__: made.append(self.config.as_dict()) or ())
     for method in ("lmpt_published", "lmpt_published_loss"):
@@ -128,7 +128,7 @@ def test_the_published_method_is_the_whole_command(
             other.run(method, 0)
     whole, loss = made
     prompts = {"num_context": 16, "initial_words": "", "class_position": "end", "reading": "token", "token_offset": 2}
-    training = {"optimizer": "sgd", "learning_rate": 5e-4, "batch_size": 64, "num_epochs": 50, "keep": "last"}
+    training = {"optimizer": "sgd", "learning_rate": 5e-4, "batch_size": 64, "num_epochs": 50}
     assert (PUBLISHED_LOSS | prompts | training).items() <= PUBLISHED.items()
     assert (PUBLISHED["negative_scale"], PUBLISHED["mu"], PUBLISHED["reweight_gamma"]) == (5.0, 0.3, 2.0)
     assert {name: whole[name] for name in PUBLISHED} == PUBLISHED

@@ -42,7 +42,6 @@ def savings_of(made: Any) -> dict[str, Any]:
     return {saving.name: saving for saving in made.savings}
 
 
-ANEW = {"cache_encodings": False}
 FAST = {"classification": "fast", "num_folds": 3, "evidence_pool": 16}
 
 
@@ -54,8 +53,6 @@ FAST = {"classification": "fast", "num_folds": 3, "evidence_pool": 16}
         # 40 exemplars under 10 prompts, 8 pairs
         ({}, "calibration", 3200, 0, 3200 * 0.2, 1000 + 128 * 10),
         ({}, "classification", 50 * 10 * 8, 50, 4000 * 0.2 + 50, 1000 + 128 * 10),
-        (ANEW, "training", 2000, 80 + 2000, 2000 * 0.5 + 2080, 1000 + 20 * 60),
-        (ANEW, "calibration", 3200, 0, 3200 * 0.2, 1000 + 128 * 10),
         # folds that train like the whole, and a pool of 16 pairs
         (FAST, "training", 2000, 80, 2000 * 0.5 + 80, 1000 + 20 * 60),
         (FAST, "calibration", 3200 + 6400 + 3 * 2000, 0, 9600 * 0.2 + 3 * 1000, 1000 + 128 * 10),
@@ -74,10 +71,6 @@ def test_totals_cost_and_what_is_encoded_without_a_cache() -> None:
     assert made.seconds == pytest.approx(1080 + 640 + 850)
     assert made.cost == pytest.approx(sum(stage.cost for stage in made.stages)) == pytest.approx(2 * 2570)
     assert (plan().cost, made.memory_bytes) == (None, 1000 + 128 * 10)
-    # Every update and every fold encodes: 100 updates of 20; 50 of 16 images in 4 samples each.
-    made = plan(objective="discriminative", classification="fast", num_folds=2, cache_encodings=False)
-    assert made.training.encoded_pictures == 80 + 2000 + 50 * 16 * 4
-    assert made.calibration.encoded_pictures == 2 * (2000 + 50 * 16 * 4)
 
 
 def test_an_update_takes_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

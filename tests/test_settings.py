@@ -12,6 +12,7 @@ from gcpl_lab.gcpl.discriminative import Discriminative
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.lmpt.settings import LMPTConfig
+from gcpl_lab.settings import choices_of
 
 CHANGED: dict[str, Any] = {
     "preset": "sd-1.4",
@@ -34,8 +35,8 @@ def other(kind: Any) -> dict[str, Any]:
     for name, default in kind().as_dict().items():
         if name in CHANGED:
             found[name] = CHANGED[name]
-        elif name in kind.CHOICES:
-            found[name] = next(value for value in kind.CHOICES[name] if value != default)
+        elif name in choices_of(kind):
+            found[name] = next(value for value in choices_of(kind)[name] if value != default)
         elif isinstance(default, str):
             found[name] = "focal"
         else:
@@ -85,7 +86,7 @@ WRONG: dict[Any, list[tuple[str, Any]]] = {
     LMPTConfig: [("classification", "of no kind"), ("mix", -0.1), ("mix", 1.1), ("refit", "yes")],
 }
 for settings, wrong in WRONG.items():
-    wrong += [(name, "of no kind") for name in settings.CHOICES]
+    wrong += [(name, "of no kind") for name in choices_of(settings)]
     wrong += [(name, least - 1) for name, least in settings.LEAST.items()]
     wrong += [(name, 0) for name in settings.ABOVE_ZERO] + [(name, end) for name in settings.SHARES for end in (0, 1)]
 

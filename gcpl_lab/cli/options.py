@@ -68,6 +68,8 @@ def parse_settings(texts: list[str], kind: type[Settings], **others: Any) -> dic
     found = parse_values(texts)
     if reserved := {"preset", "objective", "seed"} & found.keys():
         raise BadParameter(f"--set {min(reserved)}: preset, objective and seed are options of their own, see --help")
+    if gone := found.keys() & set(kind.REMOVED):
+        raise BadParameter(f"--set {min(gone)}: this setting of earlier versions is gone; leave it out")
     try:
         checked = kind.from_dict({**found, **others})
     except (LabError, TypeError, ValueError) as error:

@@ -55,7 +55,7 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
     for way, settings in WAYS.items():
         own = dict(settings)
         taught = replace_captions(known, targets, 1.0, seed) if own.pop("captions", "") else known
-        config = {**experiment.config.as_dict(), **own, "seed": seed, "refit": False, "keep": "last"}
+        config = {**experiment.config.as_dict(), **own, "seed": seed, "refit": False}
         model = LMPTClassifier(clip=experiment.clip, **config)
         for epoch, features in _epochs(model, views, targets, train.class_names, taught):
             found[f"{way}/{epoch}"] = features

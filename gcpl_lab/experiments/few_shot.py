@@ -123,7 +123,7 @@ class FewShotExperiment(Experiment[ImageSet]):
     @cached_property
     def _exemplars(self) -> Exemplars:
         pixels = self.diffusion.preprocess(read_images(self.support.images))
-        return Exemplars.encode(self.diffusion, pixels, self.support.labels, cache=self.config.cache_encodings)
+        return Exemplars.encode(self.diffusion, pixels, self.support.labels)
 
     @cached_property
     def test_latents(self) -> Tensor:

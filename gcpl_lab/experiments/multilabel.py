@@ -79,9 +79,9 @@ class MultiLabelOutcome:
 class MultiLabelExperiment(Experiment[MultiLabelSet]):
     """All methods on one training and one test set, with the same classes in the same order.
 
-    For each seed, part of the training images is held out; it chooses the epoch, the scale of probabilities and the
-    thresholds of every method alike; the probe's strength is chosen on the parts that LMPT's settings were. With
-    ``refit`` what is trained then learns once more, from all of them. With ``flip`` it learns from mirror images too.
+    For each seed, part of the training images is held out; it chooses the scale of probabilities and the thresholds of
+    every method alike; the probe's strength is chosen on the parts that LMPT's settings were. With ``refit`` what is
+    trained then learns once more, from all of them. With ``flip`` it learns from mirror images too.
     The test set is only measured on. The model loads and images are encoded when a method first needs them.
 
     Args:
@@ -141,7 +141,7 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         train, views, test = self.train, self.views, self.test_features
         captions = train.captions if captions is None else captions
         watch = Stopwatch()
-        records = model.learn(views, train.targets, train.class_names, captions, images=train.images)
+        records = model.learn(views, train.targets, train.class_names, captions)
         self.follow(method, records, lambda: model.num_steps_)
         watch.learned()
         logits = model.scores_of(test)

@@ -84,7 +84,6 @@ class Plan:
             if part.num_samples:
                 samples, evaluations = samples * getattr(config, part.num_samples), 1 + rivals
             evaluations *= samples
-            encoded += 0 if config.cache_encodings else count * samples
             seconds += profile.training_time(count, evaluations, self.precision)
             backward, largest = backward + count * evaluations, max(largest, evaluations)
         if config.gradient_checkpointing:  # everything is computed once more
@@ -105,9 +104,8 @@ class Plan:
         again = training.seconds - 2 * exemplars * self.profile.encoding_seconds
         seconds = self.profile.classifying_time(fitting, self.evidence_precision) + folds * again
         evaluations = fitting + folds * training.denoiser_evaluations
-        encoded = folds * (training.encoded_pictures - 2 * exemplars)
         memory = max(self.classification.memory_bytes, training.memory_bytes if folds else 0)
-        return Stage("calibration", evaluations, encoded, seconds, memory, self._cost(seconds))
+        return Stage("calibration", evaluations, 0, seconds, memory, self._cost(seconds))
 
     @cached_property
     def classification(self) -> Stage:

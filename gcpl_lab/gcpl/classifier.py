@@ -8,7 +8,7 @@ Source: Li et al. 2023, https://arxiv.org/abs/2303.16203
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,7 +113,7 @@ class DiffusionClassifier:
         found = torch.cat(results) if results else torch.empty(0)
         return torch.empty_like(found).scatter_(0, order, found)
 
-    def exact(self, latents: Tensor, num_samples: int, progress: Callable[[int], None] | None = None) -> Evidence:
+    def exact(self, latents: Tensor, num_samples: int) -> Evidence:
         """Every class on every sample.
 
         A pass holds whole images, or a part of one. So where two do not fit into a pass, the rounding of an image's
@@ -122,7 +122,6 @@ class DiffusionClassifier:
         Args:
             latents: z0, (image, channel, height, width), scaled.
             num_samples: (t, ε) pairs; timesteps evenly spaced over the range.
-            progress: Called with the number of images that are done.
         """
         timesteps, noises = self.timesteps(num_samples), self.noises(num_samples)
         shape, parts = (self.num_classes, num_samples), []
@@ -130,8 +129,6 @@ class DiffusionClassifier:
         for chunk in latents.split(images_a_pass) if len(latents) else ():  # a process may have no share
             grid = torch.cartesian_prod(*map(torch.arange, (len(chunk), *shape))).reshape(-1, 3)
             parts.append(self.errors(grid, chunk, timesteps, noises).reshape(len(chunk), *shape))
-            if progress:
-                progress(sum(map(len, parts)))
         found = torch.cat(parts).numpy() if parts else np.empty((0, *shape), np.float32)
         return Evidence(found, timesteps.numpy(), int(found.size))
 
@@ -140,10 +137,9 @@ class DiffusionClassifier:
         latents: Tensor,
         to_keep: Sequence[int] = (5, 1),
         n_samples: Sequence[int] = (50, 500),
-        progress: Callable[[int], None] | None = None,
         *,
         schedule: Schedule = "nested",
     ) -> Evidence:
         """The published procedure in stages, see :func:`~gcpl_lab.gcpl.staged.staged_evidence`."""
-        errors, timesteps, spent = staged_evidence(self, latents, to_keep, n_samples, schedule, progress)
+        errors, timesteps, spent = staged_evidence(self, latents, to_keep, n_samples, schedule)
         return Evidence(errors, timesteps, spent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -93,11 +92,6 @@ class GCPLClassifier(PromptJudge):
         self._diffusion = None if diffusion is None else fast.enable(diffusion)
         self.journey_every = 10
 
-    def fit(self, *arguments: Any, **keywords: Any) -> GCPLClassifier:
-        """Learn the class prompts: :meth:`steps` run to their end, with the same arguments and errors."""
-        deque(self.steps(*arguments, **keywords), maxlen=0)
-        return self
-
     def steps(
         self,
         images: Sequence[Any],
@@ -134,10 +128,8 @@ class GCPLClassifier(PromptJudge):
             known = self.encode(others), np.searchsorted(classes, np.asarray(answers)), self._clip_scores(others, names)
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
-        read, cache = read_images(images), self.config.cache_encodings
-        exemplars = Exemplars.encode(
-            self.diffusion, self.diffusion.preprocess(read), ids, self.encode_moments, cache=cache
-        )
+        read = read_images(images)
+        exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read), ids, self.encode_moments)
         if checkpoint_folder:
             exemplars = replace(exemplars, source=images_checksum(read))
         if OBJECTIVES[self.config.objective].facts.get("reads_clip"):

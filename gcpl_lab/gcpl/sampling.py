@@ -21,7 +21,6 @@ class Exemplars:
         means: (flip, image, channel, height, width): posterior means, as they are and mirrored; not scaled.
         log_variances: The same shape.
         labels: int64 (image,).
-        pixels: (image, 3, size, size) in [-1, 1] where updates are to encode them anew; None: what is cached serves.
         source: Checksum of the images, where a run is to be known again; moments differ a little between machines.
         features: CLIP's unit features (flip, image, feature), for an objective that reads them.
     """
@@ -29,7 +28,6 @@ class Exemplars:
     means: Tensor
     log_variances: Tensor
     labels: Tensor
-    pixels: Tensor | None = None
     source: str = ""
     features: Tensor | None = None
 
@@ -40,11 +38,8 @@ class Exemplars:
     def subset(self, indices: np.ndarray) -> Exemplars:
         """Some of the images, int64 (count,)."""
         chosen = torch.from_numpy(indices)
-        pixels = None if self.pixels is None else self.pixels[chosen]
         features = None if self.features is None else self.features[:, chosen]
-        return Exemplars(
-            self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], pixels, features=features
-        )
+        return Exemplars(self.means[:, chosen], self.log_variances[:, chosen], self.labels[chosen], features=features)
 
     @classmethod
     def encode(
@@ -53,21 +48,17 @@ class Exemplars:
         pixels: Tensor,
         labels: Sequence[int] | np.ndarray,
         encode_moments: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-        *,
-        cache: bool = True,
     ) -> Exemplars:
         """Run the VAE once on every image and its mirror image.
 
         Args:
             diffusion, pixels, labels: The frozen model; (image, 3, size, size) in [-1, 1]; one class id an image.
             encode_moments: Instead of the model's own, for instance to share the work among processes.
-            cache: False: updates encode the images of their batch anew, as published.
         """
         encode_moments = encode_moments or diffusion.encode_moments
         moments = zip(encode_moments(pixels), encode_moments(pixels.flip(-1)), strict=True)
         means, log_variances = (torch.stack(both) for both in moments)
-        ids = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
-        return cls(means, log_variances, ids, None if cache else pixels)
+        return cls(means, log_variances, torch.as_tensor(np.asarray(labels), dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -155,9 +146,6 @@ class ExemplarSampler:
         timesteps = rng.integers(*self._timesteps, len(images))
         exemplars = self._exemplars
         means, log_variances = exemplars.means[flips, images], exemplars.log_variances[flips, images]
-        if exemplars.pixels is not None:  # encoded anew, as published
-            pixels, mirrored = exemplars.pixels[images], flips.bool()[:, None, None, None]
-            means, log_variances = self._diffusion.encode_moments(torch.where(mirrored, pixels.flip(-1), pixels))
         draws = torch.stack([self._normal(step, place, means.shape[1:]) for place in range(len(images))], dim=1)
         latents = means + (0.5 * log_variances).exp() * draws[0]
         device = self._diffusion.device

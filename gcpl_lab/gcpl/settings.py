@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.settings import Settings
-from gcpl_lab.training.device import PRECISIONS, Precision
+from gcpl_lab.training.device import Precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class GCPLConfig(Settings):
         evidence_batch_size: Most denoiser evaluations in one pass; 128 were fastest of 64 to 512 on a CPU. Where two
             images do not fit into one, a score is the same digit by digit whatever is judged beside it.
         evidence_bfloat16: Classify with the denoiser in bfloat16.
-        cache_encodings: Run the VAE once on every exemplar and its mirror image; False: in every update, as published.
         flip: Learn from mirror images too.
         checkpoint_every: Updates between checkpoints, where a folder for them is given.
         precision: Of the frozen weights: ``"float32"``, ``"tf32"`` (faster products on a GPU), ``"bfloat16"``,
@@ -86,7 +85,6 @@ class GCPLConfig(Settings):
     class_offsets: bool = True
     evidence_batch_size: int = 128
     evidence_bfloat16: bool = True
-    cache_encodings: bool = True
     flip: bool = True
     checkpoint_every: int = 50
     precision: Precision = "auto"
@@ -95,13 +93,6 @@ class GCPLConfig(Settings):
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
-    CHOICES: ClassVar = {
-        "initial": ("name", "coarse", "random"),
-        "schedule": ("cosine", "linear", "constant"),
-        "classification": ("exact", "fast"),
-        "weighting": ("relative", "absolute", "chosen", "tif"),
-        "precision": PRECISIONS,
-    }
     LEAST: ClassVar = {
         **dict.fromkeys(("num_vectors", "batch_size", "discriminative_batch_size", "num_samples", "num_evidence"), 1),
         **dict.fromkeys(("evidence_batch_size", "evidence_pool", "checkpoint_every", "num_rivals"), 1),
@@ -120,6 +111,7 @@ class GCPLConfig(Settings):
         "gcpl_share",
         "compile_denoiser",
         "evidence_sharing",
+        "cache_encodings",
     )
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ Source: Li et al. 2023, https://arxiv.org/abs/2303.16203, and the released ``eva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,12 +17,7 @@ Schedule = Literal["nested", "published"]
 
 
 def staged_evidence(
-    classifier: Any,
-    latents: Tensor,
-    to_keep: Sequence[int],
-    n_samples: Sequence[int],
-    schedule: Schedule,
-    progress: Callable[[int], None] | None = None,
+    classifier: Any, latents: Tensor, to_keep: Sequence[int], n_samples: Sequence[int], schedule: Schedule
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Stage k evaluates the classes that are left and keeps the ``to_keep[k]`` with the least mean error.
 
@@ -35,7 +30,6 @@ def staged_evidence(
         n_samples: Samples of each class that is still in, after each stage; increasing.
         schedule: Which (t, ε) a stage takes, see :func:`stage_samples`; ``"published"`` has the released code's
             timesteps too.
-        progress: Called with the number of images that are done.
 
     Returns:
         Errors float32 (image, class, sample), NaN where a class had been dropped; timesteps; evaluations spent.
@@ -63,8 +57,6 @@ def staged_evidence(
             means = part[images, left[:, :, None], seen].mean(axis=2)
             best = np.argsort(means, axis=1, kind="stable")[:, :keep]
             left = np.sort(np.take_along_axis(left, best, axis=1), axis=1)
-        if progress:
-            progress(start + len(part))
     return errors, timesteps.numpy(), spent
 
 

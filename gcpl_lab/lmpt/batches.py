@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -101,14 +101,7 @@ class CachedBatches:
     """
 
     def __init__(
-        self,
-        views: Tensor,
-        targets: Tensor,
-        captions: Tensor,
-        has_caption: Tensor,
-        batch_size: int,
-        seed: int,
-        encode: Callable[[Tensor, Tensor], Tensor] | None = None,
+        self, views: Tensor, targets: Tensor, captions: Tensor, has_caption: Tensor, batch_size: int, seed: int
     ) -> None:
         """Keep what is cached.
 
@@ -119,18 +112,15 @@ class CachedBatches:
             has_caption: bool (image,).
             batch_size: Images a step; an epoch's last batch holds what is left.
             seed: Of order and views.
-            encode: Takes the place of the cached features: those of some images, int64 (image,), each in a view of its
-                own, int64 (image,), computed anew.
         """
         self.views, self.targets, self.captions, self.has_caption = views, targets, captions, has_caption
         self._rows = views.flatten(0, 1)
-        self.batch_size, self.seed, self._encode = batch_size, seed, encode
+        self.batch_size, self.seed = batch_size, seed
         self._latest: tuple[int, Tensor, Tensor] | None = None
 
     def subset(self, indices: np.ndarray) -> CachedBatches:
         """Batches of some of the images, int64 (image,), alone."""
         chosen = torch.from_numpy(indices)
-        encode = self._encode
         return CachedBatches(
             self.views[:, chosen],
             self.targets[chosen],
@@ -138,7 +128,6 @@ class CachedBatches:
             self.has_caption[chosen],
             self.batch_size,
             self.seed,
-            encode and (lambda images, views: encode(chosen[images], views)),
         )
 
     @property
@@ -151,13 +140,9 @@ class CachedBatches:
         epoch, place = divmod(step, self.steps_an_epoch)
         chosen = slice(place * self.batch_size, (place + 1) * self.batch_size)
         images, rows = (drawn[chosen] for drawn in self._draw(epoch))
-        if self._encode is not None:
-            features = self._encode(images, rows // len(self.targets))
-        else:
-            features = self._rows.index_select(0, rows)  # indices in brackets would take three times as long
-        return Batch(
-            features, *(kept.index_select(0, images) for kept in (self.targets, self.captions, self.has_caption))
-        )
+        # Indices in brackets would take three times as long.
+        kept = [values.index_select(0, images) for values in (self.targets, self.captions, self.has_caption)]
+        return Batch(self._rows.index_select(0, rows), *kept)
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Images in their order, and the row of the view that each is seen in, int64 (image,); the latest are kept."""

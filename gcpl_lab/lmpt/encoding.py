@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gcpl_lab import fast
@@ -27,15 +26,6 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> 
     own = read[processes().share(len(read))]
     views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
     return torch.stack([all_gather_rows(view, len(read)) for view in views])
-
-
-def encode_anew(clip: FrozenCLIP, read: Sequence[Image.Image], images: Tensor, views: Tensor) -> Tensor:
-    """Unit features (image, feature) of some images, each as it is (view 0) or mirrored (view 1), computed now."""
-    features = torch.empty(len(images), int(clip.model.visual.output_dim))
-    for view in (0, 1):
-        places = (views == view).nonzero().flatten()
-        features[places] = clip.encode_images([read[int(i)] for i in images[places]], flip=bool(view))
-    return features
 
 
 def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,11 @@ from torch import Tensor
 from gcpl_lab import fast
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import images_checksum, read_images
-from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.evaluation.multilabel import choose_thresholds, mean_average_precision, measure_scores, sigmoid
 from gcpl_lab.lmpt.batches import CachedBatches, encode_captions
 from gcpl_lab.lmpt.checks import check_training
-from gcpl_lab.lmpt.encoding import encode_anew, encode_views, load_clip
+from gcpl_lab.lmpt.encoding import encode_views, load_clip
 from gcpl_lab.lmpt.judge import LabelJudge
 from gcpl_lab.lmpt.losses import LOSSES
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -42,8 +38,8 @@ class LMPTClassifier(LabelJudge):
         >>> model.fit(images, targets, class_names, captions)     # targets: 0/1, images × classes
         >>> model.predict(others), model.predict_proba(others)
 
-    Part of the given images is kept from training (``validation_share``): it scales the probabilities, sets each
-    class's threshold and, with ``keep="best"``, chooses the epoch. No other images are looked at.
+    Part of the given images is kept from training (``validation_share``): it scales the probabilities and sets each
+    class's threshold. No other images are looked at.
 
     Under ``accelerate launch`` the processes share the encoding of images; training on cached features is the same
     small computation in each of them.
@@ -58,8 +54,7 @@ class LMPTClassifier(LabelJudge):
         thresholds_: Probability from which a class is predicted, (class,).
         validation_map_: mAP on the images kept from training, before anything was learned from them.
         num_steps_: Updates of the whole run, as far as it is known.
-        history_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; with ``keep="best"``, ``validation`` of a
-            record is 1 − mAP after every epoch.
+        history_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`.
     """
 
     def __init__(
@@ -84,11 +79,6 @@ class LMPTClassifier(LabelJudge):
         self.config = LMPTConfig(preset, num_context, seed=seed, **settings)
         self._clip = None if clip is None else fast.enable(clip)
 
-    def fit(self, *arguments: Any, **keywords: Any) -> LMPTClassifier:
-        """Learn the class prompts: :meth:`steps` run to their end, with the same arguments and errors."""
-        deque(self.steps(*arguments, **keywords), maxlen=0)
-        return self
-
     def steps(
         self,
         images: Sequence[Any],
@@ -112,14 +102,15 @@ class LMPTClassifier(LabelJudge):
             DataError: Images, targets, names or captions that do not fit together, naming the item.
             TrainingError: The loss stopped being finite.
         """
-        targets = check_training(len(images), targets, class_names, captions)
+        targets, source = check_training(len(images), targets, class_names, captions), ""
         if checkpoint_folder:
             check_writable(checkpoint_folder)
+            source = repr((images_checksum(read_images(images)), captions))
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         views = encode_views(self.clip, images, self.config.flip)
         if self.clip.device.type != "cpu":
             leave_device(self.clip.model.visual)
-        yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder, images=images)
+        yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder, source=source)
 
     def learn(
         self,
@@ -129,7 +120,7 @@ class LMPTClassifier(LabelJudge):
         captions: Sequence[str | None] | None = None,
         *,
         checkpoint_folder: str | Path | None = None,
-        images: Sequence[Any] | None = None,
+        source: str = "",
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn from images whose features are cached already: train, calibrate, and train again with all of them.
 
@@ -139,15 +130,13 @@ class LMPTClassifier(LabelJudge):
             class_names: One a class.
             captions: See :meth:`steps`.
             checkpoint_folder: See :meth:`steps`.
-            images: The images themselves, which ``cache_encodings=False`` needs in every update.
+            source: Checksum of images and captions, where a run is to be known again.
 
         Raises:
-            DataError: See :meth:`steps`; and ``cache_encodings`` is False and there are no images.
+            DataError: See :meth:`steps`.
         """
         config, targets = self.config, check_training(views.shape[1], targets, class_names, captions)
-        everything = self._batches(views, targets, captions, images)
-        known = images if checkpoint_folder else None
-        self._source = "" if known is None else repr((images_checksum(read_images(known)), captions))
+        everything, self._source = self._batches(views, targets, captions), source
         training, validation = split_validation(targets, config.validation_share, config.seed)
         batches, folder = everything.subset(training), Path(checkpoint_folder) if checkpoint_folder else None
         self.classes_, self.given_counts_ = np.asarray(list(class_names)), targets.sum(axis=0, dtype=np.int64)
@@ -158,29 +147,23 @@ class LMPTClassifier(LabelJudge):
         with torch.no_grad():
             self.start_features_ = self.objective_.text_features().cpu()
         held_out, wanted = views[0][torch.from_numpy(validation)], targets[validation]
-        ended, num_epochs = yield from self._train(batches, folder, "lmpt", held_out, wanted)
+        ended = yield from self._train(batches, folder, "lmpt")
         logits = self._logits(held_out)
         self.validation_map_ = mean_average_precision(logits, wanted)
         if config.refit and not ended:
             self._begin(everything)
-            yield from self._train(everything, folder, "lmpt_refit", num_epochs=num_epochs)
+            yield from self._train(everything, folder, "lmpt_refit")
         self.sigmoid_ = fit_sigmoid(logits, wanted)
         self.thresholds_ = choose_thresholds(sigmoid(logits, self.sigmoid_), wanted)
 
-    def _batches(
-        self, views: Tensor, targets: np.ndarray, captions: Sequence[str | None] | None, images: Sequence[Any] | None
-    ) -> CachedBatches:
-        encode: Callable[[Tensor, Tensor], Tensor] | None = None
-        if not self.config.cache_encodings:
-            if images is None:
-                raise DataError("cache_encodings is False, and learn was given features alone; give images=, too")
-            encode = partial(encode_anew, self.clip, read_images(images))
+    def _batches(self, views: Tensor, targets: np.ndarray, captions: Sequence[str | None] | None) -> CachedBatches:
+        config = self.config
         encoded, has_caption = encode_captions(
-            self.clip, captions if captions is not None else [None] * len(targets), self.config.reading
+            self.clip, captions if captions is not None else [None] * len(targets), config.reading
         )
-        views = views if self.config.flip else views[:1]
+        views = views if config.flip else views[:1]
         answers = torch.from_numpy(targets).float()
-        return CachedBatches(views, answers, encoded, has_caption, self.config.batch_size, self.config.seed, encode)
+        return CachedBatches(views, answers, encoded, has_caption, config.batch_size, config.seed)
 
     def _begin(self, batches: CachedBatches) -> None:
         """A fresh objective for the images of ``batches``."""
@@ -190,27 +173,12 @@ class LMPTClassifier(LabelJudge):
         self.objective_.start_scale(batches.views[0], batches.targets)
 
     def _train(
-        self,
-        batches: CachedBatches,
-        folder: Path | None,
-        name: str,
-        held_out: Tensor | None = None,
-        wanted: np.ndarray | None = None,
-        num_epochs: int | None = None,
-    ) -> Generator[StepRecord, bool | None, tuple[bool, int]]:
-        """The updates of one objective; returns whether the caller ended them early, and the epochs that count.
-
-        Args:
-            batches: What is learned from.
-            folder: Of the checkpoints.
-            name: Of this one's checkpoint.
-            held_out: Features (image, feature) that ``keep="best"`` validates on after every epoch.
-            wanted: Their targets.
-            num_epochs: End after so many, while the learning rate follows the whole schedule.
-        """
+        self, batches: CachedBatches, folder: Path | None, name: str
+    ) -> Generator[StepRecord, bool | None, bool]:
+        """The updates of one objective, with ``name`` for its checkpoint; returns whether the caller ended them."""
         config, epoch = self.config, batches.steps_an_epoch
-        self.states_, done = {}, len(self.history_)
-        self.num_steps_ = done + (num_epochs or config.num_epochs) * epoch
+        self.states_ = {}
+        self.num_steps_ = len(self.history_) + config.num_epochs * epoch
         training = TrainingConfig(
             num_steps=config.num_epochs * epoch,
             learning_rate=config.learning_rate,
@@ -218,45 +186,9 @@ class LMPTClassifier(LabelJudge):
             schedule=config.schedule,
             checkpoint_every=config.checkpoint_every or epoch,
         )
-        best = config.keep == "best" and held_out is not None and wanted is not None
-        records = self._updates(
-            self.objective_,
-            batches,
-            training,
-            checkpoint=folder and folder / f"{name}.checkpoint.safetensors",
-            fingerprint=lambda: self._fingerprint(batches),
-            stop_after=num_epochs and num_epochs * epoch,
-            keep_every=epoch if best else 0,
-        )
-        ended = False
-        try:
-            record = next(records)
-            while True:
-                if best and (record.step % epoch == 0 or record.step == self.num_steps_):
-                    loss = 1 - mean_average_precision(self._logits(held_out), wanted)  # type: ignore[arg-type]
-                    self.history_[-1] = record = replace(record, validation=loss)
-                ended_here = yield record
-                record = records.send(ended_here)
-        except StopIteration as stop:
-            ended = bool(stop.value)
-        return ended, self._keep_best(held_out, wanted, epoch) if best else config.num_epochs
-
-    def _keep_best(self, held_out: Any, wanted: Any, epoch: int) -> int:
-        """Put the epoch with the best validation mAP back; returns how many epochs it took."""
-        quality: dict[int, float] = {}
-        for step, values in self._latest.states.items():
-            self._put_back(values)
-            quality[step] = mean_average_precision(self._logits(held_out), wanted)
-            if self.history_[step - 1].validation is None:  # an epoch before a resumption
-                self.history_[step - 1] = replace(self.history_[step - 1], validation=1 - quality[step])
-        best = max(quality, key=lambda step: quality[step])
-        self._put_back(self._latest.states[best])
-        return math.ceil(best / epoch)
-
-    def _put_back(self, values: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for parameter, value in zip(self.objective_.trainable_parameters(), values, strict=True):
-                parameter.copy_(value)
+        file = folder and folder / f"{name}.checkpoint.safetensors"
+        fingerprint = partial(self._fingerprint, batches)
+        return (yield from self._updates(self.objective_, batches, training, checkpoint=file, fingerprint=fingerprint))
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         """Settings, data and model of a run; features differ a little between machines, so images stand for theirs."""

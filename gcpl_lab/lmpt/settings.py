@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from gcpl_lab.lmpt.batches import Reading
 from gcpl_lab.lmpt.losses import LOSSES
-from gcpl_lab.lmpt.objective import CHOICES
 from gcpl_lab.settings import Settings
-from gcpl_lab.training.device import PRECISIONS, Precision
+from gcpl_lab.training.device import Precision
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,10 @@ class LMPTConfig(Settings):
         num_epochs, batch_size: Passes through the training images, and images an update.
         optimizer, learning_rate, schedule: ``"adamw"``, or ``"sgd"`` with momentum 0.9; its peak rate; ``"cosine"``,
             ``"linear"`` or ``"constant"``.
-        keep: ``"last"``, or ``"best"``: the prompts of the epoch with the best validation mAP, which on a part with a
-            handful of rare images is left to chance.
-        validation_share: Part of the given images that is kept from training, for the scale of probabilities, the
-            thresholds and, where asked for, the choice of the epoch.
+        validation_share: Part of the given images that is kept from training, for the scale of probabilities and the
+            thresholds.
         refit: Learn again from the validation images as well: rare classes have none to spare. Thresholds and the scale
             of probabilities stay those of the first time.
-        cache_encodings: Run the image tower once on every image and its mirror image; False: in every update.
         flip: Learn from mirror images too.
         precision: Of the frozen towers, as for ``GCPLConfig``; contexts, cosines and losses are float32.
         checkpoint_every: Updates between checkpoints, where a folder for them is given; None: once an epoch.
@@ -85,31 +81,21 @@ class LMPTConfig(Settings):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 0.01
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    keep: Literal["last", "best"] = "last"
     validation_share: float = 0.2
     refit: bool = True
-    cache_encodings: bool = True
     flip: bool = True
     precision: Precision = "auto"
     checkpoint_every: int | None = None
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
-    CHOICES: ClassVar = {
-        "class_position": ("end", "middle", "front"),
-        "optimizer": ("adamw", "sgd"),
-        "schedule": ("cosine", "linear", "constant"),
-        "keep": ("last", "best"),
-        "precision": PRECISIONS,
-        **CHOICES,
-    }
     LEAST: ClassVar = {
         **dict.fromkeys(("num_context", "num_epochs", "batch_size", "checkpoint_every"), 1),
         **dict.fromkeys(("reweight_gamma", "seed", "token_offset"), 0),
     }
     ABOVE_ZERO = ("margin", "negative_scale", "learning_rate")
     SHARES = ("validation_share",)
-    REMOVED = ("patience",)
+    REMOVED = ("patience", "keep", "cache_encodings")
 
     def __post_init__(self) -> None:
         super().__post_init__()

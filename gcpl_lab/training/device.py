@@ -29,8 +29,6 @@ MIXED_PRECISION = {
 }
 """What accelerate calls a precision, or the dtype of loaded weights; of others it is the launcher who says."""
 
-PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float16")
-
 
 def default_device() -> str:
     """``"cuda"`` where there is one, then ``"mps"``, else ``"cpu"``; with several processes, this one's own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,6 @@ class PromptClassifier:
     config: Any
     history_: list[StepRecord]
     states_: dict[int, Tensor]
-    _latest: History
 
     def _updates(
         self,
@@ -51,7 +51,6 @@ class PromptClassifier:
         *,
         checkpoint: Path | None = None,
         fingerprint: Callable[[], str] = str,
-        stop_after: int | None = None,
         keep_every: int = 0,
         keep_early: bool = False,
     ) -> Generator[StepRecord, bool | None, bool]:
@@ -59,14 +58,13 @@ class PromptClassifier:
         model, precision = getattr(self, self.MODEL), self.config.precision
         mixed = str(model.dtype) if precision == "auto" else precision
         done, taken = self.history_[-1].step if self.history_ else 0, 0
-        history = self._latest = History(keep_every, keep_early)
+        history = History(keep_every, keep_early)
         records = train(
             objective,
             batch_at,
             training,
             checkpoint=checkpoint,
             fingerprint=fingerprint() if checkpoint else "",
-            stop_after=stop_after,
             accelerator=make_accelerator(model.device.type == "cpu", MIXED_PRECISION.get(mixed)),
             history=history,
         )
@@ -80,10 +78,17 @@ class PromptClassifier:
                 return False
             if (yield self.history_[-1]):
                 end_early(records)
-                last = [parameter.detach().cpu().clone() for parameter in objective.trainable_parameters()]
-                history.states[history.records[-1].step] = last
-                self.states_[self.history_[-1].step] = last[0]
+                self.states_[self.history_[-1].step] = objective.trainable_parameters()[0].detach().cpu().clone()
                 return True
+
+    def steps(self, *arguments: Any, **keywords: Any) -> Generator[StepRecord, bool | None, None]:
+        """Learn, one record an update."""
+        raise NotImplementedError
+
+    def fit(self, *arguments: Any, **keywords: Any) -> Self:
+        """Learn the class prompts: :meth:`steps` run to their end, with the same arguments and errors."""
+        deque(self.steps(*arguments, **keywords), maxlen=0)
+        return self
 
     def _check_fitted(self) -> None:
         if not hasattr(self, self.FITTED):

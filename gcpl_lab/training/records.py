@@ -85,7 +85,6 @@ class StepRecord:
         loss: The minimised scalar.
         values: The objective's other scalars.
         learning_rate: Of this update.
-        validation: A validation loss, where the caller measured one after this update.
         seconds: Since the run began.
     """
 
@@ -93,7 +92,6 @@ class StepRecord:
     loss: float
     values: dict[str, float]
     learning_rate: float
-    validation: float | None = None
     seconds: float = 0.0
 
 
