@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
@@ -19,8 +18,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-@cache
-def choices_of(kind: Any) -> dict[str, tuple[str, ...]]:
+def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
     """Names of ``Literal`` settings with the values that they may have."""
     hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
     return {name: get_args(hint) for name, hint in hints.items()}

@@ -146,12 +146,16 @@ class ExemplarSampler:
         timesteps = rng.integers(*self._timesteps, len(images))
         exemplars = self._exemplars
         means, log_variances = exemplars.means[flips, images], exemplars.log_variances[flips, images]
-        draws = torch.stack([self._normal(step, place, means.shape[1:]) for place in range(len(images))], dim=1)
-        latents = means + (0.5 * log_variances).exp() * draws[0]
+        draws = []
+        for place in range(len(images)):
+            seed = np.random.SeedSequence([self._seed, 13, step, place]).generate_state(1, np.uint64)[0]
+            draws.append(torch.randn((2, *means.shape[1:]), generator=self._generator.manual_seed(int(seed >> 1))))
+        of_latents, noise = torch.stack(draws, dim=1)
+        latents = means + (0.5 * log_variances).exp() * of_latents
         device = self._diffusion.device
         return NoisyBatch(
             latents=self._diffusion.scale_latents(latents).to(device),
-            noise=draws[1].to(device),
+            noise=noise.to(device),
             timesteps=torch.from_numpy(timesteps).to(device),
             labels=exemplars.labels[images].to(device),
             template=step % self.num_templates,
@@ -159,7 +163,3 @@ class ExemplarSampler:
             num_samples=self.num_samples,
             features=None if exemplars.features is None else exemplars.features[flips, images].to(device),
         )
-
-    def _normal(self, step: int, place: int, shape: torch.Size) -> Tensor:
-        seed = np.random.SeedSequence([self._seed, 13, step, place]).generate_state(1, np.uint64)[0]
-        return torch.randn((2, *shape), generator=self._generator.manual_seed(int(seed >> 1)))
