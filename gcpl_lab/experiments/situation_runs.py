@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,7 @@ class _Judge:
         if learned is not None and learned[0] == "support":
             experiment.views = whole.views[:, torch.from_numpy(learned[1])]
             moments = whole._exemplars.subset(learned[1])
-            experiment._exemplars = type(moments)(
-                moments.means, moments.log_variances, torch.from_numpy(experiment.support.labels), moments.pixels
-            )
+            experiment._exemplars = replace(moments, labels=torch.from_numpy(experiment.support.labels))
         if judged is not None:
             of_pool, places = judged[0] == "support", torch.from_numpy(judged[1])
             experiment.test_features = (whole.views[0] if of_pool else whole.test_features)[places]
