@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
+from gcpl_lab.views.fonts import USUAL, fallback_fonts
 
 Names = Sequence[str]
 Families = Mapping[str, Sequence[str]] | None
@@ -47,9 +48,6 @@ BLUE = "#0072B2"
 """Of the one thing that a figure shows."""
 
 FONT_SIZES = {"figure": 12.0, "slide": 18.0}
-
-# Fonts with Chinese, Japanese and Korean letters; the ones that are installed back up the default font.
-_WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic")
 
 _SLIDE_FONTS = ("Arial", "Liberation Sans")
 
@@ -100,7 +98,7 @@ def figure_style(context: str = "figure") -> Iterator[None]:
     # On a slide words and figures have one typeface where the machine has it, or one of the same widths.
     first = [name for name in _SLIDE_FONTS if name in installed] if context == "slide" else []
     settings: Any = {
-        "font.family": [*first, "DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)],
+        "font.family": [*first, USUAL, *fallback_fonts()],
         **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), size),
         "axes.titlesize": size * 1.15,
         "figure.titlesize": size * 1.3,
