@@ -170,3 +170,19 @@ def test_an_unchanged_stream_hardly_ever_alarms_and_a_changed_one_does():
     assert alarms <= 17  # 99 % of binomial(200, 0.05)
     assert np.median(delays) < 40
     assert sum(level_of_look(number, 0.05) for number in range(1, 2000)) < 0.05
+
+
+def test_the_cost_explorer_follows_its_sliders():
+    from gcpl_lab.views.widgets import CostExplorer
+
+    chances, labels = draw(np.random.default_rng(9), 60)
+    targets = np.eye(3, dtype=int)[labels]
+    view = CostExplorer(chances, targets, Costs(10, 2, 0.5))
+    view.sent.value = 1.0
+    assert "1,000 images cost 500 EUR (500 to 500)" in view.sentence
+    view.review.value = 2.0
+    assert "1,000 images cost 2,000 EUR" in view.sentence
+    view.sent.value = 0.0
+    spent = measure_process("", money.answers_of(chances), targets, Costs(10, 2, 2)).cost.value
+    assert f"1,000 images cost {spent:,.0f} EUR" in view.sentence
+    assert view.error is None

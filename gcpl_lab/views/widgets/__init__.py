@@ -4,6 +4,7 @@ Each widget is one box; as the last expression of a cell it is shown together wi
 a page without a kernel has a figure. Errors of a callback appear in the widget and stay in ``error``.
 """
 
+from gcpl_lab.views.widgets.costs import CostExplorer
 from gcpl_lab.views.widgets.explorers import ClassifierRace, JourneySlider, NoiseSlider, PairExplorer, ThresholdExplorer
 from gcpl_lab.views.widgets.guess import Guess, tally_guesses
 from gcpl_lab.views.widgets.pictures import (
@@ -20,6 +21,7 @@ from gcpl_lab.views.widgets.training import TrainingMonitor
 __all__ = [
     "CaptionHillsPlayer",
     "ClassifierRace",
+    "CostExplorer",
     "DecisionMapPlayer",
     "Guess",
     "JourneySlider",
