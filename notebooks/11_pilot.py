@@ -34,11 +34,12 @@ from IPython.display import Markdown
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.shifts import shift_pictures
 from gcpl_lab.evaluation.prediction_sets import measure_coverage, predict_sets
-from gcpl_lab.pilot import Pilot, figures
+from gcpl_lab.pilot import Pilot
 from gcpl_lab.pilot.data import targets_of
 from gcpl_lab.pilot.watch import find_drift
 
 # %%
+from gcpl_lab.views import pilot as figures
 from gcpl_lab.views import style
 from gcpl_lab.views.widgets import CostExplorer
 
@@ -151,7 +152,8 @@ draw(list(novelty["scores"].items()), "AUROC over the classes left out", limit=0
 # ## The watch
 #
 # Every score of an image that comes in is ranked among all that came before, calibration images first. A bet against
-# "nothing has changed" starts at 1. In an unchanged stream it ever reaches $1/\alpha$ with a chance of at most $\alpha$,
+# "nothing has changed" starts at 1. In an unchanged stream it ever reaches $1/\alpha$ with a chance of at most
+# $\alpha$,
 # however often one looks.
 
 # %%

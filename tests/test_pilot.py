@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from gcpl_lab.cli.app import app
 from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.evaluation.captions import check_captions, name_classes, read_words
 from gcpl_lab.pilot import Pilot
-from gcpl_lab.pilot.images import check_captions, find_shortcuts, name_classes, read_words
+from gcpl_lab.pilot.images import find_shortcuts
 from gcpl_lab.pilot.verdict import decide, plan_trial
 from gcpl_lab.pilot.watch import find_drift
 
@@ -114,6 +115,7 @@ def test_an_error_is_explained(done: tuple[Pilot, dict[str, Any]], tmp_path: Pat
     assert found["answer"] == ["grey"]
     assert found["nearest"][0]["classes"] == ["grey"]
     assert found["causes"]
+    assert ("figure" in found) == (pilot.results["chosen"]["method"] == "gcpl")
     with pytest.raises(DataError, match="'green' is no class"):
         pilot.explain(tmp_path / "odd.png", "green")
 
@@ -164,6 +166,17 @@ def test_nothing_is_overwritten(done: tuple[Pilot, dict[str, Any]], tmp_path: Pa
     (tmp_path / "old" / "pilot.json").write_text(json.dumps({**results, "format": "gcpl_lab pilot 0"}))
     with pytest.raises(ArtifactError, match="run it again"):
         Pilot(tmp_path / "old").watch(tmp_path)
+
+
+def test_reviewed_samples_enter_the_page(done: tuple[Pilot, dict[str, Any]]):
+    pilot, _ = done
+    review = pilot.review_samples()
+    review.accept.click()
+    review.reject.click()
+    again = pilot.run()
+    assert again["reviewed_samples"]["value"] == 0.5
+    assert "People accepted 50.0 %" in (pilot.folder / "pilot.html").read_text()
+    (pilot.folder / "samples_review.csv").unlink()
 
 
 def test_a_shortcut_is_found(tmp_path: Path):
@@ -228,5 +241,9 @@ def test_several_labels(tmp_path: Path):
     found = Pilot(tmp_path / "run", **settings).run()
     assert found["captions"]["num_images"] == found["images"]["num_images"]["pool"]
     assert found["none_of_these"] is None
+    assert len(found["learning_curve"][0]["points"]) == 3
+    corrected = (tmp_path / "run" / "metadata_corrected.csv").read_text().splitlines()
+    assert corrected[0] == "file_name,labels,caption,note"
+    assert len(corrected) == 1 + found["captions"]["num_images"]
     assert 0.5 < found["coverage"]["measured"] <= 1
     assert {entry["method"] for entry in found["methods"]} == {"lmpt", "linear_probe", "zero_shot_clip"}

@@ -8,15 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from gcpl_lab.baselines.features import LinearProbe
+from gcpl_lab.data.readers import read_image
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.costs import answers_of, certainty_of
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
+from gcpl_lab.gcpl.estimator import GCPLClassifier
+from gcpl_lab.gcpl.evidence import evidence_map
 from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.pilot.trials import Judge
+from gcpl_lab.views import style
+from gcpl_lab.views.evidence import plot_error_map
 
 CAUSES = {
     "label doubtful": "it is sure, and the nearest exemplars agree with it: have a second person label this image",
@@ -75,6 +81,7 @@ def explain_error(
         "file": Path(image).name,
         "truth": truth,
         "answer": _named(names, answers),
+        "likeliest": names[said],
         "certainty": sure,
         "nearest": [dict(zip(("file", "classes", "similarity"), entry, strict=True)) for entry in near],
         "evidence": evidence,
@@ -82,6 +89,21 @@ def explain_error(
         "stranger_than": stranger,
         "causes": [{"cause": cause, "do": CAUSES[cause]} for cause in likely or ["threshold"]],
     }
+
+
+def draw_evidence(
+    judge: Judge, names: Sequence[str], image: str | Path, truth: str, answer: str, num_samples: int = 64
+) -> Figure | None:
+    """What in an image speaks for truth and answer; None where both are one, or no denoiser decides."""
+    model = judge.model
+    if not isinstance(model, GCPLClassifier) or truth == answer:
+        return None
+    classifier, latent = model.classifier(model.config.seed), model.encode([image])[0]
+    found = evidence_map(classifier, latent, names.index(truth), names.index(answer), num_samples)
+    with style.figure_style():
+        figure = style.new_figure(10, 5)
+        plot_error_map(figure.subplots(1, 2), np.asarray(read_image(image)), found.numpy(), truth, answer)
+    return figure
 
 
 def _named(names: Sequence[str], chosen: np.ndarray) -> list[str]:

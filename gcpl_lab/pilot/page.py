@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.data.sets import ImageSet
-from gcpl_lab.pilot import figures
 from gcpl_lab.pilot.data import PilotData
 from gcpl_lab.storage import write_text
+from gcpl_lab.views import pilot as figures
 from gcpl_lab.views import style
 from gcpl_lab.views.evidence import plot_sample_grid
 from gcpl_lab.views.slides import Deck, Provenance, to_slide

@@ -17,6 +17,7 @@ from scipy.stats import t as student_t
 from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation import costs as money
+from gcpl_lab.evaluation.captions import check_captions, prompt_names, read_words, write_corrected
 from gcpl_lab.evaluation.fit_of_models import fit_of_models
 from gcpl_lab.evaluation.metrics import confusion_matrix
 from gcpl_lab.evaluation.multilabel import mean_average_precision
@@ -32,17 +33,18 @@ from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS, usable_workers
 from gcpl_lab.pilot.config import PilotConfig, read_config, write_config
 from gcpl_lab.pilot.data import PilotData, find_kind, read_data, targets_of
-from gcpl_lab.pilot.explain import compare_teaching, explain_error
-from gcpl_lab.pilot.images import check_captions, check_images, prompt_names, read_words
+from gcpl_lab.pilot.explain import compare_teaching, draw_evidence, explain_error
+from gcpl_lab.pilot.images import check_images
 from gcpl_lab.pilot.page import write_pages, write_watch_page
 from gcpl_lab.pilot.sense import check_samples
 from gcpl_lab.pilot.trials import Judge, check_methods, is_simple, make_experiment, run_pilot_trials
 from gcpl_lab.pilot.verdict import decide, plan_trial
 from gcpl_lab.pilot.watch import LOG, find_drift, read_labels, simulate_months, take_in
-from gcpl_lab.storage import read_json, write_json
+from gcpl_lab.storage import read_json, write_atomically, write_json
 from gcpl_lab.training.machine import describe_machine, describe_versions
+from gcpl_lab.views.widgets.review import SampleReviewer, read_review
 
-FORMAT, RESULTS = "gcpl_lab pilot 1", "pilot.json"
+FORMAT, RESULTS, REVIEW = "gcpl_lab pilot 1", "pilot.json", "samples_review.csv"
 Row = dict[str, Any]
 Way = dict[str, Any]
 """How a method would be used: its answers, thresholds, costs, and the certainty below which a person looks."""
@@ -129,6 +131,7 @@ class Pilot:
         found |= {"captions": None, "samples": None}
         if isinstance(data.pool, MultiLabelSet) and any(data.pool.captions):
             found["captions"] = check_captions(data.pool, self.words)
+            write_corrected(data.pool, self.words, self.folder / "metadata_corrected.csv")
         found["fit_of_models"] = self._stage("fit_of_models", self._measure_fit)
         experiment = make_experiment(config, data, self.words)
         rows = run_pilot_trials(config, experiment, self.folder, usable_workers(num_workers), tell)
@@ -149,6 +152,7 @@ class Pilot:
         found["verdict"] = decide(config, found)
         shares = [found[name]["accuracy"]["value"] for name in ("chosen", "simple_chosen")]
         found["trial"] = plan_trial(shares[0], shares[1], config.images_a_month)
+        found["reviewed_samples"] = self._samples_reviewed()
         found |= {"versions": describe_versions(), "machine": describe_machine()}
         found["checksums"] = {"images": data.checksum, "configuration": _key(config.as_dict())}
         write_json(self.folder / RESULTS, found)
@@ -211,12 +215,8 @@ class Pilot:
         """Mean quality by exemplars, and what twice the images would bring: the slope over log2, with its interval."""
         found = []
         for method in self.config.method_names:
-            same = [
-                (float(np.log2(row["shots"])), self._quality(row))
-                for row in rows
-                if row["method"] == method and row["shots"]
-            ]
-            x, y = np.array(same).reshape(-1, 2).T
+            same = [(float(np.log2(row["shots"])), self._quality(row)) for row in rows if row["method"] == method]
+            x, y = np.array(same).T
             if len(set(x)) < 2:
                 continue
             line = linregress(x, y)
@@ -408,10 +408,31 @@ class Pilot:
         coverage = measure_coverage(sets[places], targets, self.config.coverage).as_dict()
         return {"num_images": len(places), "accuracy": accuracy, "coverage": coverage, "cost": process.as_dict()}
 
+    def _samples_reviewed(self) -> dict[str, Any] | None:
+        """What people said of the generated samples, in the file that :meth:`review_samples` writes."""
+        decisions = [row["decision"] == "accept" for row in read_review(self.folder / REVIEW).values()]
+        return (
+            share_with_interval(sum(decisions), len(decisions))._asdict() | {"n": len(decisions)} if decisions else None
+        )
+
+    def review_samples(self) -> SampleReviewer:
+        """A widget to accept or reject the generated samples one by one; the next run has the share on its pages."""
+        files = sorted((self.folder / "samples").glob("*.png"))
+        names = [self.data.class_names[int(path.name.split("_")[0])] for path in files]
+        return SampleReviewer(files, self.folder / REVIEW, labels=names)
+
     def explain(self, image: str | Path, truth: str) -> dict[str, Any]:
-        """What went wrong with an image that a person reports: see :func:`~gcpl_lab.pilot.explain.explain_error`."""
+        """What went wrong with an image that a person reports: see :func:`~gcpl_lab.pilot.explain.explain_error`.
+
+        Where a denoiser decides, ``explained.png`` shows what in the image speaks for answer and truth.
+        """
         judge = self.judge(self.results["chosen"]["method"])
-        return explain_error(judge, self._calibration_answers(judge), self.data, image, truth)
+        found = explain_error(judge, self._calibration_answers(judge), self.data, image, truth)
+        if (drawn := draw_evidence(judge, self.data.class_names, image, truth, found["likeliest"])) is not None:
+            found["figure"] = str(
+                write_atomically(self.folder / "explained.png", lambda path: drawn.savefig(path, format="png"))
+            )
+        return found
 
     def next_exemplars(self, reviews: str | Path, images: str | Path, count: int = 10) -> list[Path]:
         """Of reviewed images those that the method was least sure of, which as exemplars would teach it most."""

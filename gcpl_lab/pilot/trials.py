@@ -16,10 +16,12 @@ from torch import Tensor
 from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
+from gcpl_lab.evaluation.captions import name_classes, prompt_names
 from gcpl_lab.evaluation.compare import Trial
 from gcpl_lab.evaluation.multilabel import choose_thresholds, sigmoid
 from gcpl_lab.experiments.base import run_all
@@ -34,7 +36,6 @@ from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.pilot.config import PilotConfig
 from gcpl_lab.pilot.data import PilotData, targets_of
-from gcpl_lab.pilot.images import name_classes, prompt_names
 from gcpl_lab.training.device import default_device
 
 MODELS = "models"
@@ -54,7 +55,7 @@ class Answering:
         if isinstance(self.experiment, FewShotExperiment):
             found = self.experiment.run(trial.method, trial.shots, trial.seed)
         else:
-            found = self.experiment.run(trial.method, trial.seed)
+            found = self._part(trial).run(trial.method, trial.seed)
         if found.model is not None and (trial.shots, trial.seed) == (self.shots, 0):
             found.model.save(self.folder / MODELS / trial.method)
         kept = {"probabilities": found.probabilities}
@@ -62,6 +63,19 @@ class Answering:
             kept["errors"] = found.evidence.errors.mean(axis=2)
         seconds = {name: found.row[name] for name in ("train_seconds", "predict_seconds")}
         return {**seconds, **{name: np.round(values.astype(np.float64), 6).tolist() for name, values in kept.items()}}
+
+    def _part(self, trial: Trial) -> MultiLabelExperiment:
+        """The experiment on so many images of the pool, the same for all methods of a draw."""
+        whole = self.experiment
+        assert isinstance(whole, MultiLabelExperiment)
+        if trial.shots == len(whole.train):
+            return whole
+        chosen, _ = split_validation(whole.train.targets, 1 - trial.shots / len(whole.train), trial.seed)
+        part = MultiLabelExperiment(
+            whole.train.subset(chosen), whole.test, preset=whole.preset, settings=whole.settings
+        )
+        part.views, part.test_features = whole.views[:, torch.from_numpy(chosen)], whole.test_features
+        return part
 
 
 def is_simple(method: str, kind: str) -> bool:
@@ -92,10 +106,12 @@ def make_experiment(config: PilotConfig, data: PilotData, words: dict[str, list[
 def run_pilot_trials(
     config: PilotConfig, experiment: Trials, folder: Path, num_workers: int, on_trial: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Rows of every method and draw, with a quarter, half and all exemplars; those that are kept are not run again."""
-    single, shots = config.kind == "classes", config.shots if config.kind == "classes" else 0
-    counts = sorted({max(1, shots // 4), max(1, shots // 2), shots}) if single else [0]
-    line = "{method}, {shots} images a class, draw {seed}" if single else "{method}, draw {seed}"
+    """Rows of every method and draw, with a quarter, half and all exemplars; those that are kept are not run again.
+
+    ``shots`` of a row are images a class or, with several labels, images of the pool.
+    """
+    shots = config.shots if isinstance(experiment, FewShotExperiment) else len(experiment.train)
+    counts, line = sorted({max(1, shots // 4), max(1, shots // 2), shots}), "{method}, {shots} images, draw {seed}"
     methods, draws = config.method_names, range(config.draws)
     trials = [Trial(method, count, seed) for seed in draws for count in counts for method in methods]
     key, run = f"pilot {experiment.fingerprint()}", Answering(experiment, folder, shots)
@@ -113,6 +129,7 @@ class Judge:
 
     Attributes:
         exemplars: What it learned from.
+        model: Its learned prompts; None of a baseline.
         thresholds: Of probabilities, (class,); None where an image has one class.
     """
 
@@ -123,10 +140,10 @@ class Judge:
         self.exemplars = pool.subset(draw_episode(pool, config.shots, 0)) if isinstance(pool, ImageSet) else pool
         self.features = encode_views(self.clip, self.exemplars.images)
         self.thresholds: np.ndarray | None = None
-        self._model: GCPLClassifier | LMPTClassifier | None = None
+        self.model: GCPLClassifier | LMPTClassifier | None = None
         if not is_simple(method, config.kind):
-            self._model = (LMPTClassifier if several else GCPLClassifier).load(folder / MODELS / method)
-            self.thresholds = getattr(self._model, "thresholds_", None)
+            self.model = (LMPTClassifier if several else GCPLClassifier).load(folder / MODELS / method)
+            self.thresholds = getattr(self.model, "thresholds_", None)
             return
         self._entry = (MULTILABEL_BASELINES if several else BASELINES)[method]
         self._scorer, self._scale = self._fit(names), (1.0, 0.0)
@@ -169,7 +186,7 @@ class Judge:
 
     def answer(self, images: Sequence[Any]) -> dict[str, np.ndarray]:
         """``probabilities``, ``distances`` and, of a denoiser, ``errors``: (image, class) each."""
-        found, model = {"distances": self.distances(images)}, self._model
+        found, model = {"distances": self.distances(images)}, self.model
         if isinstance(model, GCPLClassifier):
             errors = model.errors(model.encode(images), model.config.num_evidence)
             scores = Reading(model.weighting_, 1.0, model.offsets_).scores(errors)
