@@ -35,7 +35,7 @@ def outputs_of(notebook: Any) -> list[Any]:
 
 
 def test_the_notebooks_are_numbered_without_a_gap() -> None:
-    assert [source.stem[:2] for source in SOURCES] == [f"{number:02d}" for number in range(11)]
+    assert [source.stem[:2] for source in SOURCES] == [f"{number:02d}" for number in range(12)]
 
 
 @each_source
