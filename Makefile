@@ -3,7 +3,8 @@
 # make test-notebooks  runs every notebook with its solutions; fails on an error, on an .ipynb that differs from its
 #             source, and on a notebook that takes more than twice its stated minutes
 # make test-browser    drives JupyterLab, the report and the hover map in Chromium, where that is installed
-# make test-processes  two processes equal one; a run that was killed goes on as if it had not been; selftest on a CPU
+# make test-processes  two processes equal one; a run that was killed goes on as if it had not been;
+#             the self-test on a CPU; nothing mixes devices
 # make selftest  what this machine computes, and how fast: eight minutes on a GPU, two on a CPU; runs/selftest
 # make lab    opens JupyterLab on the notebooks
 # make notebooks  runs the notebooks' text sources and writes the .ipynb files with their outputs
@@ -36,7 +37,7 @@ test-browser: $(STAMP)
 	$(BIN)/pytest -m slow tests/browser
 
 test-processes: $(STAMP)
-	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py tests/test_selftest.py
+	$(BIN)/pytest -m slow tests/test_processes.py tests/test_interruption.py tests/test_workers.py tests/test_selftest.py tests/test_elsewhere.py
 
 selftest: $(STAMP)
 	$(BIN)/gcpl-lab selftest

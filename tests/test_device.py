@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -15,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from gcpl_lab.errors import TrainingError
 from gcpl_lab.training import device, machine
-from gcpl_lab.training.memory import MemoryFit
+from gcpl_lab.training.memory import MemoryFit, ran_out
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,10 @@ def test_one_program_may_ask_for_several_precisions(monkeypatch: pytest.MonkeyPa
         with accelerator.autocast():
             products.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
     assert products == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    for weights, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        # Weights in half precision are computed with as they are.
+        with device.make_accelerator(cpu=True, mixed_precision="bf16", weights=weights).autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is expected
 
 
 def test_precision_follows_setting_device_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +159,52 @@ def test_memory_that_never_suffices_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="stack expects a non-empty TensorList"):  # is not about memory
         fit(lambda _size: torch.stack([]))
     assert fit.size == 4
+
+
+def test_memory_of_other_libraries_counts_too() -> None:
+    told = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    errors, fit = iter([RuntimeError(told), MemoryError()]), MemoryFit(4)
+
+    def work(size: int) -> int:
+        if (error := next(errors, None)) is not None:
+            raise error
+        return size
+
+    assert fit(work) == 1
+
+
+def test_a_card_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.describe_device() == {}
+    card = SimpleNamespace(name="A card", major=9, minor=0, total_memory=80 * 2**30)
+    answers = {"is_available": True, "get_device_properties": card, "device_count": 2, "is_bf16_supported": True}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **_options: answer)
+    monkeypatch.setattr(machine.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **_options: SimpleNamespace(stdout="580.1\n"))
+    found = machine.describe_device()
+    assert json.loads(json.dumps(found)) == found
+    expected = {"card": "A card", "num_cards": 2, "compute_capability": "9.0", "device_memory_gib": 80.0}
+    assert found.items() >= (expected | {"driver": "580.1", "bfloat16": True, "tf32": True}).items()
+
+
+def test_a_gpus_memory_is_filled_but_for_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, Any]] = []
+    monkeypatch.setattr(machine, "allocated_bytes", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: made.append((size, device)))
+    gpu = torch.device("cuda", 0)
+    with machine.filled_memory(gpu, 400), machine.filled_memory(gpu, 5000):
+        assert made == [(600, gpu), (0, gpu)]
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="the limit of a process's memory is Linux's")
+def test_a_cpu_without_memory_says_so_and_gets_it_back() -> None:
+    with machine.filled_memory(torch.device("cpu"), 50 * 2**20):
+        with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
+            torch.empty(400 * 2**20, dtype=torch.uint8)
+        assert ran_out(caught.value)
+    assert len(torch.empty(400 * 2**20, dtype=torch.uint8)) == 400 * 2**20
 
 
 def test_the_machine_is_described_in_plain_values(monkeypatch: pytest.MonkeyPatch) -> None:

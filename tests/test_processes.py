@@ -79,6 +79,18 @@ def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         assert several._process_state().cpu is expected
 
 
+def test_processes_without_a_gpu_each_share_it_over_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(accelerate, "PartialState", lambda **options: asked.append(options))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    for count, gpus in ((2, 1), (2, 2), (1, 4)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        several._process_state()
+    assert asked == [{"cpu": False, "backend": "gloo"}, {"cpu": False}, {"cpu": False}]
+
+
 def test_what_processes_exchange_goes_through_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL takes tensors of the process's GPU alone; what is asked for on the CPU comes back to it."""
     seen: list[tuple[str, tuple[int, ...]]] = []

@@ -149,7 +149,7 @@ def _update_model(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, p
 def _update_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
     objective, batches = _objective_and_batches(diffusion, batch_size)
     mixed = "bf16" if precision == "bfloat16" else "no"
-    accelerator = make_accelerator(cpu=diffusion.device.type == "cpu", mixed_precision=mixed)
+    accelerator = make_accelerator(diffusion.device.type == "cpu", mixed, diffusion.dtype)
     config = TrainingConfig(num_steps=num_steps + 1, learning_rate=1e-3)
     times = [record.seconds for record in train(objective, batches, config, accelerator=accelerator)]
     return float(np.median(np.diff(times)))  # the first one warms up

@@ -211,7 +211,8 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
         num_updates: Calls of each variant.
     """
     diffusion, device = material.diffusion, material.diffusion.device
-    accelerator = make_accelerator(device.type == "cpu", MIXED_PRECISION.get(str(diffusion.dtype), "no"))
+    mixed = MIXED_PRECISION.get(str(diffusion.dtype), "no")
+    accelerator = make_accelerator(device.type == "cpu", mixed, diffusion.dtype)
     published = updates_as_published(material, draws_of(material, num_updates), 0)
     plain, checkpointed = (
         updates_of(material, material.prompts(), num_updates, accelerator=accelerator) for _ in range(2)
@@ -316,5 +317,5 @@ def lmpt_updates(
     """A record an update, at a constant rate."""
     training = TrainingConfig(num_steps=num_steps, learning_rate=config.learning_rate, schedule="constant")
     mixed = MIXED_PRECISION.get(str(objective.clip.dtype), "no")
-    accelerator = make_accelerator(objective.clip.device.type == "cpu", mixed)
+    accelerator = make_accelerator(objective.clip.device.type == "cpu", mixed, objective.clip.dtype)
     return train(objective, batch_at, training, accelerator=accelerator)

@@ -39,8 +39,8 @@ def make_classifier(
         timestep_range=config.timestep_range or diffusion.evidence_range,
         seed=seed,
         batch_size=batch_size or config.evidence_batch_size,
-        # A model in float16 is as small already, and on a card that cannot do better.
-        bfloat16=config.evidence_bfloat16 and diffusion.dtype is not torch.float16,
+        # Weights in half precision need no autocast: it would compute norms in float32 and cast around them.
+        bfloat16=config.evidence_bfloat16 and diffusion.dtype is torch.float32,
     )
 
 

@@ -109,7 +109,7 @@ class LMPT:
         self.classification_loss = partial(loss, **{name: known[name] for name in known if name in asked})
         self._embedding = {"class_counts": counts, **embedding_settings}
         self.log_scale, self.bias = (
-            nn.Parameter(torch.tensor(number, device=device), requires_grad=scale == "learned")
+            nn.Parameter(torch.tensor(number).to(device), requires_grad=scale == "learned")
             for number in (math.log(clip.logit_scale), 0.0)
         )
 

@@ -53,19 +53,24 @@ def weights_dtype(precision: Precision, device: torch.device | str) -> torch.dty
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
-def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> Accelerator:
+def make_accelerator(
+    cpu: bool = False, mixed_precision: str | None = None, weights: torch.dtype | None = None
+) -> Accelerator:
     """An ``accelerate.Accelerator`` for this machine.
 
     Args:
         cpu: Stay on the CPU although there is a GPU.
         mixed_precision: ``"no"``, ``"bf16"``, ``"fp16"``; None takes what the launcher or its environment
             variable says. With ``"fp16"`` the accelerator has a scaler, which the training loop uses.
+        weights: Dtype of the frozen weights. Where they are in half precision already, autocast would only compute
+            norms in float32, and cast back and forth around them: there is none.
 
     Raises:
         TrainingError: float16 is asked for on a CPU.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import AutocastKwargs
 
     wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted == "fp16" and cpu:
@@ -80,6 +85,8 @@ def make_accelerator(cpu: bool = False, mixed_precision: str | None = None) -> A
             AcceleratorState._reset_state(reset_partial_state=before.num_processes == 1)
     accelerator = Accelerator(cpu=cpu, mixed_precision=wanted)
     accelerator.gradient_accumulation_steps = 1  # the loop parts batches itself and weighs the parts
+    if str(weights) in MIXED_PRECISION:
+        accelerator.autocast_handler = AutocastKwargs(enabled=False)
     return accelerator
 
 

@@ -65,7 +65,7 @@ class PromptClassifier:
             training,
             checkpoint=checkpoint,
             fingerprint=fingerprint() if checkpoint else "",
-            accelerator=make_accelerator(model.device.type == "cpu", MIXED_PRECISION.get(mixed)),
+            accelerator=make_accelerator(model.device.type == "cpu", MIXED_PRECISION.get(mixed), model.dtype),
             history=history,
         )
         while True:
