@@ -1,6 +1,10 @@
 """Captioning a folder with a tiny BLIP of random weights: what it says means nothing, where it goes does."""
 
 import csv
+import json
+import shutil
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,27 @@ def test_every_image_gets_a_row(captioner: Path, folder: Path) -> None:
     assert seen == [(2, 5), (4, 5), (5, 5)]
     assert {file.suffix for file in folder.iterdir()} == {".png", ".csv"}
     assert len(read_metadata(path, class_names=("shirt", "bag"))) == 5
+
+
+def test_code_beside_a_captioner_is_not_run(
+    captioner: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its files say; nobody is asked, neither the network nor the person."""
+
+    def forbidden(*_arguments: Any, **_words: Any) -> None:
+        raise AssertionError("a folder of models opened a socket or asked on standard input")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    monkeypatch.setattr("builtins.input", forbidden)
+    copy, mark = Path(shutil.copytree(captioner, tmp_path / "model")), tmp_path / "it_ran"
+    (copy / "other.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    kinds = ("AutoConfig", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoModelForImageTextToText")
+    for path in copy.glob("*config.json"):
+        if isinstance(content := json.loads(path.read_text()), dict):
+            path.write_text(json.dumps(content | {"auto_map": dict.fromkeys(kinds, "other.Other")}))
+    with suppress(ModelError):
+        caption_folder(folder, copy, max_new_tokens=2)
+    assert not mark.exists()
 
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:

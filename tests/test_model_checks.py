@@ -187,6 +187,19 @@ def test_weights_that_are_cut_or_no_safetensors_are_refused(folder: Path, weight
         load(folder, weights)
 
 
+NAMES = ("text_encoder/config", "tokenizer/tokenizer_config", "tokenizer/tokenizer", "unet/config", "vae/config")
+JSONS = [f"diffusion/{name}.json" for name in ("model_index", "scheduler/scheduler_config", *NAMES)]
+JSONS += [f"clip/{name}.json" for name in ("open_clip_config", "tokenizer_config", "tokenizer")]
+
+
+@pytest.mark.parametrize("name", JSONS)
+def test_files_that_are_damaged_or_of_another_kind_are_one_message(folder: Path, name: str) -> None:
+    for content in (b"", b"{", b"[]", b'"text"', b"[" * 100_000, b"\xff\xfe{}", b'{"version": {}, "other": 1}'):
+        (folder / name).write_bytes(content)
+        with pytest.raises(ModelError, match=f"{Path(name).name}|its tokenizer cannot be loaded"):
+            load(folder, name)
+
+
 def test_half_precision_files_will_do(folder: Path, random_pair: Any) -> None:
     """A pipeline that was saved with variant="fp16" has files of that name alone."""
     for path in (folder / "diffusion").rglob("*.safetensors"):

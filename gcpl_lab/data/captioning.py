@@ -78,9 +78,10 @@ def _load_captioner(model: str | Path, max_new_tokens: int, device: str) -> Call
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    options = {"trust_remote_code": False, "local_files_only": Path(model).is_dir()}  # a folder asks nobody
     try:
-        processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
-        network = AutoModelForImageTextToText.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(model, **options)
+        network = AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"captioning model {str(model)!r} cannot be loaded ({error}). Give a folder, or a name on the hub that was "

@@ -139,6 +139,16 @@ def check_tokenizer(folder: Path) -> None:
         read_known(path, SPECIAL_TOKENS, SPECIAL_TOKENS)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer of a folder that was checked, from its files alone."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of a damaged file the library raises nothing more special
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded ({error}); fetch or save it anew") from error
+
+
 def check_part(path: Path, kind: type, classes: Collection[str] = ()) -> None:
     """Refuse the configuration of one of diffusers' models that is of another class or has other arguments.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gcpl_lab.errors import ArtifactError, ModelError
 from gcpl_lab.global_state import global_state_kept
-from gcpl_lab.models.checks import LOADING, check_clip, check_keys
+from gcpl_lab.models.checks import LOADING, check_clip, check_keys, load_tokenizer
 from gcpl_lab.models.presets import Preset, check_bundled, find_clip_weights, find_preset, resolve
 from gcpl_lab.storage import read_tensors, tensor_checksum
 
@@ -66,12 +66,8 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path, context_length: int) -> None:
         from open_clip.tokenizer import get_clean_fn
-        from transformers import CLIPTokenizer
 
-        self.tokenizer, self.context_length = (
-            CLIPTokenizer.from_pretrained(folder, local_files_only=True),
-            context_length,
-        )
+        self.tokenizer, self.context_length = load_tokenizer(folder), context_length
         self._clean = get_clean_fn("whitespace")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

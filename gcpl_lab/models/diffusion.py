@@ -28,6 +28,7 @@ from gcpl_lab.models.checks import (
     check_scheduler,
     check_text_encoder,
     find_weights,
+    load_tokenizer,
 )
 from gcpl_lab.models.presets import WEIGHTS, Preset, check_bundled, find_preset, resolve
 from gcpl_lab.storage import CachedChecksum
@@ -58,7 +59,7 @@ def _load_parts(source: Path, dtype: torch.dtype) -> dict[str, Any]:
     check_bundled(source)
     check_pipeline(source)
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     check_scheduler(source / "scheduler" / "scheduler_config.json")
     check_text_encoder(source / "text_encoder" / "config.json", CLIPTextConfig)
@@ -68,7 +69,7 @@ def _load_parts(source: Path, dtype: torch.dtype) -> dict[str, Any]:
         "vae": _load_part(AutoencoderKL, source / "vae", torch_dtype=dtype),
         "denoiser": _load_part(UNet2DConditionModel, source / "unet", torch_dtype=dtype),
         "text_encoder": _load_part(CLIPTextModel, source / "text_encoder", dtype=dtype),
-        "tokenizer": CLIPTokenizer.from_pretrained(source / "tokenizer", local_files_only=True),
+        "tokenizer": load_tokenizer(source / "tokenizer"),
         "scheduler": DDPMScheduler.from_pretrained(source / "scheduler", local_files_only=True),
     }
 
