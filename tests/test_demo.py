@@ -152,6 +152,23 @@ def test_progress_is_told(finished: Run) -> None:
         assert [step[1:] for step in finished.steps if step[0] == method] == [(1, 2), (2, 2)]
 
 
+def test_it_works_on_own_images_without_families(
+    tmp_path: Path, few_shot_folder: Path, random_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("few_shot", "pictures"):
+        words = {name: words for name, words in figures.WORDS[part].items() if name in ("accuracy", "decision_maps")}
+        monkeypatch.setitem(figures.WORDS, part, words)
+    for module, name in BASELINE_TRAINING:
+        monkeypatch.setattr(module, name, replace(getattr(module, name), num_steps=2))
+    options = {"images": few_shot_folder, "preset": str(random_pair.folder), "shots": 2, "settings": SMALL}
+    result = run_demo(tmp_path / "mine", multilabel=False, **options)
+    rows = result.results["look_alikes"]
+    assert {tuple(sorted(row["classes"])) for row in rows} == {("bag", "boot", "shirt")}
+    assert all(row["num_images"] == 12 for row in rows if row["method"] != "Shuffled labels")
+    assert (tmp_path / "mine" / "figures" / "decision_maps.png").is_file()
+    assert "decision map" in result.report.read_text(encoding="utf-8").lower()
+
+
 def test_too_few_test_images_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="total is 9"):

@@ -95,7 +95,7 @@ def test_the_scenes_are_learned_drawn_and_read(tmp_path: Path) -> None:
     assert tuple(by_name) == DEMO_METHODS
     assert by_name["lmpt"] > by_name["zero_shot_clip"]
     assert len(found["data"]["classes"]) == len(found["data"]["train_counts"]) == 10
-    assert [figure.name for figure in shown] == list(figures.WORDS["scenes"])
+    assert [figure.name for figure in shown] == [*figures.WORDS["scenes"], "caption_hills"]
     assert all(Path(figure.png_path).is_file() for figure in shown)
     assert (tmp_path / "prompts/lmpt/prompts.json").is_file()
     reading = read_json(tmp_path / "reading.json")

@@ -22,10 +22,14 @@ COSTS = {
 }
 
 
+OWN_IMAGES = "Folder with support/ and test/ class folders; default: the bundled garments, and scenes beside."
+
+
 def demo(
     folder: Annotated[Path, Option(help="Where report, figures and prompts go.", callback=options.writable)] = Path(
         "runs/demo"
     ),
+    images: Annotated[Path | None, Option(help=OWN_IMAGES)] = None,
     preset: options.Preset = "tiny",
     shots: options.Shots = 16,
     seed: options.Seed = 0,
@@ -45,7 +49,12 @@ def demo(
     chosen = options.parse_settings(settings, GCPLConfig)
     scenes = {f"scenes/{name}": f"Scenes: {title}" for name, title in MULTILABEL_TITLES.items()}
     run: dict[str, Any] = {"preset": preset, "shots": shots, "seed": seed, "test_total": test_total, "fresh": fresh}
-    run |= {"settings": chosen, "multilabel": multilabel, **options.run_options(workers)}
+    run |= {
+        "images": images,
+        "settings": chosen,
+        "multilabel": multilabel and images is None,
+        **options.run_options(workers),
+    }
     with LiveProgress({**METHOD_TITLES, **scenes, "report": "Figures and report"}) as progress:
         result = run_demo(folder, on_event=progress, **run)
     caveats = (Text(f"- {caveat}") for caveat in result.caveats)
@@ -57,8 +66,12 @@ def method_table(rows: list[dict[str, Any]]) -> Table:
     """The methods of one draw, the best first."""
     from gcpl_lab.experiments.registry import title_of
 
-    columns = {"method": "{title}", "accuracy": "{accuracy:.1%}", "look-alikes": "{accuracy_within_family:.1%}"}
-    titled = [{**row, "title": title_of(row["name"])} for row in sorted(rows, key=lambda row: -row["accuracy"])]
+    columns = {"method": "{title}", "accuracy": "{accuracy:.1%}", "look-alikes": "{among}"}
+    titled = []
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+        among = row["accuracy_within_family"]
+        shown = "–" if among is None else f"{among:.1%}"  # no families are known
+        titled.append({**row, "title": title_of(row["name"]), "among": shown})
     return make_table({**columns, **COSTS}, titled, "Test images told apart")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gcpl_lab.data.episodes import draw_test
+from gcpl_lab.data.folders import read_support_and_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
@@ -52,6 +53,7 @@ class DemoResult:
 def run_demo(
     folder: str | Path = "runs/demo",
     *,
+    images: str | Path | None = None,
     preset: str = "tiny",
     shots: int = 16,
     seed: int = 0,
@@ -63,11 +65,12 @@ def run_demo(
     on_event: Report | None = None,
     command: str = "gcpl-lab demo",
 ) -> DemoResult:
-    """Learn from a few bundled images, classify others, compare, and write the report.
+    """Learn from a few images, bundled ones or your own, classify others, compare, and write the report.
 
     Args:
         folder: Receives ``report.html``, ``results.json``, ``states.safetensors``, ``figures/``, ``prompts/`` and
             ``cache/``, from which a second run takes what depends on nothing that has changed.
+        images: Folder with ``support/`` and ``test/`` class folders instead of the bundled garments.
         settings: Fields of :class:`~gcpl_lab.gcpl.settings.GCPLConfig`.
         multilabel: Show LMPT on the bundled scenes too.
         fresh: Learn everything anew, whatever the cache holds.
@@ -79,8 +82,8 @@ def run_demo(
     """
     folder, tell, trial = Path(folder), on_event or (lambda *_event: None), (shots, seed)
     num_workers = usable_workers(num_workers)
-    support, test = load_fashion("support"), load_fashion("test")
-    test = test.subset(draw_test(test, total=test_total, seed=0))
+    support, test = read_support_and_test(images) if images else (load_fashion("support"), load_fashion("test"))
+    test = test.subset(draw_test(test, total=min(test_total, len(test)) if images else test_total, seed=0))
     experiment = FewShotExperiment(support, test, preset=preset, settings=settings)
     scenes = None
     if multilabel:
