@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -158,12 +158,12 @@ class _Sets:
         rows = np.flatnonzero(np.isin(test.labels, places))
         return cls(sets, places, rows, np.array([places.index(label) for label in test.labels[rows]], dtype=np.int64))
 
-    def similarities(self, experiment: FewShotExperiment, model: GCPLClassifier, places: Sequence[int]) -> np.ndarray:
-        """(step, 1 + set): a model's kept steps, and the mean cosine of each set's prompts, which are at ``places``."""
-        found, names = [], [name for members in self.sets for name in members]
-        for step, outputs in prompt_outputs(experiment.diffusion, model.prompts_, model.states_).items():
-            matrix = prompt_similarity(torch.from_numpy(outputs[list(places)])[:, None])
-            found.append([step, *(mean_similarity(matrix, names, members) for members in self.sets)])
+    def similarities(self, outputs: Mapping[int, np.ndarray], class_names: Sequence[str]) -> np.ndarray:
+        """(step, 1 + set): steps, and the mean cosine of each set's prompts, less the mean prompt of all classes."""
+        found = []
+        for step, prompts in outputs.items():
+            matrix = prompt_similarity(torch.from_numpy(prompts)[:, None])
+            found.append([step, *(mean_similarity(matrix, class_names, members) for members in self.sets)])
         return np.array(found)
 
     def early(self) -> np.ndarray:
@@ -225,10 +225,19 @@ def judge_controls(
     _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[str, int, int]
 ) -> Arrays:
     """Errors under prompts that one objective learned from shuffled labels, for several shufflings."""
-    return cache.arrays(experiment, ("controls", *trial), partial(_learn_controls, experiment, *trial))
+
+    def compute() -> Arrays:
+        model = cache.run(experiment, *trial).model
+        true = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
+        return _learn_controls(experiment, *trial, true)
+
+    return cache.arrays(experiment, ("controls", *trial), compute)
 
 
-def _learn_controls(experiment: FewShotExperiment, objective: str, shots: int, seed: int) -> Arrays:
+def _learn_controls(
+    experiment: FewShotExperiment, objective: str, shots: int, seed: int, true: Mapping[int, np.ndarray]
+) -> Arrays:
+    """``true`` are the prompts of all classes that were learned from true labels, by their steps."""
     chosen, found = _Sets.of(experiment), dict[str, np.ndarray]()
     if not chosen.sets:
         return found
@@ -248,7 +257,11 @@ def _learn_controls(experiment: FewShotExperiment, objective: str, shots: int, s
         steps = [step for step in CONTROL_SHOWN if step in model.states_ and not turn] or [last]
         for step in steps:
             found[f"errors/{CONTROL}{turn}.{step}"] = chosen.judge(experiment, model, model.states_[step], own)
-        found[f"similarities/{CONTROL}{turn}"] = chosen.similarities(experiment, model, own)
+        outputs = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
+        whole = {step: true[step].copy() for step in outputs if step in true}
+        for step, prompts in whole.items():  # the classes outside the sets are those of the true labels
+            prompts[places] = outputs[step]
+        found[f"similarities/{CONTROL}{turn}"] = chosen.similarities(whole, experiment.test.class_names)
     return found
 
 
@@ -280,7 +293,8 @@ def gather(experiment: FewShotExperiment, outcomes: Sequence[Outcome], *found: A
         elif outcome.evidence is None:
             arrays[f"scores/{outcome.method}"] = outcome.scores[chosen.rows][:, chosen.places].astype(np.float32)
         if outcome.model is not None:
-            similar = chosen.similarities(experiment, outcome.model, chosen.places)
+            outputs = prompt_outputs(experiment.diffusion, outcome.model.prompts_, outcome.model.states_)
+            similar = chosen.similarities(outputs, experiment.test.class_names)
             arrays[f"similarities/{outcome.method}"] = similar
     for more in found:
         arrays |= more

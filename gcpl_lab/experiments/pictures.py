@@ -30,7 +30,7 @@ def caption_of(found: LookAlikes, key: str) -> str:
     method, step = key.rpartition(".")[0], found.step_of(key)
     if method == BEFORE:
         return "Class names"
-    name = "Control: shuffled" if method.startswith(CONTROL) else found.title(key)
+    name = "Control: labels shuffled" if method.startswith(CONTROL) else found.title(key)
     return f"{name}, step {step}"
 
 
@@ -180,7 +180,7 @@ def hills_of(found: LookAlikes, classes: Sequence[str], pair: tuple[int, int]) -
         if method == BEFORE or (method.startswith(CONTROL) and method != f"{CONTROL}0"):
             continue
         keys = found.keys(method)
-        title = f"Control: shuffled ({found.step_of(keys[-1])} steps)"
+        title = f"Control: labels shuffled ({found.step_of(keys[-1])} steps)"
         title = title if method.startswith(CONTROL) else title_of(method)
         way = {f"step {found.step_of(key)}": margins(key) for key in keys[:-1]}
         columns[title] = {**start, **way, END: margins(keys[-1])}

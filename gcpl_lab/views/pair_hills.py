@@ -71,7 +71,7 @@ def _draw_ridge(ax: Axes, x: np.ndarray, floor: float, hills: Hills, colors: Seq
         low = floor - 0.06 - 0.09 * turn
         ax.vlines(np.clip(values, -REACH, REACH), low - 0.07, low, color=color, linewidth=1, alpha=0.8)
     dash = "\N{EN DASH}"
-    distance = f"{found.d_prime:.1f}".replace("-", "\N{MINUS SIGN}")
+    distance = f"{round(found.d_prime, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
     ax.text(1.02, floor + 0.44, f"d′ {distance}", transform=ax.get_yaxis_transform(), weight="bold", va="center")
     auc = f"AUC {found.auc.value:.2f}\n({found.auc.low:.2f}{dash}{found.auc.high:.2f})"
     beside: dict[str, Any] = {"size": font_size() * 0.85, "va": "center", "color": style.GREY, "linespacing": 1.05}
