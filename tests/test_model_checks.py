@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from gcpl_lab.errors import ModelError
@@ -185,6 +186,44 @@ def test_weights_that_are_cut_or_no_safetensors_are_refused(folder: Path, weight
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(ModelError, match=f"{path.parent.name}/{path.name}"):
         load(folder, weights)
+
+
+def test_the_words_of_published_files_are_known(folder: Path, random_pair: Any) -> None:
+    """As Stable Diffusion 1.4 has them, of earlier versions of the libraries, with older names of weights."""
+    diffusion = folder / "diffusion"
+    index = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+    }
+    change(diffusion / "model_index.json", index | {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]})
+    sampling = {"_class_name": "PNDMScheduler", "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
+    schedule = {"beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000}
+    path = diffusion / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(sampling | schedule | {"steps_offset": 1, "trained_betas": None}))
+    token = {"content": "<|endoftext|>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    token["__type"] = "AddedToken"
+    words = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", "unk_token": token}
+    words |= {"name_or_path": "openai/clip-vit-large-patch14", "special_tokens_map_file": "./special_tokens_map.json"}
+    change(diffusion / "tokenizer" / "tokenizer_config.json", words)
+    change(
+        diffusion / "text_encoder" / "config.json",
+        {"_name_or_path": "openai/clip", "torch_dtype": "float32", "dropout": 0.0},
+    )
+    rename(
+        diffusion / f"{TEXT}.safetensors",
+        lambda name: f"text_model.{name}",
+        {"text_model.embeddings.position_ids": torch.arange(32)[None]},
+    )
+    attention = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    rename(
+        diffusion / f"{VAE}.safetensors",
+        lambda name: next((name.replace(*pair) for pair in attention.items() if pair[0] in name), name),
+    )
+    assert load(folder, "diffusion").checksum() == random_pair.diffusion.checksum()
+
+
+def rename(path: Path, new_name: Callable[[str], str], more: dict[str, Any] | None = None) -> None:
+    save_file({new_name(name): value for name, value in load_file(path).items()} | (more or {}), path, {"format": "pt"})
 
 
 NAMES = ("text_encoder/config", "tokenizer/tokenizer_config", "tokenizer/tokenizer", "unet/config", "vae/config")

@@ -149,25 +149,22 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder}: its tokenizer cannot be loaded ({error}); fetch or save it anew") from error
 
 
-def check_part(path: Path, kind: type, classes: Collection[str] = ()) -> None:
+def check_part(path: Path, *kinds: type) -> None:
     """Refuse the configuration of one of diffusers' models that is of another class or has other arguments.
 
     Args:
         path: Its JSON file.
-        kind: The class; its arguments are the known words.
-        classes: Names of further classes that it may be of.
+        kinds: Classes that it may be of; their arguments are the known words.
     """
-    _require(path, "_class_name", _read(path).get("_class_name"), (kind.__name__, *classes))
-    read_known(path, (*inspect.signature(kind).parameters, *SAVED))
+    _require(path, "_class_name", _read(path).get("_class_name"), [kind.__name__ for kind in kinds])
+    read_known(path, {*SAVED, *(word for kind in kinds for word in inspect.signature(kind).parameters)})
 
 
 def check_scheduler(path: Path) -> None:
-    """The same of a noise schedule, which may have been saved for another way of sampling."""
+    """The same of a noise schedule, which may have been saved for another way of sampling, with words of a third."""
     import diffusers
 
-    name = _read(path).get("_class_name")
-    _require(path, "_class_name", name, SCHEDULERS)
-    check_part(path, getattr(diffusers, str(name)))
+    check_part(path, *(getattr(diffusers, name) for name in SCHEDULERS))
 
 
 def check_text_encoder(path: Path, kind: type) -> None:
