@@ -312,7 +312,7 @@ def test_review_writes_every_decision_and_resumes_after_a_restart(tmp_path: Path
 
 def test_a_decision_that_cannot_be_written_does_not_count(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view = widgets.SampleReviewer(sorted(run_folder.glob("figures/*.png")), run_folder / "review.csv")
-    full = Mock(side_effect=OSError(28, "No space left on device"))
+    full = Mock(side_effect=ArtifactError("review.csv: cannot be written (No space left on device)"))
     monkeypatch.setattr("gcpl_lab.views.widgets.review.write_text", full)
     view.accept.click()
     assert (view.present_id, view.decisions) == ("figures/losses.png", {})  # named by its path

@@ -125,14 +125,15 @@ def strip_row(
     return axes
 
 
-def class_key(figure: Any, class_names: Names, looks: Looks, columns: int | None = None) -> None:
+def class_key(figure: Any, class_names: Names, looks: Looks) -> None:
     """A key of the classes above all axes of a figure."""
     mark: dict[str, Any] = {"linestyle": "", "markersize": 9}
     handles = [
         Line2D([], [], color=looks[name][0], marker=looks[name][1], label=style.label_text(name, 18), **mark)
         for name in class_names
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns or min(len(handles), 10), frameon=False)
+    fitting = max(2, int(figure.bbox.width / figure.dpi / 1.75))  # a name takes so many inches
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fitting), frameon=False)
 
 
 def score_strip(
@@ -148,7 +149,7 @@ def score_strip(
     with style.figure_style():
         low, high = found.window
         form = float((high - low)[1] / (high - low)[0])
-        figure = style.new_figure(3.35 * max(2, len(states)), 3.1 * form + (3.0 if title else 2.5))
+        figure = style.new_figure(3.35 * max(2, len(states)), 3.1 * form + (3.6 if title else 3.1))
         strip_row(figure, found, states, looks, controls)
         if title:
             figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
