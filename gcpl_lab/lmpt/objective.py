@@ -146,7 +146,9 @@ class LMPT:
         classification = self.classification_loss(self._logits(features, text), targets)
         if self.mix == 1:
             return {"loss": classification, "classification": classification}
-        contrast = self._contrast(captions[has_caption], targets[has_caption], text, embeddings)
+        if not has_caption.all():
+            captions, targets = captions[has_caption], targets[has_caption]
+        contrast = self._contrast(captions, targets, text, embeddings)
         loss = self.mix * classification + (1 - self.mix) * contrast
         return {"loss": loss, "classification": classification, "contrast": contrast}
 
