@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gcpl_lab.cli.answers import duration
 from gcpl_lab.cli.app import app
-from gcpl_lab.errors import DataError, ModelError
+from gcpl_lab.errors import ArtifactError, DataError, ModelError
 from gcpl_lab.experiments import profile as profiling
 from gcpl_lab.experiments.plan import count_updates, make_plan, published_config
 from gcpl_lab.experiments.profile import LiveBytes, Profile, load_profile, measure_profile
@@ -170,6 +170,25 @@ def test_the_recorded_profiles() -> None:
     assert load_profile("sd-1.5").preset == "sd-1.5"
     with pytest.raises(ModelError, match=r"no profile of 'sd-2.1-base' is recorded; recorded ones are sd-1.4, tiny"):
         load_profile("sd-2.1-base")
+
+
+def test_a_profile_of_another_machine_is_read_from_its_file(tmp_path: Path) -> None:
+    """As ``gcpl-lab selftest`` writes one: the plan of the published shape on a machine that is five times as fast."""
+    known, path = load_profile("sd-1.4"), tmp_path / "sd-1.4-card.json"
+    seconds = {kind: value / 5 for kind, value in known.training_seconds.items()}
+    path.write_text(json.dumps(asdict(replace(known, training_seconds=seconds, encoding_seconds=1.1, device="cuda"))))
+
+    def training(*more: str) -> dict[str, Any]:
+        words = ["plan", "--preset", "sd-1.4", "--set", "precision=bfloat16", "--json", *more]
+        found: dict[str, Any] = json.loads(CliRunner().invoke(app, words).stdout)
+        return found
+
+    slow, fast = training("--recorded"), training("--profile", str(path))
+    assert fast["stages"][0]["seconds"] == pytest.approx(slow["stages"][0]["seconds"] / 5)
+    assert (fast["profile"]["device"], fast["preset"]) == ("cuda", "sd-1.4")
+    path.write_text('{"preset": "sd-1.4"}')
+    with pytest.raises(ArtifactError, match=r"sd-1.4-card.json: holds no profile \('memory'\)"):
+        load_profile(str(path))
 
 
 def test_wrong_tasks_are_refused() -> None:

@@ -15,8 +15,8 @@ from gcpl_lab.registry import Registry
 from gcpl_lab.training.memory import ran_out
 
 PARTS = Registry("part of the self-test")
-"""Facts: ``seconds``, about what it takes on a GPU and in its form for a CPU. In the order of registration, which is
-that of how much a part tells."""
+"""Facts: ``seconds``, about what it takes on a GPU and in its form for a CPU; ``alone``, in a process of its own.
+Parts run in the order of registration, the most telling first."""
 
 register_part = PARTS.register
 

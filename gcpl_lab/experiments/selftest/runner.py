@@ -73,7 +73,11 @@ def run_selftest(
                 rows.append(row | _outcome("skip", reason=reason))
                 continue
             on_part(entry.title)
+            if entry.facts.get("alone"):
+                worker.end()
             rows.append(row | worker.run(name, device, str(Path(folder) / name), left))
+            if entry.facts.get("alone"):
+                worker.end()
     finally:
         worker.end()
     failed = any(row["outcome"] == "fail" for row in rows)
