@@ -125,9 +125,9 @@ def test_no_part_takes_others_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "GRACE", 0.5)
     worker = runner.Worker(misbehave)
     try:
-        rows = {name: worker.run(name, "cpu", "", 20 if name != "hang" else 0) for name in ("pass", "skip", "fail")}
-        crashed, after = worker.run("crash", "cpu", "", 20), worker.run("pass", "cpu", "", 20)
-        hanging, last = worker.run("hang", "cpu", "", 0), worker.run("pass", "cpu", "", 20)
+        rows = {name: worker.run(name, "cpu", "", 200) for name in ("pass", "skip", "fail")}
+        crashed, after = worker.run("crash", "cpu", "", 200), worker.run("pass", "cpu", "", 200)
+        hanging, last = worker.run("hang", "cpu", "", 0), worker.run("pass", "cpu", "", 200)
     finally:
         worker.end()
     first, second, third = (rows[name]["reason"] for name in ("pass", "skip", "fail"))
