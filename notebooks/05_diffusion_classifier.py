@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 05 · The diffusion classifier, step by step
 #
+# **The question:** where does the evidence for a class come from, and how little of it is enough?
+#
 # After this notebook you can say
 # - at which noise levels the evidence for a class lies, and where in the image,
 # - what the staged classifier saves, and what accuracy costs in denoiser evaluations,
@@ -25,6 +27,7 @@
 # %matplotlib inline
 import numpy as np
 import torch
+from IPython.display import Markdown
 
 from gcpl_lab import FrozenDiffusion, GCPLClassifier, load_fashion
 from gcpl_lab.data.episodes import draw_test
@@ -46,16 +49,17 @@ preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 # [arXiv 2303.16203](https://arxiv.org/abs/2303.16203)). So a decision is a table of errors, one row a class, one column
 # a pair (t, ε), and everything in this notebook is read from such tables.
 #
-# The prompts are those that notebook 04 learned with the discriminative objective.
+# The prompts are GCPL's: notebook 04 could not establish that another objective is better on new images, and GCPL's
+# training is the cheapest.
 
 # %%
 diffusion = FrozenDiffusion.load(preset, device=default_device())
 earlier = course.load_state("04", diffusion)  # absent? run notebook 04, or: gcpl-lab catch-up 04
-model = GCPLClassifier.load(earlier.folder / "discriminative", diffusion)
+model = GCPLClassifier.load(earlier.folder / "gcpl", diffusion)
 names = list(model.class_names_)
 test = load_fashion("test").only(names)
 test = test.subset(draw_test(test, per_class=20))
-pictures, latents = read_images(test.images), model.encode(test.images)
+images, latents = read_images(test.images), model.encode(test.images)
 tuple(latents.shape)
 
 # %% [markdown]
@@ -79,9 +83,7 @@ for name, row in zip(names, table, strict=True):
 # %% [markdown]
 # ## Where the evidence is
 #
-# How much better does the own prompt denoise than the others, at each noise level, averaged over all test
-# images? With little noise the image is visible and the prompt matters little; with almost only noise there is no
-# evidence left.
+# How much better does the own prompt denoise than the others, at each noise level, averaged over all test images?
 
 # %%
 from gcpl_lab.views.evidence import plot_timestep_evidence
@@ -96,12 +98,18 @@ with style.figure_style():
 figure
 
 # %% [markdown]
+# **What you see.** With little noise the image is visible and the prompt matters little; the evidence lies at large t,
+# and grows less at the very end, where almost only noise is left.
+#
+# **What it does not say.** Which classes it tells apart there: the mean is over easy and hard ones.
+#
 # That is why the tiny preset trains and classifies in one part of the schedule only (`diffusion.evidence_range`).
 #
 # ## The staged classifier
 #
 # Most classes can be ruled out after a few samples. The staged classifier evaluates every class on four pairs (t, ε),
-# keeps the best two, and evaluates only these on the other twelve. Choose an image and move through the samples.
+# keeps the best two, and evaluates only these on the other twelve. Choose an image and move through the samples. Shown
+# first is the image whose decision was the closest of those that were decided right.
 
 # %%
 from gcpl_lab.views.widgets import ClassifierRace
@@ -109,13 +117,31 @@ from gcpl_lab.views.widgets import ClassifierRace
 judge = DiffusionClassifier(diffusion, hidden, timestep_range=model.timestep_range, bfloat16=True)
 exact = judge.exact(latents, 16)
 staged = judge.staged(latents, to_keep=(2, 1), n_samples=(4, 16))
-ClassifierRace(staged, names, images=pictures, labels=test.labels, weighting="absolute")
+final = staged.errors.mean(axis=2)  # NaN where a class is out
+final = np.where(np.isnan(final), np.inf, final)
+lead = np.partition(final, 1, axis=1)[:, 1] - final.min(1)
+closest = int(np.where(final.argmin(1) == test.labels, lead, np.inf).argmin())
+race = ClassifierRace(staged, names, images=images, labels=test.labels, weighting="absolute")
+race.image.value = closest
+race
 
 # %% [markdown]
+# **What you see.** The first samples swing widely. After four of them three classes are out (grey); the two that are
+# left change places or run close together until the end.
+#
+# **What it does not say.** How often the *true* class is thrown out after four samples: exercise 2 counts it.
+#
 # ## Cost against accuracy
 #
 # Cost is counted in denoiser evaluations an image (classes × pairs for the exact classifier): seconds depend on
 # the machine, evaluations do not.
+
+# %%
+answers = ["about a tenth", "about half", "nearly all"]
+first = course.guess(
+    "05.1", "which share of the 16 pairs' evaluations does the race need for the same accuracy?", answers
+)
+first
 
 # %%
 from gcpl_lab.evaluation.metrics import accuracy
@@ -131,6 +157,8 @@ runs = {f"exact {count}": measure(judge.exact(latents, count)) for count in (1, 
 runs |= {"exact 16": measure(exact), "staged 4, 16": measure(staged)}
 for name, (cost, share) in runs.items():
     print(f"{name:13s} {cost:5.1f} evaluations an image   {share:.0%}")
+spent = runs["staged 4, 16"][0] / runs["exact 16"][0]
+print(first.reveal(answers[int(np.searchsorted((0.25, 0.75), spent))]))
 
 # %%
 with style.figure_style():
@@ -146,6 +174,11 @@ with style.figure_style():
 figure
 
 # %% [markdown]
+# **What you see.** Accuracy grows with the cost, most at the beginning. The race reaches the level of sixteen pairs for
+# about half of their evaluations.
+#
+# **What it does not say.** That the race is as good: 100 images leave ten points to each side of every mark.
+#
 # ## Where in the image
 #
 # The error is a sum over the latent's places, so the difference of two classes' errors can be laid over the
@@ -163,21 +196,29 @@ index = int(np.flatnonzero((test.labels == a) & (predicted == b))[0])
 error_map = evidence_map(judge, latents[index], a, b, num_samples=16)
 with style.figure_style():
     figure = style.new_figure(9, 4)
-    plot_error_map(figure.subplots(1, 2), np.asarray(pictures[index]), error_map.numpy(), names[a], names[b])
-f"a {names[a]} that was taken for a {names[b]}"
-
-# %%
+    plot_error_map(figure.subplots(1, 2), np.asarray(images[index]), error_map.numpy(), names[a], names[b])
+print(f"true class: {names[a]}; taken for: {names[b]}")
 figure
 
 # %% [markdown]
-# Blue places are evidence for the true class, orange ones for the wrong one. More pairs, with their images:
+# **What you see.** Blue places are evidence for the true class, orange ones for the wrong one; most of the image speaks
+# for neither.
+#
+# **What it does not say.** Why. The map has the 8 × 8 places of the latent, and a handful of noises decide its colours.
+#
+# More pairs, with their images:
 
 # %%
 from gcpl_lab.views.widgets import PairExplorer
 
-PairExplorer(exact, test.labels, names, pictures)
+PairExplorer(exact, test.labels, names, images)
 
 # %% [markdown]
+# **What you see.** Which images of the two classes were mistaken, and at which timesteps each class's own prompt is
+# ahead: curves above zero.
+#
+# **What it does not say.** Whether a curve below zero is a bad prompt or a good rival; only their difference is seen.
+#
 # ## Probabilities that mean something
 #
 # The softmax of raw errors is nearly flat: the classes' errors differ in the third digit. A temperature, fitted on
@@ -185,7 +226,7 @@ PairExplorer(exact, test.labels, names, pictures)
 # 80 % of cases. Neither changes what the denoiser saw.
 
 # %%
-from gcpl_lab.evaluation.metrics import expected_calibration_error, log_loss
+from gcpl_lab.evaluation.metrics import NUM_BINS, expected_calibration_error, log_loss
 from gcpl_lab.gcpl.calibration import probabilities
 from gcpl_lab.views.evidence import plot_reliability
 
@@ -195,17 +236,22 @@ fitted = probabilities(model.scores(judged), model.temperature_)
 for name, chances in {"raw": raw, "fitted": fitted}.items():
     surest, loss = np.median(chances.max(axis=1)), log_loss(chances, test.labels)
     error = expected_calibration_error(chances, test.labels)
-    print(f"{name:7s} surest class {surest:.2f} (median), log-loss {loss:.2f}, calibration error {error:.2f}")
+    print(f"{name:7s} surest class {surest:.2f} (median), log-loss {loss:.2f}, calibration error {error:.3f}")
 
 # %%
 with style.figure_style():
     figure = style.new_figure(12, 6)
     for ax, title, chances in zip(figure.subplots(1, 2), ("raw", "fitted"), (raw, fitted), strict=True):
-        plot_reliability(ax, chances.max(axis=1), chances.argmax(axis=1) == test.labels, num_bins=5)
+        plot_reliability(ax, chances.max(axis=1), chances.argmax(axis=1) == test.labels, num_bins=NUM_BINS)
         ax.set_title(title)
 figure
 
 # %% [markdown]
+# **What you see.** Raw probabilities all sit near 20 %, far below how often they are right. Fitted ones spread out
+# along the diagonal; the calibration error is the one printed above.
+#
+# **What it does not say.** Whether each point is off by chance: most hold ten to twenty images.
+#
 # The tables of errors are kept for the maps of notebook 07.
 
 # %%
@@ -230,21 +276,53 @@ assert runs["exact 16"][1] > 2 / len(names), "hardly better than guessing"
 # ## Exercises
 
 # %% [markdown]
-# ### Exercise 1
+# ### Exercise 1 · easy · 5 minutes
 #
-# The mean of the evidence map is a number that you know already. Which one? Check it for the image above (the
-# map is made without bfloat16, so compare with a judge that does not use it either).
+# From errors (image, class, sample) to probabilities: mean over samples, then a softmax of −τ times it. Write it, with
+# numbers that do not overflow for τ = 10,000.
+#
+# <details><summary>Hint</summary>Take the smallest mean of each image away before the exponential.</details>
+#
+# **Expected:** rows that sum to 1, the smallest error with the largest probability.
+
+
+# %% tags=["exercise"]
+def to_probabilities(errors, tau):
+    return errors.mean(axis=2) / errors.mean(axis=2).sum(axis=1, keepdims=True)  # yours instead
+
+
+# %% tags=["check"]
+def check_probabilities(of):
+    found = np.asarray(of(exact.errors, 10_000.0))
+    if found.shape != exact.errors.shape[:2] or not np.allclose(found.sum(1), 1):
+        return "still wrong: not one row of probabilities an image"
+    if not np.array_equal(found.argmax(1), exact.errors.mean(2).argmin(1)):
+        return "still wrong: the class with the smallest error should be the most probable"
+    expected = probabilities(-exact.errors.mean(2).astype(float), 10_000.0)
+    return "right" if np.allclose(found, expected, atol=1e-3) else "still wrong: no softmax of −τ · error"
+
+
+check_probabilities(to_probabilities)
+
 
 # %% tags=["solution"]
-plain = DiffusionClassifier(diffusion, hidden, timestep_range=model.timestep_range).exact(latents[[index]], 16)
-difference = float(plain.errors[0, b].mean() - plain.errors[0, a].mean())
-f"mean of the map {float(error_map.mean()):.6f}, difference of the two classes' errors {difference:.6f}"
+def to_probabilities(errors, tau):
+    mean = errors.mean(axis=2).astype(float)
+    powers = np.exp(-tau * (mean - mean.min(axis=1, keepdims=True)))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+check_probabilities(to_probabilities)
 
 # %% [markdown]
-# ### Exercise 2
+# ### Exercise 2 · medium · 8 minutes
 #
 # A bolder race: keep two classes after a single pair, `to_keep=(2, 1), n_samples=(1, 16)`. In how many images
 # is the right class thrown out after the first stage?
+#
+# <details><summary>Hint</summary>Classes that were dropped have NaN among their errors.</details>
+#
+# **Expected:** in 30 to 60 % of the images; a third of the cost and clearly fewer right.
 
 # %% tags=["solution"]
 bold = judge.staged(latents, to_keep=(2, 1), n_samples=(1, 16))
@@ -254,9 +332,14 @@ cost, share = measure(bold)
 f"right class out in {out.mean():.0%} of the images; {cost:.0f} evaluations, {share:.0%} right"
 
 # %% [markdown]
-# ### Exercise 3
+# ### Exercise 3 · medium · 8 minutes
 #
 # Which classes are helped by the offsets, and which are held back? Compare the predictions with and without them.
+#
+# <details><summary>Hint</summary><code>model.scores(judged)</code> holds the offsets; <code>model.offsets_</code> has
+# one a class.</details>
+#
+# **Expected:** counts that come closer to 20 a class, by five and more for one or two of them.
 
 # %% tags=["solution"]
 with_offsets = np.bincount(model.scores(judged).argmax(axis=1), minlength=len(names))
@@ -285,3 +368,23 @@ for name, before_it, after_it in zip(names, without, with_offsets, strict=True):
 # small.</details>
 # <details><summary>the scale of the errors is arbitrary, and a temperature has to be fitted</summary>Right: and
 # on images that are not the test images.</details>
+
+# %% [markdown]
+# ## What we found
+#
+# Where does the evidence come from, and how little of it is enough?
+
+# %% tags=["found"]
+strongest = int(wide.timesteps[gap.mean(0).argmax()])
+errors_of = {n: expected_calibration_error(c, test.labels) for n, c in {"raw": raw, "fitted": fitted}.items()}
+Markdown(
+    f"""
+- The own prompt is ahead by {100 * gap.mean(0).max():.0f} % of the error at t = {strongest}, and by
+  {100 * gap.mean(0)[:4].mean():.1f} % in the lowest quarter of the schedule.
+- {runs["exact 16"][0]:.0f} evaluations an image: {runs["exact 16"][1]:.0%} right; the race with
+  **{runs["staged 4, 16"][0]:.0f}**: {runs["staged 4, 16"][1]:.0%}; {runs["exact 1"][0]:.0f} evaluations:
+  {runs["exact 1"][1]:.0%}.
+- Calibration error: {errors_of["raw"]:.2f} raw, **{errors_of["fitted"]:.2f}** with temperature and offsets, which were
+  fitted on support images.
+"""
+)

@@ -21,7 +21,7 @@
 # - what captions pull and push, how far they get, and what wrong ones cost, with an interval,
 # - why a linear probe has to stand beside every tuned prompt.
 #
-# About 2 minutes on two CPU cores. No network is needed.
+# About 1.5 minutes on two CPU cores. No network is needed.
 
 # %%
 # %matplotlib inline
@@ -194,7 +194,7 @@ f"all three parts off: {same:.6f}; binary cross entropy: {binary_cross_entropy(l
 # ## The second loss: captions
 #
 # Let $D = 1 - \cos(\text{caption}, \text{prompt of class } i)$. A caption pulls the prompts of the classes that are
-# in the picture towards itself, and pushes the others away until they are $\mu_i$ from it:
+# in the image towards itself, and pushes the others away until they are $\mu_i$ from it:
 #
 # $$L_{CSE} = r_i \cdot \begin{cases} D & \text{present} \\ \max(0,\ \mu_i - D) & \text{absent} \end{cases}
 # \qquad \mu_i \propto n_i^{-1/4}, \quad r_i \propto n_i^{-\gamma}$$

@@ -12,18 +12,22 @@
 # ---
 
 # %% [markdown]
-# # 07 · The embedding explorer: every map, and what it may be trusted for
+# # 07 · The embedding explorer: which maps show learning, and which cannot
+#
+# **The question:** on which map does one *see* that look-alikes come apart, and that it was the labels that did it?
 #
 # After this notebook you can say
-# - which five spaces of a frozen model can be mapped, and what a map of each one shows,
+# - why a map of raw error profiles looks alike before and after learning, and which map does not,
 # - how PCA, t-SNE, UMAP and densMAP differ on the very same points,
 # - when a map looks better than the data, and which number in the original space shows it.
 #
-# About 2 minutes on two CPU cores. No network is needed.
+# About 1.5 minutes on two CPU cores. No network is needed.
 
 # %%
 # %matplotlib inline
 import numpy as np
+import torch
+from IPython.display import Markdown
 
 from gcpl_lab import FrozenCLIP, FrozenDiffusion, GCPLClassifier, load_fashion
 from gcpl_lab.evaluation.separation import measure_separation, profile_points
@@ -31,6 +35,7 @@ from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 from gcpl_lab.views.plots import plot_before_after, plot_map, plot_token_journey
 from gcpl_lab.views.projection import project, warn_if_flattering
+from gcpl_lab.workshop import course
 
 preset = "tiny"
 diffusion = FrozenDiffusion.load(preset, device=default_device())
@@ -38,141 +43,231 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 # %% [markdown]
 # ## Something to look at
 #
-# The five kinds of tops, sixteen images each to learn from, thirty each to look at. Training keeps its state every
-# ten updates, so that the way can be drawn later.
-
-# %%
-tops = (0, 2, 3, 4, 6)
-support, test = load_fashion("support"), load_fashion("test")
-names = [support.class_names[label] for label in tops]
-chosen = [i for label in tops for i in np.flatnonzero(support.labels == label)[:16]]
-shown = [i for label in tops for i in np.flatnonzero(test.labels == label)[:30]]
-labels = np.repeat(np.arange(5), 30)
-model = GCPLClassifier(preset, "gcpl", num_steps=100, seed=0, diffusion=diffusion)
-model.fit([support.images[i] for i in chosen], support.labels[chosen], names)
-f"{len(model.history_)} updates, {len(model.states_)} states kept"
-
-# %% [markdown]
-# ## The idea
-#
-# A map puts points of many dimensions on paper. Something is always lost. Two numbers say how much:
-#
-# - **trustworthiness** of the map, from 0 to 1: are neighbours on paper neighbours in truth?
-# - **separation** of the classes, measured *in the original space*: the silhouette $s = (b - a) / \max(a, b)$ with
-#   $a$ the mean distance to one's own class and $b$ to the nearest other; the Fisher ratio of scatter between and
-#   within classes; and how often a point's nearest neighbour is of its own class.
-#
-# The map is for finding questions. The numbers are for answering them.
-#
-# ## Space 1 and 2: the class tokens, and what the text encoder makes of them
-#
-# Training changes the tokens. The denoiser is not conditioned on them directly but on the text encoder's output for the
-# whole prompt.
-
-# %%
-from gcpl_lab.evaluation.features import prompt_outputs
-
-tokens = {step: vectors.flatten(1).numpy() for step, vectors in model.states_.items()}
-outputs = prompt_outputs(diffusion, model.prompts_, model.states_)
-steps = sorted(tokens)
-spaces = {"class tokens": tokens, "text encoder's output": outputs}
-{name: points[0].shape for name, points in spaces.items()}
-
-# %%
-maps = {name: project({str(step): points[step] for step in steps}, "pca") for name, points in spaces.items()}
-with style.figure_style():
-    figure = style.new_figure(14, 7.4)
-    for ax, (name, points) in zip(figure.subplots(1, 2), maps.items(), strict=True):
-        plot_token_journey(ax, np.stack([points.points[str(step)] for step in steps]), steps, names)
-        ax.set_title(style.wrap_lines(f"{name}: {points.note}", 6, 13))
-figure
-
-# %%
-from scipy.spatial.distance import pdist
-
-for name, points in spaces.items():
-    start, end = (pdist(points[step]) for step in (steps[0], steps[-1]))
-    print(
-        f"{name:22s} mean distance between two classes: {start.mean():.2f} before, {end.mean():.2f} after; "
-        f"the nearest two: {start.min():.2f} before, {end.min():.2f} after"
-    )
-
-# %% [markdown]
-# Far apart does not mean well separated: tokens may move along directions that the denoiser does not react to. What
-# matters is how images are classified.
-#
-# ## Space 3: error profiles of images
-#
-# An image's profile holds the denoising error under every class prompt at every timestep, relative to the mean
-# over classes. It is exactly what the classifier decides on. Before: class names as prompts. After: learned ones. A
-# third state trains on top of that to rank (the discriminative objective of notebook 04).
-
-# %%
-from gcpl_lab.data.readers import read_images
-from gcpl_lab.gcpl.sampling import Exemplars
-
-pixels = diffusion.preprocess(read_images([support.images[i] for i in chosen]))
-exemplars = Exemplars.encode(diffusion, pixels, np.repeat(np.arange(5), 16))
-ranked = GCPLClassifier(preset, "discriminative", discriminative_steps=20, seed=0, diffusion=diffusion)
-for _ in ranked.learn(exemplars, names, warm_start=model.prompts_.vectors.detach()):
-    pass
+# Notebook 04 left four trainings on five kinds of tops, the states on their way, and the errors of 150 test images:
+# under the class names (step 0), and under the prompts of GCPL, CoMPLe, the discriminative objective and the control,
+# whose labels were shuffled. Two more states of GCPL are measured here.
 
 # %%
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 
-latents = model.encode([test.images[i] for i in shown])
-by_name = diffusion.encode_texts([f"a photo of a {name}" for name in names])
-before = DiffusionClassifier(diffusion, by_name, timestep_range=model.timestep_range, bfloat16=True)
-evidence = {
-    "class names": before.exact(latents, 8),
-    "GCPL": model.evidence(latents),
-    "discriminative": ranked.evidence(latents),
-}
-profiles = {name: profile_points(found.errors) for name, found in evidence.items()}
-measured = {name: measure_separation(points, labels) for name, points in profiles.items()}
-profiles["GCPL"].shape
+earlier = course.load_state("04", diffusion)  # absent? run notebook 04, or: gcpl-lab catch-up 04
+gcpl = GCPLClassifier.load(earlier.folder / "gcpl", diffusion)
+names, labels, latents = earlier.facts["class_names"], earlier.tensors["labels"].numpy(), earlier.tensors["latents"]
+journeys = {}
+for method in ("GCPL", "CoMPLe", "Discriminative", "Shuffled labels"):
+    steps, path = earlier.tensors[f"steps/{method}"].tolist(), earlier.tensors[f"journey/{method}"]
+    journeys[method] = dict(zip(steps, path, strict=True))
+
 
 # %%
-together = project(profiles, "pca")
-plot_before_after(
-    together,
-    labels,
-    names,
-    separations=measured,
-    title="Error profiles of 150 test images on one map",
-    warning=warn_if_flattering(together, profiles, labels),
-)
+@torch.no_grad()
+def errors_at(vectors):
+    parts = torch.func.functional_call(gcpl.prompts_, {"vectors": vectors}, ())
+    judge = DiffusionClassifier(
+        diffusion, diffusion.encode_prompts(*parts), timestep_range=gcpl.timestep_range, bfloat16=True
+    )
+    return judge.exact(latents, num_samples=8).errors
+
+
+known = {key: value.numpy() for key, value in earlier.tensors.items() if key.startswith("errors/")}
+errors = {f"step {step}": errors_at(journeys["GCPL"][step]) for step in (2, 32)}
+errors |= {"names": known["errors/GCPL/0"], "step 8": known["errors/GCPL/8"], "step 120": known["errors/GCPL/120"]}
+errors |= {"CoMPLe": known["errors/CoMPLe/120"], "discriminative": known["errors/Discriminative/140"]}
+errors["shuffled labels"] = known["errors/Shuffled labels/120"]
+errors["names"].shape
+
+# %% [markdown]
+# ## The idea
+#
+# A map puts points of many dimensions on paper. Something is always lost. Two questions come before every map:
+#
+# 1. **Which space?** A space that learning did not touch cannot show learning.
+# 2. **How much is lost?** *Trustworthiness* of the map, from 0 to 1: are neighbours on paper neighbours in truth?
+#    *Separation* of the classes, in the *original space*: the silhouette $s = (b - a) / \max(a, b)$ with $a$ the mean
+#    distance to one's own class and $b$ to the nearest other; and how often a nearest neighbour is of the own class.
+#
+# The map is for finding questions. The numbers are for answering them.
+#
+# ## One tensor
+#
+# An image's *profile*: its denoising error under every class prompt at every timestep, relative to the mean over
+# classes. And what the classifier reads of it: the mean over timesteps, one score a class.
+
+# %%
+from gcpl_lab.evaluation.look_alikes import relative_scores, share_in_own_sector
+
+profiles = {state: profile_points(found) for state, found in errors.items()}
+scores = {state: relative_scores(found) for state, found in errors.items()}
+profiles["names"].shape, scores["names"].shape
+
+# %%
+answers = ["about 20 %, as by chance", "clearly less than with true labels", "about as often as with true labels"]
+first = course.guess("07.1", "labels shuffled: how often is an image's nearest profile one of its own class?", answers)
+first
+
+# %% [markdown]
+# ## A map that does not see it
+
+# %%
+looked_at = ("names", "step 120", "shuffled labels")
+raw = {state: profiles[state] for state in looked_at}
+near = {state: measure_separation(points, labels) for state, points in raw.items()}
+right = {state: share_in_own_sector(found, labels) for state, found in scores.items()}
+plot_before_after(project(raw, "pca"), labels, names, separations=near, title="Raw error profiles of 150 test images")
+
+# %% [markdown]
+# **What you see.** Under learned prompts the cloud is larger, because the errors differ more. "Neighbour right" under
+# the maps hardly differs, and is no better after learning than before; not even the control falls.
+#
+# **What it does not say.** Whether anything was learned. A profile holds whatever *any* classifier could read from the
+# errors, with names, learned prompts or wrong ones; the decision is made from the class scores alone:
+
+# %%
+for state in looked_at:
+    neighbour = near[state].neighbour_accuracy.value
+    print(f"{state:16s} neighbour right {neighbour:.0%}; decided right {right[state].value:.0%}")
+gap = near["step 120"].neighbour_accuracy.value - near["shuffled labels"].neighbour_accuracy.value
+measured_gap = 0 if near["shuffled labels"].neighbour_accuracy.value < 0.28 else (1 if gap > 0.1 else 2)
+print(first.reveal(answers[measured_gap]))
+
+# %% [markdown]
+# ## The map of what the classifier reads
+#
+# The class scores become probabilities, and one UMAP is fitted for *all* states together, so that a point may be
+# followed from map to map. Rings are the places of the classes: where an image would lie that is surely of this class.
+
+# %%
+from dataclasses import replace
+
+from gcpl_lab.views.score_strip import fit_score_map, score_strip
+from gcpl_lab.views.widgets import ScoreMapPlayer
+
+looks, controls = style.class_style(names, {"tops": names}), ["shuffled labels"]
+found = fit_score_map(scores, labels, names)
+way = ["names", "step 2", "step 8", "step 32", "step 120"]
+journey = replace(found, probabilities={state: found.probabilities[state] for state in (*way, *controls)})
+ScoreMapPlayer(journey, controls, looks)
+
+# %% [markdown]
+# The slider (arrow keys) and the play button go through training, beside the control. Without a kernel, all states:
+#
+# **What you see.** Under the names most images lie in one cloud between the rings. After eight and after 32 steps more
+# have come to their own rings, and the AUC of the worst pair grows. In the control (dotted frame) they gather between
+# the rings, and the numbers fall.
+#
+# **What it does not say.** Distances: UMAP keeps neighbourhoods, so a gap on it is no measure.
+#
+# The end of every training, on the same map:
+
+# %%
+score_strip(found, ["step 120", "CoMPLe", "discriminative", "shuffled labels"], looks, controls)
+
+# %% [markdown]
+# **What you see.** GCPL, CoMPLe and the discriminative objective send the images to the same rings, to about the same
+# extent. Under shuffled labels they stay between the rings, and the number under the map is near chance.
+#
+# **What it does not say.** Which of the three is best; their intervals overlap (notebook 04 compares image by image).
+#
+# ## The prompts' own way
+#
+# Space 1 and 2: the class tokens, and what the text encoder makes of them. All methods on one map.
+
+# %%
+from gcpl_lab.evaluation.features import prompt_outputs
+
+outputs = {method: prompt_outputs(diffusion, gcpl.prompts_, path) for method, path in journeys.items()}
+flat = {f"{method} {step}": points for method, path in outputs.items() for step, points in path.items()}
+together = project(flat, "pca")
+with style.figure_style():
+    figure = style.new_figure(15, 5.6)
+    shown = ("GCPL", "CoMPLe", "Shuffled labels")
+    low, high = (ends(np.concatenate(list(together.points.values())), axis=0) for ends in (np.min, np.max))
+    for ax, method in zip(figure.subplots(1, 3), shown, strict=True):
+        steps = sorted(outputs[method])
+        path = np.stack([together.points[f"{method} {step}"] for step in steps])
+        plot_token_journey(ax, path, steps, names)
+        ax.set(title=method, xlim=(low[0] - 3, high[0] + 3), ylim=(low[1] - 3, high[1] + 3))
+figure
+
+# %% [markdown]
+# **What you see.** The text encoder's outputs of the five prompts, from the names (hollow) to the end. With true labels
+# each prompt goes its own way, from the first steps on.
+#
+# **What it does not say.** That farther is better: the denoiser may not react to the direction in which a prompt walks.
+
+# %% [markdown]
+# ## Linked: the prompts part, do the images follow?
+#
+# One slider, two panels: the mean cosine of the five prompts (directions from the mean of all ten class names; 1 is the
+# same prompt), and the share of images that are right at the same step.
+
+# %%
+from scipy.spatial.distance import pdist
+
+from gcpl_lab.gcpl.prompts import ClassPrompts
+
+with torch.no_grad():
+    ten = ClassPrompts(diffusion, load_fashion("test").class_names, num_vectors=4).to(diffusion.device)
+    middle = diffusion.encode_prompts(*ten()).float().flatten(1).mean(0).cpu().numpy()
+
+# %%
+curves, shares = {}, {}
+for method, path in outputs.items():
+    cosines = [1 - pdist(path[step] - middle, "cosine").mean() for step in sorted(path)]
+    curves[method] = (np.array(sorted(path)), np.array(cosines))
+    measured = {int(key.split("/")[2]): known[key] for key in known if key.split("/")[1] == method}
+    measured |= {2: errors["step 2"], 32: errors["step 32"]} if method == "GCPL" else {}
+    shares[method] = [
+        (step, *share_in_own_sector(relative_scores(measured[step]), labels)) for step in sorted(measured)
+    ]
+
+# %%
+from gcpl_lab.views.widgets import PromptsAndImagesPlayer
+
+PromptsAndImagesPlayer(curves, shares, chance=1 / len(names))
+
+# %% [markdown]
+# **What you see.** Left: most of the way lies in the first steps. CoMPLe's prompts part fastest and come together
+# again; GCPL's go on. Right: images follow where labels are true, GCPL's and CoMPLe's to the same height.
+#
+# **What it does not say.** Which prompts are better: the distance of prompts is not what is ranked.
 
 # %% [markdown]
 # ## Four methods, the very same points
 #
 # PCA keeps large distances and is exact. t-SNE and UMAP keep neighbourhoods and *tear what lies between them apart*:
-# gaps and sizes of clusters mean little. densMAP is UMAP that keeps densities. All four show the state after GCPL.
+# gaps and sizes of clusters mean little. densMAP is UMAP that keeps densities. All four show profiles after GCPL.
 
 # %%
-four = {method: project(profiles["GCPL"], method, seed=0) for method in ("pca", "tsne", "umap", "densmap")}
+four = {method: project(profiles["step 120"], method, seed=0) for method in ("pca", "tsne", "umap", "densmap")}
 with style.figure_style():
     figure = style.new_figure(14, 14)
-    for ax, (method, found) in zip(figure.subplots(2, 2).ravel(), four.items(), strict=True):
-        trust = f"{found.note}; seed {found.seed}; trustworthiness {found.trustworthiness['all']:.2f}"
-        plot_map(ax, found.points["all"], labels, names, title=method, caption=trust)
+    for ax, (method, placed) in zip(figure.subplots(2, 2).ravel(), four.items(), strict=True):
+        trust = f"{placed.note}; seed {placed.seed}; trustworthiness {placed.trustworthiness['all']:.2f}"
+        plot_map(ax, placed.points["all"], labels, names, title=method, caption=trust)
 figure
+
+# %% [markdown]
+# **What you see.** On all four, t-shirt and dress lie apart from the three with long sleeves. UMAP and densMAP tear the
+# t-shirts off altogether; PCA shows a loose crossing.
+#
+# **What it does not say.** That there is a gap. Whether the map is kinder than the data is a count:
 
 # %%
 from gcpl_lab.evaluation.separation import neighbour_correctness
 
-truth = np.nanmean(neighbour_correctness(profiles["GCPL"], labels))
+truth = np.nanmean(neighbour_correctness(profiles["step 120"], labels))
 print(f"original space: the nearest neighbour has the same class in {truth:.0%} of cases")
-for method, found in four.items():
-    on_map = np.nanmean(neighbour_correctness(found.points["all"], labels))
-    said = "flatters" if warn_if_flattering(found, profiles["GCPL"], labels) else "within 10 points of the truth"
+for method, placed in four.items():
+    on_map = np.nanmean(neighbour_correctness(placed.points["all"], labels))
+    said = "flatters" if warn_if_flattering(placed, profiles["step 120"], labels) else "within 10 points of the truth"
     print(f"{method:8s} {on_map:.0%} on the map: {said}")
 
 # %% [markdown]
 # ## A map that does flatter
 #
-# 150 points of pure noise in 120 dimensions have no classes. A method that knows the labels (here: linear discriminant
-# analysis, fitted and shown on the same points) draws five tidy islands. The warning compares with the original space.
+# 150 points of pure noise in 120 dimensions have no classes. A method that knows the labels (linear discriminant
+# analysis, fitted and shown on the same points) makes tidy islands of them all the same.
 
 # %%
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -189,35 +284,46 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# ## Space 4: inside the denoiser
+# **What you see.** Four islands: three classes have one each, coat and pullover share the fourth, since two axes have
+# no room for five.
 #
-# What does the frozen network know about the garments before any prompt says a word? A hook takes each block's output,
-# with the empty prompt, and the separation is measured block by block.
+# **What it does not say.** Anything about images: every point is a random number. The warning compares with the
+# original space, and that is what gives the map away.
+#
+# ## Inside the denoiser
+#
+# Space 4. What does the frozen network know about the garments before any prompt says a word? A hook takes each block's
+# output, with the empty prompt, and the separation is measured block by block.
 
 # %%
 from gcpl_lab.evaluation.features import denoiser_features, denoiser_layers
 
 nothing = diffusion.encode_texts([""])
 inside = {layer: denoiser_features(diffusion, latents, nothing, layer=layer) for layer in denoiser_layers(diffusion)}
-known = {layer: measure_separation(points, labels).neighbour_accuracy for layer, points in inside.items()}
-best = max(known, key=lambda layer: known[layer].value)
-for layer, estimate in known.items():
+layers = {layer: measure_separation(points, labels).neighbour_accuracy for layer, points in inside.items()}
+best = max(layers, key=lambda layer: layers[layer].value)
+for layer, estimate in layers.items():
     print(f"{layer:16s} neighbour right {estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})")
 
 # %%
 with style.figure_style():
     figure = style.new_figure(8, 8.6)
-    found = project(inside[best], "pca")
-    caption = f"{found.note}; trustworthiness {found.trustworthiness['all']:.2f}"
-    plot_map(figure.subplots(), found.points["all"], labels, names, title=f"Denoiser, {best}", caption=caption)
+    placed = project(inside[best], "pca")
+    caption = f"{placed.note}; trustworthiness {placed.trustworthiness['all']:.2f}"
+    plot_map(figure.subplots(), placed.points["all"], labels, names, title=f"Denoiser, {best}", caption=caption)
 figure
 
 # %% [markdown]
-# ## Space 5: CLIP, pictures and class prompts together
+# **What you see.** Without any prompt the middle of the network already knows long sleeves from short ones.
 #
-# Scenes with several garments (notebook 06), each marked by the *rarest* class it shows, and the ten class prompts
-# before and after LMPT. Pictures and texts of CLIP lie in different corners of the sphere (the *modality gap*); each
-# cloud is centred first, or the map would show nothing but the gap.
+# **What it does not say.** That a prompt can use it: neighbours are right about as often as in the profiles, and no
+# map of this space changes when prompts are trained.
+#
+# ## CLIP: images and class prompts together
+#
+# Space 5. Scenes with several garments (notebook 06), each marked by the *rarest* class it shows, and the ten class
+# prompts before and after LMPT. Images and texts of CLIP lie in different corners of the sphere (the *modality gap*);
+# each cloud is centred first, or the map would show nothing but the gap.
 
 # %%
 from gcpl_lab import LMPTClassifier, load_wardrobe
@@ -232,8 +338,8 @@ for _ in lmpt.learn(views, scenes.targets, scenes.class_names, scenes.captions):
     pass
 clouds = {"scenes": views[0], "prompts before": lmpt.start_features_}
 clouds["prompts after"] = lmpt.objective_.text_features().detach().cpu()
-gap = float((views[0].mean(0) - lmpt.start_features_.mean(0)).norm())
-f"distance of the two clouds' centres: {gap:.2f}; of two scenes, on average: {pdist(views[0].numpy()).mean():.2f}"
+modality_gap = float((views[0].mean(0) - lmpt.start_features_.mean(0)).norm())
+f"distance of the two clouds' centres: {modality_gap:.2f}; of two scenes: {pdist(views[0].numpy()).mean():.2f}"
 
 # %%
 centres = {name: clouds["prompts before" if "prompt" in name else name].mean(0) for name in clouds}
@@ -242,7 +348,7 @@ placed = project(centred, "pca", fit_on="scenes")
 counts = scenes.class_counts()
 part_of = {int(label): part for part, ids in head_medium_tail(counts).items() for label in ids}
 rarest = [part_of[min(np.flatnonzero(row), key=lambda label: counts[label])] for row in scenes.targets]
-looks = {part: style.PART_LOOKS[part] for part in ("head", "medium", "tail")}
+parts = {part: style.PART_LOOKS[part] for part in ("head", "medium", "tail")}
 
 # %%
 from gcpl_lab.views.panels import name_places
@@ -250,104 +356,134 @@ from gcpl_lab.views.panels import name_places
 with style.figure_style():
     figure = style.new_figure(11, 8.4)
     ax = figure.subplots()
-    for part, (color, marker) in looks.items():
+    for part, (color, marker) in parts.items():
         x, y = placed.points["scenes"][np.array(rarest) == part].T
         ax.scatter(x, y, s=26, color=color, marker=marker, alpha=0.5, label=f"scene, rarest: {part}")
     start, end = placed.points["prompts before"], placed.points["prompts after"]
     ax.quiver(*start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, width=0.003, color=style.GREY)
     ax.set(xticks=[], yticks=[], xlabel=f"{placed.note}; arrows: prompts through training")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    name_places(ax, end, scenes.class_names, [looks[part_of[c]][0] for c in range(10)], placed.points["scenes"])
+    name_places(ax, end, scenes.class_names, [parts[part_of[c]][0] for c in range(10)], placed.points["scenes"])
 figure
 
 # %% [markdown]
+# **What you see.** Prompts start close together and are pulled outwards; trousers, sneaker and t-shirt end at opposite
+# sides.
+#
+# **What it does not say.** How well scenes are recognised: two axes hold half of the variance, and the average
+# precision of notebook 06 is not on paper.
+#
 # ## Take it away
 #
-# A hover map (every point with its image and answer) and a flip-book of the tokens' way: one HTML
-# file each, which opens without a server or a network.
+# A hover map (every point with its image and answer) and a flip-book of the maps above: one HTML file each, which opens
+# without a server or a network.
 
 # %%
 import tempfile
 from pathlib import Path
 
-from gcpl_lab.views.interactive import journey_frames, write_flip_book, write_hover_map
+from gcpl_lab.views.interactive import frames_of, write_flip_book, write_hover_map
 
 folder = Path(tempfile.mkdtemp())  # choose a folder of your own
-answers = {name: found.errors.mean(axis=2).argmin(axis=1) for name, found in evidence.items()}
-photographs = [test.images[i] for i in shown]
-about = {"images": photographs, "predictions": answers, "title": "Error profiles"}
-write_hover_map(folder / "hover.html", together, labels, names, **about)
-way = np.stack([maps["class tokens"].points[str(step)] for step in steps])
-frames = journey_frames(way, steps, names)
-write_flip_book(folder / "journey.html", frames, title="Class tokens", alt="The tokens' way through training")
+maps = project({state: np.sqrt(found.probabilities[state]) for state in looked_at}, "pca")
+of_name = {path.name: path for path in load_fashion("test").images}
+photographs = [of_name[name] for name in earlier.facts["images"]]
+about = {"images": photographs, "predictions": {state: scores[state].argmax(1) for state in looked_at}}
+write_hover_map(folder / "hover.html", maps, labels, names, title="What the classifier reads", **about)
+pages = [(score_strip(found, [state, *controls], looks, controls), state) for state in way]
+write_flip_book(folder / "scores.html", frames_of(pages), title="Class scores", alt="Images move to their rings")
 sorted(path.name for path in folder.iterdir())
 
 # %% [markdown]
-# And slides: a picture drawn at the size of a slide, a chart that stays editable, notes, and a line that says where the
+# And slides: a figure drawn at the size of a slide, a chart that stays editable, notes, and a line that says where the
 # numbers come from.
 
 # %%
 from gcpl_lab.views.slides import Bars, Deck, Provenance, slide_figure, to_slide
 
 with style.figure_style("slide"):
-    picture = slide_figure()
-    plot_map(picture.subplots(), together.points["GCPL"], labels, names)
-
-# %%
-near = [entry.neighbour_accuracy for entry in measured.values()]
-bars = Bars(list(measured), *np.array(near).T.tolist(), axis="nearest neighbour of its own class")
-deck = Deck(Provenance(seed=0, checksum=test.checksum, command="notebook 07"))
-deck.add(
-    to_slide(
-        picture,
-        "Five kinds of tops",
-        "A map; the next slide has the number.",
-        "PCA of error profiles",
-        alt="Map of 150 images in five colours",
-    )
-)
-deck.add(to_slide(bars, "Do they come apart?", "Measured where the classifier works.", "95 % bootstrap intervals"))
+    drawn = slide_figure()
+    plot_map(drawn.subplots(), maps.points["step 120"], labels, names)
+ends = [right[state] for state in looked_at]
+bars = Bars(list(looked_at), *np.array(ends).T.tolist(), axis="decided right, 95 % interval")
+deck = Deck(Provenance(seed=0, checksum=load_fashion("test").checksum, command="notebook 07"))
+about_map = {"alt": "Map of 150 images: three look-alikes overlap, t-shirt and dress do not"}
+deck.add(to_slide(drawn, "Tops after learning", "A map; the next slide has the number.", "PCA of scores", **about_map))
+deck.add(to_slide(bars, "True labels move images, shuffled do not", "Measured in the scores.", "95 % Wilson intervals"))
 [path.relative_to(folder).as_posix() for path in deck.save(folder / "slides.pptx")]
 
 # %% tags=["sanity"]
-own = {name: float(found.errors[np.arange(150), labels].mean()) for name, found in evidence.items()}
-assert own["GCPL"] < own["class names"], f"the own prompt should denoise better after training: {own}"
-assert min(entry.neighbour_accuracy.value for entry in measured.values()) > 0.3, "no better than chance: check labels"
-assert all(found.trustworthiness["all"] > 0.7 for found in four.values()), "a map that cannot be trusted at all"
+assert right["step 120"].low > right["shuffled labels"].value, "the control learned classes: were labels shuffled?"
+assert min(entry.neighbour_accuracy.value for entry in near.values()) > 0.3, "no better than chance: check labels"
+assert all(placed.trustworthiness["all"] > 0.7 for placed in four.values()), "a map that cannot be trusted at all"
 assert warning, "the islands made of noise must be warned of"
-f"own-class error: {own['class names']:.4f} under the names, {own['GCPL']:.4f} under learned prompts"
+f"decided right: {right['names'].value:.0%} under the names, {right['step 120'].value:.0%} under learned prompts"
 
 # %% [markdown]
 # ## Exercises
 
 # %% [markdown]
-# ### Exercise 1
-# Give UMAP another seed. Which things on the map stay, and which were chance?
+# ### Exercise 1 · medium · 10 minutes
+#
+# Put an image on the decision map by hand: three scores to two coordinates, so that a lead of one class points to its
+# corner (`CORNERS`, a row a class) and equal scores land at the centre.
+#
+# <details><summary>Hint</summary>Take the mean of the three scores away, then add up the corners, each weighted with
+# its score.</details>
+#
+# **Expected:** `right`, in one line; any positive scale will do.
+
+# %% tags=["exercise"]
+from gcpl_lab.evaluation.look_alikes import CORNERS
+
+
+def on_the_map(three_scores):
+    return three_scores[:, :2]  # yours instead
+
+
+# %% tags=["check"]
+def check_places(place):
+    given = np.random.default_rng(0).normal(size=(50, 3))
+    points = np.asarray(place(given))
+    if points.shape != (50, 2) or not np.allclose(place(np.ones((1, 3))), 0, atol=1e-9):
+        return "still wrong: three equal scores should land at (0, 0)"
+    if not np.array_equal((points @ CORNERS.T).argmax(1), given.argmax(1)):
+        return "still wrong: an image is not in the sector of its largest score"
+    lengths = np.linalg.norm(points, axis=1) / np.linalg.norm(given - given.mean(1, keepdims=True), axis=1)
+    return "right" if lengths.std() < 1e-9 else "still wrong: distances are not kept"
+
+
+check_places(on_the_map)
+
 
 # %% tags=["solution"]
-with style.figure_style():
-    figure = style.new_figure(14, 7.4)
-    for ax, seed in zip(figure.subplots(1, 2), (1, 2), strict=True):
-        found = project(profiles["GCPL"], "umap", seed=seed)
-        plot_map(ax, found.points["all"], labels, names, title=f"UMAP, seed {seed}")
-figure
+def on_the_map(three_scores):
+    return (three_scores - three_scores.mean(1, keepdims=True)) @ CORNERS
+
+
+check_places(on_the_map)
 
 # %% [markdown]
-# ### Exercise 2
-# Shuffle the labels and measure the separation again. What do silhouette and neighbour accuracy say about no structure?
+# ### Exercise 2 · easy · 5 minutes
+#
+# Give UMAP another seed (`fit_score_map(scores, labels, names, seed=1)`). What stays, and what was chance?
+#
+# <details><summary>Hint</summary>Compare the *order* of the rings and the numbers under the maps.</details>
+#
+# **Expected:** the numbers stay to the last digit; the rings change places.
 
 # %% tags=["solution"]
-shuffled = np.random.default_rng(0).permutation(labels)
-for name, used in (("true labels", labels), ("shuffled", shuffled)):
-    found = measure_separation(profiles["GCPL"], used)
-    print(
-        f"{name:12s} silhouette {found.silhouette.value:+.2f}, neighbour right {found.neighbour_accuracy.value:.0%}, "
-        f"Fisher {found.fisher_ratio:.2f}"
-    )
+score_strip(fit_score_map(scores, labels, names, seed=1), ["names", "step 120", "shuffled labels"], looks)
 
 # %% [markdown]
-# ### Exercise 3
+# ### Exercise 3 · medium · 8 minutes
+#
 # At which noise level do the denoiser's features tell the tops apart best? Try `timestep` 0.1, 0.3, 0.6 and 0.9.
+#
+# <details><summary>Hint</summary><code>denoiser_features(diffusion, latents, nothing, layer=best,
+# timestep=0.1)</code>, then <code>measure_separation</code>.</details>
+#
+# **Expected:** between 35 and 65 %, least at the largest noise.
 
 # %% tags=["solution"]
 for timestep in (0.1, 0.3, 0.6, 0.9):
@@ -360,13 +496,32 @@ for timestep in (0.1, 0.3, 0.6, 0.9):
 # **1.** Two clusters are far apart on a UMAP. What follows?
 #
 # <details><summary>The classes are easy to tell apart.</summary>No: gaps on such a map are no distances.</details>
-# <details><summary>Nothing yet: measure the separation in the original space.</summary>
+# <details><summary>Nothing yet: measure the separation in the original space, beside a control.</summary>
 # Right: that is where the classifier works.</details>
 # <details><summary>The perplexity was too low.</summary>
 # No: that is a setting of t-SNE, and it is not the point.</details>
 #
-# **2.** Why are all states of a training run put on one map?
+# **2.** Why does "neighbour right" in raw profiles not move when prompts are learned?
 #
-# <details><summary>Because separate maps have axes of their own, and a move between them means nothing.</summary>
-# Right: with one fit, a point that did not move stays where it was.</details>
-# <details><summary>To save time.</summary>No: it would be worth it even if it took longer.</details>
+# <details><summary>The prompts have learned nothing.</summary>No: decisions are right much more often.</details>
+# <details><summary>A profile holds what any classifier could read; learning changes what this one reads.</summary>
+# Right: so the class scores are the space to map.</details>
+# <details><summary>150 images are too few.</summary>No: they are enough to see accuracy move.</details>
+
+# %% [markdown]
+# ## What we found
+#
+# On which map does one see that look-alikes come apart, and that it was the labels that did it?
+
+# %% tags=["found"]
+by_neighbour = {state: near[state].neighbour_accuracy.value for state in looked_at}
+Markdown(
+    f"""
+- Raw profiles, nearest neighbour of the own class: names {by_neighbour["names"]:.0%}, GCPL
+  {by_neighbour["step 120"]:.0%}, **shuffled labels {by_neighbour["shuffled labels"]:.0%}**. This map is nearly blind.
+- What the classifier reads, right: names {right["names"].value:.0%}, after 8 steps {right["step 8"].value:.0%},
+  after 120 **{right["step 120"].value:.0%}**, CoMPLe {right["CoMPLe"].value:.0%}, discriminative
+  {right["discriminative"].value:.0%}, **shuffled labels {right["shuffled labels"].value:.0%}**.
+- Noise, drawn by a method that knows the labels: tidy islands; {warning.split(":")[-1].strip()}
+"""
+)

@@ -116,7 +116,8 @@ def strip_row(
         title = style.wrap_lines(state, 2.7, font_size())
         ax.set_title(title, loc="center", weight="bold", color=color, size=font_size())
         first, *rest = found.describe(state)
-        ax.set_xlabel(first, weight="bold", color=color, labelpad=4)
+        room = "\n" * len(rest)  # the layout counts labels, not annotations
+        ax.set_xlabel(first + room, weight="bold", color=color, labelpad=4)
         under: dict[str, Any] = {"ha": "center", "va": "top", "color": color, "size": font_size() * 0.9}
         away: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
         ax.annotate("\n".join(rest), (0.5, 0), (0, -2.1 * font_size()), **away, **under)
