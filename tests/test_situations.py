@@ -19,7 +19,15 @@ from gcpl_lab.experiments import situation_runs
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.situation_runs import join, run_situations
 from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw, mark_corner
-from gcpl_lab.experiments.verdict import compare_families, draw_figures, mean_over, merge, word_for, write_page
+from gcpl_lab.experiments.verdict import (
+    compare_families,
+    draw_figures,
+    in_order,
+    mean_over,
+    merge,
+    word_for,
+    write_page,
+)
 from gcpl_lab.storage import read_json
 
 KEPT = Path(__file__).parents[1] / "docs" / "verdict.json"
@@ -212,6 +220,12 @@ def test_families_are_compared_on_the_draws_that_all_have() -> None:
     assert [word_for({"low": low, "high": high}) for low, high, _ in bounds] == [word for *_, word in bounds]
     levels = [{"a": {"0": 0.2, "1": 0.4}, "b": {"0": 1.0}}, {"a": {"0": 0.4}}]
     assert mean_over(levels) == {"a": {"0": pytest.approx(0.3)}}
+
+
+def test_levels_stand_by_number_where_they_have_one() -> None:
+    assert list(in_order({"16": 0, "1": 0, "4": 0})) == ["1", "4", "16"]
+    assert list(in_order({"0.5": 0, "0": 0, "40 %": 0})) == ["0", "0.5", "40 %"]
+    assert list(in_order({"own": 0, "letters": 0})) == ["own", "letters"]
 
 
 def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ LMPT_FILES = "results.json of gcpl-lab ablate lmpt, as part=path; parts: compari
 
 def verdict(
     results: Annotated[list[Path], Option("--results", help=SITUATION_FILES)] = [],  # noqa: B006
+    busy: Annotated[list[Path], Option("--busy", help="Like --results, of a busy machine: no seconds.")] = [],  # noqa: B006
     lmpt: Annotated[list[str], Option("--lmpt", help=LMPT_FILES)] = [],  # noqa: B006
     kept: Annotated[Path, Option(help="What is kept of them; without --results it is read.")] = Path(
         "docs/verdict.json"
@@ -89,7 +90,8 @@ def verdict(
         raise BadParameter(f"no part {unknown[0]}; expected part=path with one of {', '.join(LMPT_PARTS)}")
     if results:
         of_lmpt = [(part, read_json(Path(path))) for part, path in parts]
-        write_json(kept, merge([read_json(path) for path in results], of_lmpt))
+        runs, slowed = ([read_json(path) for path in paths] for paths in (results, busy))
+        write_json(kept, merge(runs, of_lmpt, slowed))
     elif parts:
         raise BadParameter("--lmpt goes with --results: both are kept in one file")
     found = read_json(kept)

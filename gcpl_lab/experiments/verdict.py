@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from gcpl_lab.views import plots, situations, style
 
 Values = dict[str, dict[str, float]]
 """Accuracy by method and seed."""
+Chooses = Callable[[str], bool]
+Found = dict[str, Any]
 
 LMPT_PARTS = ("comparison", "ablation", "tails")
 NUM_PAIRS = 6
@@ -29,7 +32,16 @@ def is_generative(method: str) -> bool:
     return method not in BASELINES
 
 
-def merge(results: Sequence[Mapping[str, Any]], lmpt: Iterable[tuple[str, Mapping[str, Any]]] = ()) -> dict[str, Any]:
+def reads_clip(method: str) -> bool:
+    """Whether it is fitted on CLIP's features alone."""
+    return method in BASELINES and BASELINES[method].facts.get("sees", "features") == "features"
+
+
+def merge(
+    results: Sequence[Mapping[str, Any]],
+    lmpt: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    busy: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """What is kept of several runs: accuracies of all, costs, pairs, and of multi-label runs their summaries.
 
     Args:
@@ -37,8 +49,10 @@ def merge(results: Sequence[Mapping[str, Any]], lmpt: Iterable[tuple[str, Mappin
             to the situation of few images; all judged on the same kind of images.
         lmpt: Of ``LMPT_PARTS``, contents of ``results.json`` of ``gcpl-lab ablate lmpt``; of several for one part, with
             the same reference on the same data, the first that has a method counts.
+        busy: Like ``results``, of runs beside others on the same machine: their seconds do not count.
     """
-    results = [one if "accuracy" in one else _from_comparison(one) for one in results]
+    slowed = [{**one, "cost": {}} for one in map(_as_situation, busy)]
+    results = [*map(_as_situation, results), *slowed]
     kinds = {(one["held_out"], one["num_test"], one["shots"], one["preset"]) for one in results}
     if len(kinds) > 1:
         raise DataError(
@@ -52,6 +66,7 @@ def merge(results: Sequence[Mapping[str, Any]], lmpt: Iterable[tuple[str, Mappin
                     of = accuracy.setdefault(name, {}).setdefault(group, {}).setdefault(level, {})
                     for method, values in methods.items():
                         of.setdefault(method, {}).update(values)
+    accuracy = {name: {group: in_order(levels) for group, levels in of.items()} for name, of in accuracy.items()}
     found: dict[str, Any] = {"commands": [one["command"] for one in results], "accuracy": accuracy}
     found["cost"] = {method: cost for one in results for method, cost in one["cost"].items()}
     found["joined"] = [pair for one in results for pair in one["joined"][:NUM_PAIRS]]
@@ -59,6 +74,13 @@ def merge(results: Sequence[Mapping[str, Any]], lmpt: Iterable[tuple[str, Mappin
         {name: results[0][name] for name in ("held_out", "num_test", "shots", "preset", "machine")} if results else {}
     )
     return {**found, "about": about, "lmpt": _merge_lmpt(lmpt)}
+
+
+def in_order(levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Levels by the number that they begin with, where all do; else as they came."""
+    numbers = [re.match(r"\d+(\.\d+)?", level) for level in levels]
+    pairs = [(float(number.group()), level) for number, level in zip(numbers, levels, strict=True) if number]
+    return {level: levels[level] for _, level in sorted(pairs)} if len(pairs) == len(levels) else dict(levels)
 
 
 def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -81,8 +103,10 @@ def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in entry.items()}
 
 
-def _from_comparison(result: Mapping[str, Any]) -> dict[str, Any]:
+def _as_situation(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a comparison measured, as the situation of few images has it: the same exemplars, all test images."""
+    if "accuracy" in result:
+        return result
     rows, data = result["methods"], result["data"]
     cells = [[("all classes", f"{row['shots']}", row["accuracy"])] for row in rows]
     found = [{**row, "situation": "few_shots", "accuracy": cell} for row, cell in zip(rows, cells, strict=True)]
@@ -109,18 +133,27 @@ def winner(values: Values) -> str:
     return max(mean, key=mean.__getitem__)
 
 
-def compare_families(values: Values) -> dict[str, Any] | None:
-    """The best generative prompts against the best of the others: paired difference, and a word for it.
+def compare_families(values: Values, ours: Chooses = is_generative, theirs: Chooses | None = None) -> Found | None:
+    """The best of some methods against the best of others: paired difference, and a word for it.
 
     Both are the best of several on the same draws, so that either is a little too good.
+
+    Args:
+        values: Of all methods.
+        ours: Says of a method whether it is one of the first; by default generative prompts.
+        theirs: The same of the second; by default all that are not of the first.
+
+    Returns:
+        None where one side was not run.
     """
-    families = [{m: v for m, v in values.items() if is_generative(m) is wanted} for wanted in (True, False)]
-    if not all(families):
+    other = theirs or (lambda method: not ours(method))
+    sides = [{m: v for m, v in values.items() if chosen(m)} for chosen in (ours, other)]
+    if not all(sides):
         return None
-    ours, theirs = map(winner, families)
-    shared = values[ours].keys() & values[theirs].keys()
-    difference = paired_difference(values[ours], values[theirs])
-    return {"ours": ours, "theirs": theirs, "num_seeds": len(shared), "word": word_for(difference), **difference}
+    first, second = map(winner, sides)
+    shared = values[first].keys() & values[second].keys()
+    difference = paired_difference(values[first], values[second])
+    return {"ours": first, "theirs": second, "num_seeds": len(shared), "word": word_for(difference), **difference}
 
 
 def word_for(difference: Mapping[str, float | None]) -> str:
@@ -146,10 +179,14 @@ def _mean(values: Mapping[str, float]) -> str:
     return f"{100 * np.mean(numbers):.1f}{spread}"
 
 
-def varied_levels(situation: str, levels: Mapping[str, Any]) -> list[Any]:
-    """All levels but the one that changes nothing, where there are others."""
+def questions(situation: str, group: str, levels: Mapping[str, Values]) -> list[tuple[str, list[Values]]]:
+    """What is decided, and the levels whose mean decides: all that change something, or each for itself."""
     plain = SITUATIONS[situation].facts["plain"]
-    return [of for level, of in levels.items() if level != plain or len(levels) == 1]
+    if plain:
+        changed = [of for level, of in levels.items() if level != plain or len(levels) == 1]
+        return [(group, changed)] if changed else []
+    varied = SITUATIONS[situation].facts["varied"]
+    return [(f"{group}, {level} {varied}", [of]) for level, of in levels.items()]
 
 
 def write_page(kept: Mapping[str, Any]) -> str:
@@ -185,7 +222,7 @@ def _answer(kept: Mapping[str, Any]) -> str:
     words = [found["word"] for *_, found in compared(kept)]
     kinds = [word for word in ("ahead", "level", "behind", "not known") if word in words]
     counts = ", ".join(f"{word} on {words.count(word)}" for word in kinds)
-    text = f"**Of {len(words)} lines below, generative prompts are {counts}.**"
+    text = f"**Of {len(words)} questions below, generative prompts are {counts}.**" if words else ""
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
         if entry["method"] == "lmpt":
@@ -195,34 +232,58 @@ def _answer(kept: Mapping[str, Any]) -> str:
     return text
 
 
-def compared(kept: Mapping[str, Any]) -> list[tuple[str, str, Values, dict[str, Any]]]:
-    """Situation, group, values and what :func:`compare_families` says, where both families were run."""
+def compared(kept: Mapping[str, Any], *sides: Chooses) -> list[tuple[str, str, Values, Found]]:
+    """Situation, question, values and what :func:`compare_families` says of them, where both sides were run."""
     found = []
     for situation, groups in kept["accuracy"].items():
         for group, levels in groups.items():
-            values = mean_over(varied_levels(situation, levels))
-            if outcome := compare_families(values):
-                found.append((situation, group, values, outcome))
+            for label, of in questions(situation, group, levels):
+                values = mean_over(of)
+                if outcome := compare_families(values, *sides):
+                    found.append((situation, label, values, outcome))
     return found
 
 
+SIDES: tuple[tuple[str, str, str, tuple[Chooses, ...]], ...] = (
+    ("Do generative prompts pay?", "generative prompts", "the others", ()),
+    ("Do the prompts matter, or the diffusion model alone?", "", "CLIP", ("denoiser_probe".__eq__, reads_clip)),
+)
+"""Heading, what stands on both sides, and what :func:`compare_families` is told."""
+
+
 def _summary(kept: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| situation | best generative prompts | best of the others | difference | draws | seconds | generative are |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for situation, group, values, found in compared(kept):
-        names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
-        seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
-        title = f"{SITUATIONS[situation].title}: {group}"
-        cells = [title, *names, _points(found), str(found["num_seeds"]), " / ".join(seconds), f"**{found['word']}**"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+    lines: list[str] = []
+    for heading, ours, theirs, sides in SIDES:
+        rows = compared(kept, *sides)
+        if not rows:
+            continue
+        first = f"best {ours}" if ours else METHOD_TITLES["denoiser_probe"].lower()
+        lines += [
+            f"## {heading}",
+            "",
+            f"| situation | {first} | best of {theirs} | difference | draws | seconds | it is |",
+        ]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for situation, group, values, found in rows:
+            names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
+            seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
+            title = f"{SITUATIONS[situation].title}: {group}"
+            cells = [
+                title,
+                *names,
+                _points(found),
+                str(found["num_seeds"]),
+                " / ".join(seconds),
+                f"**{found['word']}**",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
 def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
-    of = cost[method]
-    return f"{of['train_seconds'] + of['predict_seconds']:.3g}"
+    of = cost.get(method)
+    return f"{of['train_seconds'] + of['predict_seconds']:.3g}" if of else "–"
 
 
 def _table(levels: Mapping[str, Values]) -> list[str]:
@@ -267,6 +328,7 @@ def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
             "strong": is_generative(method),
         }
         for method, values in (levels[-1].items() if levels else ())
+        if method in kept["cost"]
     ]
 
 
@@ -277,7 +339,7 @@ def _costs(kept: Mapping[str, Any]) -> list[str]:
     lines = [
         "## What it costs",
         "",
-        "Means over all trials, learning and classifying, on a shared machine: orders of magnitude.",
+        "Means over all trials, learning and classifying, of runs on a quiet machine; – where there is none.",
         "",
     ]
     lines += ["| method | accuracy | seconds | denoiser evaluations |", "| --- | --- | --- | --- |"]

@@ -82,14 +82,15 @@ def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
     ordered = sorted(rows, key=lambda row: (row["seconds"], -row["accuracy"]))
     front = [row for place, row in enumerate(ordered) if all(r["accuracy"] < row["accuracy"] for r in ordered[:place])]
     ax.step([r["seconds"] for r in front], [r["accuracy"] for r in front], where="post", color=style.FAINT, zorder=0)
-    for row in ordered:
+    for turn, row in enumerate(ordered):
         face = style.BLUE if row["strong"] else "white"
         ax.scatter(
             row["seconds"], row["accuracy"], s=60, color=face, edgecolor=style.BLUE if row["strong"] else style.INK
         )
-        ax.annotate(
-            row["name"], (row["seconds"], row["accuracy"]), (6, 5), textcoords="offset points", fontsize="small"
-        )
+        # Neighbours have their names on four sides in turn.
+        aside, above, side = ((8, -4, "left"), (-8, -4, "right"), (0, 9, "center"), (0, -17, "center"))[turn % 4]
+        place = row["seconds"], row["accuracy"]
+        ax.annotate(row["name"], place, (aside, above), textcoords="offset points", fontsize="small", ha=side)
     ax.set(xscale="log", xlabel="seconds to learn and to classify the test images", ylabel="accuracy")
     ax.margins(x=0.22, y=0.1)
     panels.percent_axis(ax.yaxis)
