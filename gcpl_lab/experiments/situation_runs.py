@@ -72,7 +72,7 @@ class _Judge:
         outcome = experiment.run(trial.method, smallest, trial.seed)
         right = outcome.scores.argmax(1) == case.test.labels
         accuracy = [[group, level, float(right[part].mean())] for (group, level), part in case.levels.items()]
-        chances = np.round(outcome.probabilities, 4).tolist()
+        chances = np.round(outcome.probabilities, 6).tolist()
         costs = {name: outcome.row[name] for name in COSTS}
         return {"accuracy": accuracy, **costs, "labels": case.test.labels.tolist(), "chances": chances}
 
@@ -204,7 +204,7 @@ def join(
         chances = [np.asarray(of[seed]["chances"]) for of in (of_a, of_b)]
         labels = np.asarray(of_a[seed]["labels"])
         right = [chance.argmax(1) == labels for chance in chances]
-        product = np.log(np.maximum(chances[0], 1e-4)) + np.log(np.maximum(chances[1], 1e-4))
+        product = np.log(np.maximum(chances[0], 1e-6)) + np.log(np.maximum(chances[1], 1e-6))
         together[seed] = float((product.argmax(1) == labels).mean())
         for one, correct in zip(alone, right, strict=True):
             one[seed] = float(correct.mean())

@@ -222,7 +222,7 @@ def _answer(kept: Mapping[str, Any]) -> str:
     words = [found["word"] for *_, found in compared(kept)]
     kinds = [word for word in ("ahead", "level", "behind", "not known") if word in words]
     counts = ", ".join(f"{word} on {words.count(word)}" for word in kinds)
-    text = f"**Of {len(words)} questions below, generative prompts are {counts}.**" if words else ""
+    text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
         if entry["method"] == "lmpt":
