@@ -393,7 +393,7 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
             varied = SITUATIONS[name].facts["varied"]
             paths += plots.save_figure(situations.plot_situation(points, METHOD_TITLES, varied, strong), folder, name)
         if rows := cost_rows(kept):
-            figure = style.new_figure(9, 6)
+            figure = style.new_figure(12, 7)
             situations.plot_costs(figure.subplots(), rows)
             paths += plots.save_figure(figure, folder, "cost")
     return paths

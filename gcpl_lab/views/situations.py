@@ -40,6 +40,8 @@ def plot_situation(
         _draw_group(ax, levels, present, strong)
         ax.set(title=group, xlabel=varied)
         panels.percent_axis(ax.yaxis)
+    means = [point[0] for of in groups.values() for points in of.values() for point in points.values()]
+    grid[0].set_ylim(max(0.0, min(means) - 0.08), min(1.0, max(means) + 0.08))  # few draws have bands beyond all means
     for ax in grid[len(groups) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
