@@ -34,7 +34,7 @@ def plot_situation(
     rows = -(-len(groups) // columns)
     present = [name for name in titles if any(name in points for of in groups.values() for points in of.values())]
     legend_rows = -(-len(present) // 4)
-    figure = style.new_figure(max(8.0, 4.3 * columns), 3.6 * rows + 0.32 * legend_rows)
+    figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * legend_rows)
     grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
     for ax, (group, levels) in zip(grid, groups.items(), strict=False):
         _draw_group(ax, levels, present, strong)
