@@ -31,6 +31,7 @@ from measuring import (
 from scipy.special import log_softmax
 
 from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy, expected_calibration_error, log_loss
 from gcpl_lab.fast.race import Plan
@@ -74,7 +75,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def clip_scores(images: Any) -> np.ndarray | None:
         template = model.config.templates[0]
-        return None if clip is None else fast_decision.clip_scores(clip, template, images, model.class_names_)
+        return (
+            None if clip is None else fast_decision.clip_scores(clip, template, read_images(images), model.class_names_)
+        )
 
     races = {FOLDS: model.fast_}
     for what, known in ((ITSELF, exemplars), (FURTHER, held)):

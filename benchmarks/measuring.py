@@ -111,6 +111,8 @@ def publish(result: Mapping[str, Any], title: str, path: Path) -> None:
 COLUMNS = {
     "what": ("what", ""),
     "accuracy": ("accuracy", ".1%"),
+    "low": ("from (95 %)", ".1%"),
+    "high": ("to", ".1%"),
     "log_loss": ("log-loss", ".3f"),
     "calibration_error": ("calibration error", ".3f"),
     "seconds": ("seconds (median)", "#.3g"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
@@ -16,6 +17,10 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "bool": (bool, "True or False"),
     "str": (str, "text"),
 }
+
+
+LARGEST = 2**32 - 1
+"""Of every number: what all libraries take as a random seed."""
 
 
 def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
@@ -45,6 +50,9 @@ class Settings:
             value = getattr(self, field.name)
             truth = not isinstance(value, bool) or kind is object or "bool" in str(field.type)  # True is an int
             self.require(field.name, isinstance(value, kind) and truth, expected)
+            if isinstance(value, Real):
+                size: Any = abs(value)
+                self.require(field.name, size <= LARGEST, f"a number that is finite, at most {LARGEST}")
         for name, known in choices_of(type(self)).items():
             self.require(name, getattr(self, name) in known, "one of " + ", ".join(known))
         for name, least in self.LEAST.items():
@@ -62,7 +70,7 @@ class Settings:
             ValueError: Naming the setting, its value and what was expected.
         """
         if not holds:
-            raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+            raise ValueError(f"{name} is {reprlib.repr(getattr(self, name))}; expected {expected}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -103,7 +103,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; one that is absent or no JSON is an ArtifactError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; expected a JSON file written by gcpl_lab") from None
     except OSError as error:

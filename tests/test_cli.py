@@ -146,7 +146,11 @@ def test_train_then_classify(
     ended = train(tmp_path / "prompts", "--objective", objective, "--json")
     assert ended.code == 0, ended.err
     classes = ["bag", "boot", "shirt"]
-    assert json.loads(ended.out) == {"output": str(tmp_path / "prompts"), "classes": classes, "pictures": 6}
+    told = json.loads(ended.out)
+    assert (told["output"], told["classes"], told["pictures"]) == (str(tmp_path / "prompts"), classes, 6)
+    assert (told["fit"], told["fit_of_models"]["num_images"]) == ("crop", 6)
+    assert 0 <= told["held_out"]["low"] <= told["held_out"]["value"] <= told["held_out"]["high"] <= 1
+    assert told["fit_of_models"]["sentence"] in " ".join(ended.err.split())
     assert sorted(os.listdir(tmp_path / "prompts")) == ["prompts.json", "prompts.safetensors"]
     config = read_json(tmp_path / "prompts" / "prompts.json")["config"]
     assert config["objective"] == objective

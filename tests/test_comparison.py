@@ -45,7 +45,7 @@ def compare(tmp_path: Path, few_shot_folder: Path, monkeypatch: pytest.MonkeyPat
 def test_every_trial_runs_once_and_only_what_is_missing_is_run(compare: Comparison) -> None:
     few, result = compare(shots=[1], seeds=[0]), compare()
     assert len(compare.told) == len(set(compare.told)) == 8
-    assert compare.told[0] == "zero_shot_diffusion, 1 shots, seed 0"
+    assert compare.told[0] == "zero_shot_diffusion, 1 shots, seed 0 (1 of 2)"
     assert all(row in result["methods"] for row in few["methods"])
     assert compare() == result
     assert len(compare.told) == 8
@@ -53,7 +53,7 @@ def test_every_trial_runs_once_and_only_what_is_missing_is_run(compare: Comparis
     assert written == json.loads(json.dumps(result))  # JSON has lists for tuples
     next((compare.folder / "trials").glob("gcpl-2-1-*")).unlink()
     compare()
-    assert compare.told[8:] == ["gcpl, 2 shots, seed 1"]
+    assert compare.told[8:] == ["gcpl, 2 shots, seed 1 (8 of 8)"]
 
 
 def test_held_out_images_take_the_place_of_the_test_set(compare: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:

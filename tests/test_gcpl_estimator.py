@@ -142,7 +142,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 ]
 """By the kind of run; of a tuple each value is another."""
 
-SEPARATELY_TESTED = {"preset", "checkpoint_every", "error_rate"}
+SEPARATELY_TESTED = {"fit", "preset", "checkpoint_every", "error_rate"}
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_input_that_does_not_fit_is_named(
         ((images, pairs, ["coat"]), "class_names has 1 names for 2 classes"),
         ((images, pairs, ["coat", " \t"]), "class name 1 is ' .t'"),
         ((images, pairs, ["coat", "coat"]), "class name 1 is 'coat', as is class name 0"),
-        ((images, [[0], [1]] * 6), r"labels have shape \(12, 1\)"),
+        ((images, [[0], [1]] * 6), r"label 0 is \[0\]; expected one label an image, shape \(12,\)"),
         (([], []), "no images were given"),
         (([*images[:11], tmp_path / "empty.png"], ids), r"empty\.png: is empty"),
     ):

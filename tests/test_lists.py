@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_list_is_named(folder: Path, file: str, content: st
         (b"one\ntwo\nthree\nfour\nfive\n", "captions.txt: has 5 lines and the list has 4 images"),
         (b"images/0.png a\nimages/1.png b\nother.png c\nimages/3.png d", "line 3: image 'other.png' is not in"),
         (b"images/0.png a\nimages/0.png b\nimages/2.png c\nimages/3.png d", "line 2: .* a second time"),
-        (b"\xff\xfe\x00\x80", "captions.txt: is no UTF-8 text"),
+        (b"\xff\x80", "captions.txt, line 1: is no UTF-8 text"),
         (None, "captions.txt: no such file"),
     ],
 )

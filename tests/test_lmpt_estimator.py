@@ -208,7 +208,7 @@ CHANGES: dict[str, Any] = (
     | {"class_position": "front", "initial_words": "the", "scale": "clip", "precision": "bfloat16"}
     | {"reading": "token", "position_hinge": "sum", "contrast_reduction": "weighted", "schedule": "constant"}
     | {"classification": "binary_cross_entropy", "optimizer": "sgd", "learning_rate": 0.003, "validation_share": 0.4}
-    | {"mix": 0.9, "margin": 0.9, "reweight_gamma": 0.3, "negative_scale": 3.0, "mu": 0.1}
+    | {"mix": 0.9, "margin": 0.9, "reweight_gamma": 0.3, "negative_scale": 3.0, "mu": 0.1, "flip": False}
 )
 BASE: dict[str, Any] = {"classification": "distribution_balanced", "contrast_reduction": "mean", "margin": 1.2}
 BASE |= {"learning_rate": 0.02, "num_epochs": 5}
@@ -221,7 +221,7 @@ def usual(random_pair: Any) -> list[float]:
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_setting_changes_something(clip: Any, usual: list[float], name: str) -> None:
-    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every", "options"}
+    assert CHANGES.keys() == LMPTConfig().as_dict().keys() - {"preset", "checkpoint_every", "options", "fit"}
     base = {**BASE, "reading": "token"} if name in ("token_offset", "position_hinge") else BASE
     before = usual if base is BASE else losses(learned(clip, **base))
     assert losses(learned(clip, **{**base, name: CHANGES[name]})) != before

@@ -92,7 +92,7 @@ def test_a_project_holds_settings_report_and_notebook(images: Path, tmp_path: Pa
     folder, seen = tmp_path / "mine", []
     files, report = create_project(folder, images, shots=4, seed=3, on_progress=lambda *done: seen.append(done))
     assert seen[-1] == (16, 16)
-    written = ["data_report.json", "data_report.md", "notebook.ipynb", "project.json"]
+    written = ["data_report.json", "data_report.md", "notebook.ipynb", "project.json", "what_models_see.png"]
     assert sorted(path.name for path in files) == sorted(os.listdir(folder)) == written
     assert json.loads((folder / "data_report.json").read_text()) == report
     assert "| red coat | 5 | 3 |" in (folder / "data_report.md").read_text()
@@ -108,7 +108,7 @@ def test_a_project_holds_settings_report_and_notebook(images: Path, tmp_path: Pa
     nbformat.validate(notebook)
     assert "- No test image looks like a support image." in notebook.cells[0].source
     code = [cell.source.replace("%matplotlib inline", "") for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(code) == 6
+    assert len(code) == 7
     assert all(compile(source, "cell", "exec") and len(source.splitlines()) <= 15 for source in code)
 
 
@@ -120,10 +120,15 @@ def test_the_report_page_is_markdown() -> None:
     support = {"counts": {"coat": 1, "bag": 2}, "shorter_side": side, "formats": {"PNG L": 2, "JPEG RGB": 1}}
     test = {"counts": {"coat": 3, "bag": 4}, "shorter_side": None, "formats": {}, "unusable": ["x: is no image"]}
     report = {"summary": ["One.", "Two."], "classes": ["coat", "bag"], "leakage": [], "duplicates": [pair] * 51}
+    report["fit"] = "pad"
     page = _report_page({**report, "sets": {"support": {**support, "unusable": []}, "test": test}})
     row = "| a\\|b.png | coat | c.png | bag | 3 (mirrored) |\n"
     assert page.startswith(
-        "# Report on the images\n\n- One.\n- Two.\n\n## Classes\n\n| class | support | test |\n"
+        "# Report on the images\n\n- One.\n- Two.\n\n## What the models see\n\n"
+        "Above some of the longest images, below the square that the models see of each (`fit=pad`; another by "
+        "`--set fit=pad`, `crop` or `squash`).\n\n"
+        "![Images and the squares that the models see of them](what_models_see.png)\n\n"
+        "## Classes\n\n| class | support | test |\n"
         "| --- | ---: | ---: |\n| coat | 1 | 3 |\n| bag | 2 | 4 |\n\n## Sizes and formats\n\n"
         "- support: shorter side 8 to 10 px, median 9; 2 PNG L, 1 JPEG RGB\n"
         "- test: shorter side none can be read; \n\n## Leakage from support to test\n\nNone.\n\n"
@@ -175,3 +180,73 @@ def test_the_notebook_runs(images: Path, tmp_path: Path, random_pair: Any) -> No
     assert "6 exemplars, 6 test images, 2 classes: blue coat, red coat" in printed
     assert "accuracy " in printed
     assert (tmp_path / "mine" / "prompts" / "prompts.json").is_file()
+
+
+def long_set(folder: Path, count: int = 4) -> Path:
+    """Two classes of grey images of three to one, with a block that a crop never sees at one of the ends."""
+    for label, left in (("a", 5), ("b", 250)):
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng([left, index]).integers(90, 160, (100, 300, 3), dtype=np.uint8)
+            pixels[30:70, left : left + 40] = 255
+            Image.fromarray(pixels).save(folder / label / f"{index}.png")
+    return folder
+
+
+def test_long_images_are_counted_and_shown_as_the_models_see_them(tmp_path: Path, random_pair: Any) -> None:
+    images = long_set(tmp_path / "images")
+    Image.new("RGB", (300, 100)).save(images / "a" / "0_mask.png")
+    files, report = create_project(tmp_path / "mine", images, shots=3, preset=str(random_pair.folder))
+    assert (report["fit"], report["sets"]["support"]["longer"], report["sets"]["support"]["masks"]) == ("pad", 9, 1)
+    told = "\n".join(report["summary"])
+    assert "Images longer than 5 to 4: 9; more than a fifth of each would be cut off by a crop; bars keep it" in told
+    assert "Images with the name of another one but for ending or 'mask': 1" in told
+    assert report["models"]["accuracies"].keys() >= {"colour_histogram", "hog", "probe", "zero_shot"}
+    assert report["summary"][0] == report["models"]["sentence"]
+    sheet = np.asarray(Image.open(next(path for path in files if path.suffix == ".png")))
+    assert (sheet[112 + 8, 12] > 80).all()  # the bars have the border's grey
+    assert (sheet[112 + 48 : 112 + 52, 8 : 8 + 30].max(axis=(0, 1)) > 240).all()  # the block is in its place
+
+
+def test_copies_stay_on_one_side_and_leakage_counts_images(images: Path, tmp_path: Path) -> None:
+    pool = images / "support"
+    for name in ("red_coat", "blue_coat"):
+        for number in range(5):
+            Image.open(pool / name / f"{number}.png").resize((96, 80)).save(pool / name / f"copy_{number}.png")
+    support, test = draw_sets(pool, 3, 0)
+    stems = [{path.stem.removeprefix("copy_") + path.parent.name for path in part.images} for part in (support, test)]
+    assert len(test)
+    assert not stems[0] & stems[1]
+    for number in range(2):
+        copy = Image.open(pool / "red_coat" / "0.png").resize((60, 50 + number))
+        copy.save(images / "test" / "red_coat" / f"x{number}.png")
+    report = report_data(*read_pictures(images))
+    assert len(report["leakage"]) == 4
+    assert any(line.startswith("Test images that look like a support image: 2;") for line in report["summary"])
+    assert any(line.startswith("Images that look the same as another one of their set: 20,") for line in report["summary"])
+
+
+def test_names_are_text_and_no_markup(images: Path, tmp_path: Path) -> None:
+    evil = images / "support" / "<img src=x>|$a$"
+    (images / "support" / "red_coat").rename(evil)
+    (images / "test" / "red_coat").rename(images / "test" / evil.name)
+    create_project(tmp_path / "mine", images, shots=2)
+    for file in ("data_report.md", "notebook.ipynb"):
+        text = (tmp_path / "mine" / file).read_text()
+        assert "<img" not in text
+    assert "| &lt;img src=x&gt;\\|\\$a\\$ | 5 | 3 |" in (tmp_path / "mine" / "data_report.md").read_text()
+
+
+def test_images_with_several_labels_get_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    rows = ["file_name,labels,caption"]
+    for index in range(4):
+        image(index).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{'cat;dog' if index else 'cat'},{'a cat' if index == 2 else ''}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    files, report = create_project(tmp_path / "mine", folder)
+    assert {path.name for path in files} == {"data_report.json", "data_report.md", "what_models_see.png"}
+    assert report["sets"]["support"]["counts"] == {"cat": 4, "dog": 3}
+    assert "support: 1 of 4 images have a caption." in report["summary"]
+    assert report["summary"][-1].startswith("Several labels an image: gcpl-lab train lmpt --metadata")

@@ -166,7 +166,11 @@ def test_a_run_without_states_says_what_to_do(run):
 def test_results_of_something_else_are_refused(run, change):
     results = read_json(run / "results.json")
     # What was changed is not of a demonstration; what was not lacks learned prompts.
-    message = "not of a demonstration" if change else "holds zero_shot_clip, linear_probe, but no learned prompts"
+    message = (
+        r"is missing; give a folder that gcpl-lab demo|expected a list"
+        if change
+        else "holds zero_shot_clip, linear_probe, but no learned prompts"
+    )
     write_json(run / "results.json", {**results, "methods": results["methods"][:2], **change})
     with pytest.raises(ArtifactError, match=message):
         make_deck(run)

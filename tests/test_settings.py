@@ -25,6 +25,7 @@ CHANGED: dict[str, Any] = {
     "ending": ".",
     "token_offset": None,
     "checkpoint_every": 7,
+    "flip": False,
     "options": {"delta": 0.5},
 }
 

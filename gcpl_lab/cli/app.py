@@ -7,6 +7,7 @@ import io
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 from rich.markup import escape
@@ -63,6 +64,15 @@ for words, verb in VERBS.items():
     (groups[above[0]] if above else app).command(name)(verb)
 
 
+def _end(problem: str) -> NoReturn:
+    """One message, and the end."""
+    console.quiet = False
+    # A name that is no UTF-8, or half a character, is written with its number.
+    plain = problem.encode("utf-8", "backslashreplace").decode()
+    console.print(f"[bold red]Error:[/] {escape(plain)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
 def main() -> None:
     """Run the program; errors that a user can act on are one message without a traceback."""
     here = processes()
@@ -70,15 +80,17 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a spot machine is an interruption
     elif here.index > 0:  # of accelerate launch: one process speaks, and the others when something goes wrong
         console.quiet, sys.stdout = True, io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or a pipe that does not know every letter
+            stream.reconfigure(errors="replace")
     try:
         app()
-    except (LabError, OSError) as error:
-        console.quiet = False
-        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+    except LabError as error:
+        _end(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
             raise
-        told = f"{error.filename or 'the disk'}: {reason_of(error)}" if isinstance(error, OSError) else str(error)
-        console.print(f"[bold red]Error:[/] {escape(told)}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _end(f"{error.filename or 'the disk'}: {reason_of(error)}")
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer turns Ctrl-C into this
             again = "train, compare, ablate and pretrain go on where the same command is given again."

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from typer import BadParameter, Option
 
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import LiveProgress, answer, console, difference, make_table, mean_and_spread, percent
-from gcpl_lab.cli.learning import Images, Metadata, read_labelled
+from gcpl_lab.cli.learning import Images, Metadata, read_labelled, tell_fit
 
 COSTS = {
     "UNet runs": "{denoiser_evaluations:,.0f}",
@@ -109,11 +110,34 @@ def compare(
     }
     run |= {"images": images, "published": published, "held_out": held_out}
     run |= {"seeds": options.parse_seeds(seeds), **options.run_options(workers)}
+    if images is not None and published is None:
+        _tell_fit(images, held_out, run)
     with console.status("") as status:
-        result = run_comparison(folder, on_trial=status.update, **run)
-    tables, where = comparison(result["summary"], reference), f"Every result: {folder / 'results.json'}"
+        result = run_comparison(folder, on_trial=status.update, on_row=_tell_row, **run)
+    tables, where = comparison(result["summary"], reference, result["data"]), f"Every result: {folder / 'results.json'}"
     rows = [{name: row[name] for name in ROW} for row in result["methods"]]
     answer({"rows": rows, **result}, as_json, *tables, where)
+
+
+def _tell_fit(images: Path, held_out: bool, run: dict[str, Any]) -> None:
+    """What the frozen models see of the first draw; nothing where the comparison itself will refuse the images."""
+    import numpy as np
+
+    from gcpl_lab.data.episodes import draw_episode
+    from gcpl_lab.data.folders import read_pictures
+
+    (pool, test), shots, seed = read_pictures(images), max(run["shots"]), run["seeds"][0]
+    if (held_out or test is not None) and np.bincount(pool.labels).min() >= shots:
+        exemplars = pool.subset(draw_episode(pool, shots, seed))
+        tell_fit(exemplars, run["preset"], run["settings"].get("fit", "auto"), seed)
+
+
+def _tell_row(row: dict[str, Any]) -> None:
+    from gcpl_lab.experiments.few_shot import METHOD_TITLES
+
+    title = METHOD_TITLES[row["method"]]
+    told = f"{title}, {row['shots']} shots, seed {row['seed']}: {row['accuracy']:.1%}"
+    console.print(escape(told), highlight=False, soft_wrap=True)
 
 
 def method_names(text: str, reference: str) -> list[str]:
@@ -121,18 +145,24 @@ def method_names(text: str, reference: str) -> list[str]:
     from gcpl_lab.experiments.few_shot import METHODS, QUICK_METHODS
 
     groups = {"quick": list(QUICK_METHODS), "all": list(METHODS)}
-    names = groups.get(text) or [name.strip() for name in text.split(",") if name.strip()]
+    names = groups[text] if text in groups else [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BadParameter(f"{text!r} names no method; expected some of {', '.join(METHODS)}")
     if unknown := [name for name in [*names, reference] if name not in METHODS]:
         raise BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
     return names
 
 
-def comparison(rows: list[dict[str, Any]], reference: str) -> list[Any]:
-    """A table for each number of shots, and a line on what fitted offsets were worth to each method with any."""
+def comparison(rows: list[dict[str, Any]], reference: str, data: Mapping[str, Any] | None = None) -> list[Any]:
+    """A table for each number of shots, and lines: chance, and what fitted offsets were worth to each method.
+
+    ``data`` is what the results say of the images, with the share of guessing and of the largest class.
+    """
     from gcpl_lab.experiments.few_shot import METHOD_TITLES
 
     columns = {"method": "{title}", "accuracy": "{accuracy}", "difference": "{paired}", **COSTS}
-    others = f"differences from {METHOD_TITLES[reference]} with 95 % intervals"
+    spread = any(row["low"] is not None for row in rows)
+    others = f"differences from {METHOD_TITLES[reference]}" + (" with 95 % intervals" if spread else "")
     lines: list[str] = []
     cells: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: -row["mean"]):
@@ -143,10 +173,17 @@ def comparison(rows: list[dict[str, Any]], reference: str) -> list[Any]:
             readings = ", ".join(f"{name} {percent(value)}" for name, value in row["readings"].items())
             gain = f"offsets {difference(row['offsets'])}; errors read {readings}"
             lines.append(f"{title}, {row['shots']} shots: {gain}")
+    empty = dict.fromkeys(("denoiser_evaluations", "train_seconds", "predict_seconds"), 0.0) | {"paired": ""}
+    floors = {"Largest class": "largest_class", "Chance": "chance"}
+    guessed = (
+        [empty | {"title": title, "accuracy": percent(data[key])} for title, key in floors.items()] if data else []
+    )
     tables = []
     for shots, same in sorted(cells.items()):
         seeds = " or ".join(map(str, sorted({row["num_seeds"] for row in same})))
-        tables.append(make_table(columns, same, f"{shots} shots, {seeds} seeds; accuracy in percent, {others}"))
+        tables.append(
+            make_table(columns, [*same, *guessed], f"{shots} shots, {seeds} seeds; accuracy in percent, {others}")
+        )
     return [*tables, *lines]
 
 
@@ -203,8 +240,9 @@ def ablate_lmpt(
             compared = {"reference": reference, **run, **({"methods": names} if names else {})}
             results["tails"] = multilabel.run_tails(folder, drawn, **compared)
         else:
-            train = read_labelled("train", metadata, images, train_rows, scenes=scenes)
-            test = read_labelled("test", metadata, images, test_rows, list(train.class_names), scenes)
+            train = read_labelled("train", metadata, images, train_rows if metadata else None, scenes=scenes)
+            rows, names = test_rows if metadata else None, list(train.class_names)
+            test = read_labelled("test", metadata, images, rows, names, scenes)
             experiment = make_experiment(train, test)
         if validation:
             told = {"command": run["command"], "on_trial": status.update}

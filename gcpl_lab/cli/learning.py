@@ -12,9 +12,15 @@ from typer import Argument, BadParameter, Option
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import LiveProgress, answer, console, counting, make_table, percent
 from gcpl_lab.errors import DataError
+from gcpl_lab.storage import check_writable
 
 if TYPE_CHECKING:
-    from gcpl_lab.data.sets import MultiLabelSet
+    from gcpl_lab.data.sets import ImageSet, MultiLabelSet
+    from gcpl_lab.gcpl.estimator import GCPLClassifier
+
+HELD_OUT = "Images outside the exemplars that it is measured on at the end, at most; 0: none."
+CLASSIFIED = 32
+"""Images between two messages."""
 
 List = Annotated[Path | None, Option("--list", help="Long-tail list: a path and label ids a line.")]
 Labels = Annotated[Path | None, Option("--labels", help="With --list: names of the classes.")]
@@ -28,9 +34,10 @@ def train_gcpl(
     images: Annotated[Path, Argument(help="Folder with one sub-folder a class, or with a metadata.csv.")],
     output: options.Output = Path("runs/prompts"),
     objective: options.Objective = "gcpl",
-    shots: Annotated[int, Option(min=0, help="Images a class; 0 takes all.")] = 16,
+    shots: Annotated[int, Option(min=0, max=options.LARGEST, help="Images a class; 0 takes all.")] = 16,
     preset: options.Preset = "tiny",
     seed: options.Seed = 0,
+    held_out: Annotated[int, Option(min=0, max=options.LARGEST, help=HELD_OUT)] = 100,
     settings: options.Set = [],  # noqa: B006  (typer reads the default, nothing changes it)
     as_json: options.Json = False,
 ) -> None:
@@ -38,17 +45,20 @@ def train_gcpl(
     from gcpl_lab.models.presets import find_preset, resolve
 
     resolve(find_preset(preset), "diffusion")  # absent weights are told before anything heavy is loaded
+    import numpy as np
+
     from gcpl_lab.data.episodes import draw_episode
-    from gcpl_lab.data.folders import read_image_folder
+    from gcpl_lab.data.folders import leave_out, read_image_folder
     from gcpl_lab.experiments.plan import count_updates
     from gcpl_lab.gcpl.estimator import GCPLClassifier
     from gcpl_lab.gcpl.settings import GCPLConfig
 
     chosen = options.parse_settings(settings, GCPLConfig, objective=objective, preset=preset, seed=seed)
     pool = read_image_folder(images)
-    if shots:
-        pool = pool.subset(draw_episode(pool, shots, seed))
+    drawn = draw_episode(pool, shots, seed) if shots else np.arange(len(pool))
+    others, pool = leave_out(pool, drawn, seed, held_out), pool.subset(drawn)
     model, names = GCPLClassifier(**chosen), list(pool.class_names)
+    seen = tell_fit(pool, preset, model.config.fit, seed)
     checkpoints, total = output / "checkpoint", count_updates(model.config)
     with LiveProgress({}) as progress:
         progress("begin", objective)
@@ -57,28 +67,78 @@ def train_gcpl(
         progress("end", objective)
     model.save(output)
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other images may come next
-    made = {"output": str(output), "classes": names, "pictures": len(pool)}
-    answer(made, as_json, f"Learned {len(names)} class prompts from {len(pool)} images: {output}")
+    made = {"output": str(output), "classes": names, "pictures": len(pool), "fit_of_models": seen}
+    how = f"images seen by {model.fit_}, {model.mirroring_}"
+    learned = f"Learned {len(names)} class prompts from {len(pool)} images ({how}): {output}"
+    found, told = _measure_held_out(model, others)
+    answer({**made, "fit": model.fit_, "flip": model.mirroring_.flip, "held_out": found}, as_json, learned, told)
+
+
+def tell_fit(exemplars: ImageSet, preset: str, fit: str, seed: int) -> dict[str, Any] | None:
+    """Say whether the frozen models see the exemplars; None where this machine, or a class, has too little for it."""
+    from gcpl_lab.evaluation.fit_of_models import fit_if_here
+
+    with console.status("looking at what the frozen models see"):
+        seen = fit_if_here(exemplars, preset, fit, seed)
+    if seen is None:
+        return None
+    for line in seen.lines():
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    return seen.as_dict()
+
+
+def _measure_held_out(model: GCPLClassifier, others: ImageSet) -> tuple[dict[str, Any] | None, str]:
+    """Accuracy on images that were left out of learning, and a sentence on it."""
+    import numpy as np
+
+    from gcpl_lab.evaluation.trust import share_with_interval
+
+    if not len(others):
+        return None, "No image is left to measure on: keep some out of learning, or give fewer --shots."
+    with console.status(f"measuring on {len(others)} images that were left out"):
+        answers = model.predict(others.images)
+    share = share_with_interval(int((answers == others.labels).sum()), len(others))
+    largest = np.bincount(others.labels).max() / len(others)
+    interval = f"95 %: {share.low:.1%} to {share.high:.1%}"
+    told = f"Accuracy on {len(others)} images that were left out: {share.value:.1%} ({interval}); "
+    return share._asdict(), told + f"chance {1 / len(others.class_names):.1%}, largest class {largest:.1%}."
 
 
 def classify(
     prompts: Annotated[Path, Argument(help="Folder written by train.")],
     images: Annotated[list[Path], Argument(help="Images, or folders of images.")],
     preset: options.LearnedOn = None,
+    table: Annotated[Path | None, Option("--csv", help="Write the answers to this file, too.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say which class prompt denoises each image best, with probabilities."""
+    from gcpl_lab.data.tables import write_csv
     from gcpl_lab.gcpl.estimator import GCPLClassifier
 
     files = [file for path in images for file in (_images_below(path) if path.is_dir() else [path])]
+    if table:
+        check_writable(table.parent)
     model = GCPLClassifier.load(prompts, preset=preset)
     answers: list[dict[str, Any]] = []
-    for file, row in zip(files, model.predict_proba(files), strict=True):
-        chances = dict(zip(model.class_names_, map(float, row), strict=True))
-        best = model.class_names_[int(row.argmax())]
-        answers.append({"file": str(file), "class": best, "probability": chances[best], "probabilities": chances})
-    columns = {"file": "{file}", "class": "{class}", "probability": "{probability:.1%}"}
-    answer(answers, as_json, make_table(columns, answers, num_text_columns=2))
+    with counting("reading the images") as tell:
+        for start in range(0, len(files), CLASSIFIED):
+            part = files[start : start + CLASSIFIED]
+            for file, row in zip(part, model.predict_proba(part), strict=True):
+                chances = dict(zip(model.class_names_, map(float, row), strict=True))
+                best = model.class_names_[int(row.argmax())]
+                shown = {"file": str(file), "class": best, "probability": chances[best], "probabilities": chances}
+                answers.append(shown)
+            tell(len(answers), len(files))
+    columns = {"file": "{shown}", "class": "{class}", "probability": "{probability:.1%}"}
+    rows = [{**one, "shown": shorten_path(one["file"])} for one in answers]
+    if table:
+        write_csv(table, [{"file": one["file"], "class": one["class"], **one["probabilities"]} for one in answers])
+    answer(answers, as_json, make_table(columns, rows, num_text_columns=2))
+
+
+def shorten_path(path: str, most: int = 44) -> str:
+    """The end of a long path, which tells files apart: ``…/scratches_12.png``."""
+    return path if len(path) <= most else f"…{path[1 - most :]}"
 
 
 def _images_below(folder: Path) -> list[Path]:
@@ -107,6 +167,12 @@ def read_labelled(
     from gcpl_lab.data.wardrobe import load_wardrobe
 
     list_file, labels, captions = listed
+    if not list_file and not metadata:
+        given = {"--images": images, "--labels": labels, "--captions": captions, "--rows": rows}
+        if alone := [name for name, value in given.items() if value]:
+            raise BadParameter(f"{alone[0]} belongs to a list of images; give --list or --metadata, which names them")
+    if list_file and rows:
+        raise BadParameter("--rows are rows of --metadata; a --list is read whole")
     if list_file and metadata:
         raise BadParameter("--list and --metadata are two ways to name images; give one of them")
     if list_file and labels is None:
@@ -184,10 +250,10 @@ def evaluate(
     ordered = sorted(report["classes"], key=lambda entry: -entry["num_train"])
     shown = [{**entry, "precision": percent(entry["average_precision"])} for entry in ordered]
     columns["average precision"] = "{precision}"
-    table = make_table(columns, shown, "Average precision of each class", num_text_columns=2)
+    table = make_table(columns, shown, "Average precision of each class in percent", num_text_columns=2)
     parts = {"mAP": "map", "head": "map_head", "medium": "map_medium", "tail": "map_tail"}
     others = {"F1 (macro)": "f1_macro", "F1 (micro)": "f1_micro", "calibration error": "calibration_error"}
-    lines = ["   ".join(f"{name} {percent(report[score])}" for name, score in (parts | others).items())]
+    lines = ["   ".join(f"{name} {percent(report[score])} %" for name, score in (parts | others).items())]
     if report["classes_without_positives"]:
         lines.append(f"No image shows {', '.join(report['classes_without_positives'])}; not averaged.")
     answer({"data": data.name, **report}, as_json, table, *lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 from typer import BadParameter, Option
 
 from gcpl_lab.errors import LabError
-from gcpl_lab.settings import Settings
+from gcpl_lab.settings import LARGEST, Settings
 from gcpl_lab.storage import check_writable
 
 Json = Annotated[bool, Option("--json", help="Print the answer as JSON on standard output.")]
@@ -20,12 +21,12 @@ LearnedOn = Annotated[
     str | None, Option("--preset", help="Folder of models that the prompts were learned on, if it was one.")
 ]
 Objective = Annotated[str, Option(help="Name of a registered objective, such as gcpl.")]
-Shots = Annotated[int, Option(min=1, help="Images a class to learn from.")]
-Seed = Annotated[int, Option(min=0, help="Of everything random.")]
+Shots = Annotated[int, Option(min=1, max=LARGEST, help="Images a class to learn from.")]
+Seed = Annotated[int, Option(min=0, max=LARGEST, help="Of everything random.")]
 Seeds = Annotated[str, Option(help="How many seeds, counted from 0, or the seeds joined by commas: 5, or 101,102.")]
 SET_HELP = "A setting of the training, as name=value; may be given several times."
 Set = Annotated[list[str], Option("--set", help=SET_HELP)]
-Workers = Annotated[int, Option(min=0, help="Processes that learn side by side; 0: as many as are of use.")]
+Workers = Annotated[int, Option(min=0, max=1000, help="Processes that learn side by side; 0: as many as are of use.")]
 
 
 def writable(folder: Path) -> Path:
@@ -58,7 +59,7 @@ def parse_values(texts: list[str]) -> dict[str, Any]:
     """What ``--set`` was given, by name; values are read as JSON where they are JSON and as text otherwise."""
     found: dict[str, Any] = parse_pairs(texts)
     for name, text in found.items():
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             found[name] = json.loads(text)
     return found
 
@@ -82,8 +83,9 @@ def parse_numbers(
 ) -> list[int]:
     """Whole numbers that are joined by commas; one behind the last is allowed."""
     parts = [part.strip() for part in text.removesuffix(",").split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) >= least for part in parts):
-        raise BadParameter(f"{text!r}: expected {expected}")
+    digits = all(part.isascii() and part.isdigit() and len(part) <= len(str(LARGEST)) for part in parts)
+    if not digits or not all(least <= int(part) <= LARGEST for part in parts):
+        raise BadParameter(f"{reprlib.repr(text)}: expected {expected}, at most {LARGEST}")
     return [int(part) for part in parts]
 
 

@@ -84,14 +84,14 @@ def selftest(
 
 def plan(
     preset: options.Preset = "tiny",
-    classes: Annotated[int, Option(min=2, help="Classes to tell apart.")] = 10,
+    classes: Annotated[int, Option(min=2, max=options.LARGEST, help="Classes to tell apart.")] = 10,
     shots: options.Shots = 16,
-    test: Annotated[int, Option(min=0, help="Images to classify.")] = 300,
+    test: Annotated[int, Option(min=0, max=options.LARGEST, help="Images to classify.")] = 300,
     objective: options.Objective = "gcpl",
     settings: options.Set = [],  # noqa: B006  (typer reads the default, nothing changes it)
     recorded: Annotated[bool | None, Option("--recorded/--measure", help=RECORDED)] = None,
     profile: Annotated[str | None, Option(help=PROFILE)] = None,
-    batch_size: Annotated[int | None, Option(min=1, help=TIMED_BATCH)] = None,
+    batch_size: Annotated[int | None, Option(min=1, max=options.LARGEST, help=TIMED_BATCH)] = None,
     price: Annotated[float | None, Option(min=0, help="What an hour of the machine costs.")] = None,
     save: Annotated[Path | None, Option(help="Write the timed profile to this file.")] = None,
     as_json: options.Json = False,

@@ -57,6 +57,12 @@ def hash_images(
     return hashes, failures
 
 
+def without_copies(images: Sequence[ImageSource], originals: Sequence[ImageSource]) -> np.ndarray:
+    """Indices of ``images`` that look like none of ``originals``, int64 (count,), ascending."""
+    copies = {pair.second for pair in find_duplicates(hash_images(originals)[0], hash_images(images)[0])}
+    return np.array([index for index in range(len(images)) if index not in copies], np.int64)
+
+
 def find_duplicates(
     first: np.ndarray, second: np.ndarray | None = None, *, max_distance: int = MAX_DISTANCE, mirrored: bool = True
 ) -> list[Duplicate]:

@@ -6,36 +6,39 @@ from pathlib import Path
 
 import numpy as np
 
+from gcpl_lab.data.duplicates import without_copies
 from gcpl_lab.data.episodes import draw_episode, draw_test
 from gcpl_lab.data.lists import read_metadata
 from gcpl_lab.data.published import load_published
 from gcpl_lab.data.readers import read_class_folders
-from gcpl_lab.data.sets import ImageSet
-from gcpl_lab.data.tables import read_table
+from gcpl_lab.data.sets import ImageSet, MultiLabelSet
+from gcpl_lab.data.tables import find_column, read_table
 from gcpl_lab.errors import DataError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".tsv", ".txt", ".parquet", ".xlsx", ".xls", ".ods", ".arrow", ".feather")
+"""A file ``metadata`` with one of these says something about the images: it is understood or refused."""
 LABEL_COLUMNS = ("label", "labels")
+FILE_COLUMNS, CAPTION_COLUMNS = ("file_name", "filename"), ("caption", "captions")
+PARTS = frozenset(("support", "train", "test", "val", "valid", "validation"))
 
 
 def read_image_folder(folder: str | Path, name: str | None = None) -> ImageSet:
     """Read labelled images as the Hugging Face ``imagefolder`` convention has them.
 
     A ``metadata.csv`` or ``metadata.jsonl`` with the columns ``file_name`` and ``label`` (or ``labels``) says which
-    class each image has; images that it does not list are no part of the set. Without such a file, or where it
-    has captions alone, the sub-folders are the classes. The set is named after the folder by default.
+    class each image has; images that it does not list are no part of the set. Without such a file, or where it has
+    ``file_name`` and captions alone, the sub-folders are the classes; one that is not understood is refused. The
+    set is named after the folder by default.
 
     Source: https://huggingface.co/docs/datasets/image_dataset
     """
     folder = Path(folder)
-    files = [folder / file for file in METADATA_FILES if (folder / file).is_file()]
-    if len(files) > 1:
-        raise DataError(f"{folder}: has {' and '.join(METADATA_FILES)}; expected one of them: remove the other")
-    _, first = next(read_table(files[0]), (0, {})) if files else (0, {})
-    column = next((column for column in LABEL_COLUMNS if column in first), None)
-    if column is None:  # no file, or one that has captions or the like alone
-        return read_class_folders(folder, name)
-    found = read_metadata(files[0], labels_column=column, name=name)
+    file = _find_metadata(folder)
+    column = _label_column(file) if file else None
+    if file is None or column is None:
+        return _without_parts(read_class_folders(folder, name), folder)
+    found = read_metadata(file, labels_column=column, name=name)
     counts = found.targets.sum(axis=1)
     for index in np.flatnonzero(counts != 1):
         raise DataError(
@@ -43,8 +46,61 @@ def read_image_folder(folder: str | Path, name: str | None = None) -> ImageSet:
             "image (several are for gcpl-lab train lmpt)"
         )
     if len(found.class_names) < 2:
-        raise DataError(f"{files[0]}: has one class only ({found.class_names[0]}); expected two or more to tell apart")
+        raise DataError(f"{file}: has one class only ({found.class_names[0]}); expected two or more to tell apart")
     return ImageSet(found.name, found.images, found.targets.argmax(axis=1), found.class_names, found.checksum)
+
+
+def _find_metadata(folder: Path) -> Path | None:
+    """The one metadata file of a folder; DataError for one of another name or kind, and for two."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in inside if path.stem.casefold() == "metadata" and path.suffix.lower() in TABLE_SUFFIXES]
+    for file in files:
+        if file.name not in METADATA_FILES or not file.is_file():
+            raise DataError(
+                f"{file}: is not read, and nothing is guessed at without it; expected {METADATA_FILES[0]} (with "
+                f"commas) or {METADATA_FILES[1]}: save it as one of them, or remove it"
+            )
+    if len(files) > 1:
+        raise DataError(f"{folder}: has {' and '.join(METADATA_FILES)}; expected one of them: remove the other")
+    return files[0] if files else None
+
+
+def _label_column(file: Path) -> str | None:
+    """The column of classes; None for a file that is understood and has captions alone."""
+    columns = list(dict.fromkeys(column for _, row in read_table(file) for column in row))
+    if not columns:
+        raise DataError(f"{file}: holds no row; expected the columns file_name and label, and one row an image")
+    try:
+        column, named = find_column(columns, LABEL_COLUMNS), find_column(columns, FILE_COLUMNS)
+        captions = find_column(columns, CAPTION_COLUMNS)
+    except DataError as error:
+        raise DataError(f"{file}, line 1: {error}") from None
+    if column is None and not (named and captions):
+        raise DataError(
+            f"{file}, line 1: has the columns {', '.join(columns)}; expected file_name and label: rename those with "
+            "paths and classes, or remove the file to take sub-folders as classes"
+        )
+    return column
+
+
+def _without_parts(found: ImageSet, folder: Path) -> ImageSet:
+    """Refuse sub-folders that are parts of a set, such as ``support/`` and ``test/``, as classes."""
+    if PARTS.issuperset(name.casefold() for name in found.class_names):
+        raise DataError(
+            f"{folder}: its sub-folders {', '.join(found.class_names)} are parts of a set and no classes; did you mean "
+            f"{folder / found.class_names[0]}?"
+        )
+    return found
+
+
+def read_scenes(folder: str | Path) -> MultiLabelSet | None:
+    """Images with any number of labels, where a folder's metadata file gives one of them none or several; else None."""
+    file = _find_metadata(Path(folder))
+    column = _label_column(file) if file else None
+    if file is None or column is None:
+        return None
+    found = read_metadata(file, labels_column=column)
+    return found if (found.targets.sum(axis=1) != 1).any() else None
 
 
 def read_pictures(images: str | Path) -> tuple[ImageSet, ImageSet | None]:
@@ -81,12 +137,20 @@ def read_support_and_test(images: str | Path, published: str | None = None) -> t
 def draw_sets(images: str | Path, shots: int, seed: int, most_test: int | None = None) -> tuple[ImageSet, ImageSet]:
     """Exemplars and at most ``most_test`` test images of a folder, as for :func:`read_pictures`, none in both.
 
-    Without a ``test/`` the images that are not drawn are the test set.
+    Without a ``test/`` the images that are not drawn are the test set, but for those that look like an exemplar.
     """
     pool, test = read_pictures(images)
     chosen = draw_episode(pool, shots, seed)
     if test is None:
-        test = pool.subset(np.setdiff1d(np.arange(len(pool)), chosen))
+        return pool.subset(chosen), leave_out(pool, chosen, seed, most_test)
     if most_test is not None and most_test < len(test):
         test = test.subset(draw_test(test, total=most_test, seed=seed))
     return pool.subset(chosen), test
+
+
+def leave_out(pool: ImageSet, chosen: np.ndarray, seed: int, most: int | None = None) -> ImageSet:
+    """At most so many images of a pool outside the chosen ones, none of which looks like a chosen one."""
+    left = pool.subset(np.setdiff1d(np.arange(len(pool)), chosen))
+    if most is not None and most < len(left):
+        left = left.subset(np.sort(np.random.default_rng([seed, 97]).permutation(len(left))[:most]))
+    return left.subset(without_copies(left.images, [pool.images[index] for index in chosen]))

@@ -5,15 +5,17 @@ Whatever is wrong with a file is reported with its line, and everything of one k
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gcpl_lab.data.readers import list_lines
-from gcpl_lab.data.sets import CAPTION_SEPARATOR, MultiLabelSet, check_class_names
-from gcpl_lab.data.tables import read_lines, read_table
+from gcpl_lab.data.readers import is_file, list_lines
+from gcpl_lab.data.sets import CAPTION_SEPARATOR, MultiLabelSet, check_class_names, plain_name
+from gcpl_lab.data.tables import find_column, read_lines, read_table
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import file_checksum, folder_checksum
 
@@ -59,7 +61,7 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
                 f"expected each of 0 to {len(parts) - 1} once"
             )
         lines = [by_id[index] for index in range(len(parts))]
-    names = tuple(" ".join(label.replace("_", " ").split()) for label in lines)
+    names = tuple(plain_name(label.replace("_", " ")) for label in lines)
     try:
         check_class_names(names)
     except DataError as error:
@@ -134,9 +136,9 @@ def read_metadata(
     if not table:
         raise DataError(f"{file}: holds no row; expected one row an image")
     if file_column is None:
-        file_column = next((column for column in ("file_name", "filename") if column in table[0][1]), "file_name")
+        file_column = find_column(list(table[0][1]), ("file_name", "filename")) or "file_name"
     if caption_column is None:
-        caption_column = next((column for column in ("caption", "captions") if column in table[0][1]), None)
+        caption_column = find_column(list(table[0][1]), ("caption", "captions"))
     for origin, row in table:
         for column in (file_column, labels_column, caption_column, *wanted):
             if column and column not in row:
@@ -144,8 +146,12 @@ def read_metadata(
                 raise DataError(
                     f"{origin}: has no {column!r}; the columns are {known}: name the right one in the arguments"
                 )
-    labels = [_label_list(row[labels_column], origin) for origin, row in table]
-    names = tuple(class_names) if class_names is not None else _occurring_names(labels, file)
+    labels, places = [_label_list(row[labels_column], origin) for origin, row in table], [at for at, _ in table]
+    names = tuple(class_names) if class_names is not None else _occurring_names(labels, places, file)
+    try:
+        check_class_names(names)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
     chosen = [place for place, (_, row) in enumerate(table) if all(str(row[key]) == wanted[key] for key in wanted)]
     if not chosen:
         raise DataError(f"{file}: no row has {wanted}; check the names and values")
@@ -160,23 +166,32 @@ def read_metadata(
 
 def _label_list(value: Any, origin: str) -> list[str | int]:
     if isinstance(value, str | None):
-        return [part.strip() for part in (value or "").split(";") if part.strip()]
+        parts = [plain_name(part) for part in (value or "").split(";") if part.strip()]
+        for part in parts:
+            if "|" in part or part[0] + part[-1] in ("[]", "()", "{}"):
+                raise DataError(f"{origin}: labels are {value!r}; expected names joined by ';', such as cat;dog")
+        return list(parts)
     if isinstance(value, list) and all(isinstance(part, str | int) and not isinstance(part, bool) for part in value):
-        return value
+        return [plain_name(part) if isinstance(part, str) else part for part in value]
     raise DataError(f"{origin}: labels are {value!r}; expected a list of class names or names joined by ';'")
 
 
-def _occurring_names(labels: Sequence[list[str | int]], file: Path) -> tuple[str, ...]:
-    found = {part for row in labels for part in row}
+def _occurring_names(labels: Sequence[list[str | int]], origins: Sequence[str], file: Path) -> tuple[str, ...]:
+    found = {part: origin for row, origin in zip(labels, origins, strict=True) for part in row}
     if any(isinstance(part, int) for part in found):
         raise DataError(f"{file}: its labels are numbers; pass class_names, in the order of the ids")
+    pieces = Counter(piece.strip() for name in found for piece in str(name).split(","))
+    for name, origin in found.items():
+        if "," in str(name) and any(pieces[piece.strip()] > 1 for piece in str(name).split(",")):
+            raise DataError(f"{origin}: the label {name!r} holds other labels; join several by ';', such as cat;dog")
     return tuple(sorted(str(part) for part in found))
 
 
 def _id_of(label: str | int, class_names: Sequence[str], origin: str) -> int:
     if label in class_names:
         return class_names.index(str(label))
-    if str(label).isdecimal():  # CSV knows no numbers: a whole number that is no class name is an id
+    # CSV knows no numbers: a whole number is an id, but where class names are numbers themselves.
+    if str(label).isdecimal() and not any(name.isdecimal() for name in class_names):
         return _label_id(str(label), len(class_names), origin)
     raise DataError(f"{origin}: label {label!r} is no known class; expected one of {', '.join(class_names)}")
 
@@ -185,6 +200,17 @@ def _one_caption(value: Any) -> str | None:
     texts = value if isinstance(value, list) else [value]
     plain = [" ".join(str(text).split()) for text in texts if text is not None]
     return CAPTION_SEPARATOR.join(filter(None, plain)) or None
+
+
+def _check_inside(folder: Path, path: str, origin: str) -> None:
+    """Refuse a path that leads out of the folder it is relative to; ``image_folder="/"`` allows absolute ones."""
+    root = os.path.normpath(folder.absolute())
+    outside = os.path.commonpath([root, os.path.normpath(folder.absolute() / path)]) != root
+    if outside or (os.path.isabs(path) and root != "/"):
+        raise DataError(
+            f"{origin}: {path[:200]!r} leads out of {folder}; expected a path inside it: give the folder that holds "
+            "all images as the one that paths are relative to (--images)"
+        )
 
 
 def _build_set(
@@ -200,10 +226,13 @@ def _build_set(
     if not paths:
         raise DataError(f"{name}: lists no image; expected one a line")
     listed, first = list(zip(paths, origins, strict=True)), dict[str, str]()
-    twice = [f"{path}: {first[path]} and {at}" for path, at in listed if first.setdefault(path, at) != at]
+    for path, origin in listed:
+        _check_inside(folder, path, origin)
+    plain = [(os.path.normpath(folder / path), path, origin) for path, origin in listed]
+    twice = [f"{path}: {first[place]} and {at}" for place, path, at in plain if first.setdefault(place, at) != at]
     if twice:
         raise DataError(f"{len(twice)} images are listed twice; expected every path once:" + list_lines(twice))
-    missing = [f"{path} ({origin})" for path, origin in listed if not (folder / path).is_file()]
+    missing = [f"{path[:200]} ({origin})" for path, origin in listed if not is_file(folder / path)]
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} of {len(paths)} listed images are missing; check the folder that paths are "

@@ -7,7 +7,9 @@ change a few-shot result without a trace.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gcpl_lab.data.framing import frame
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import file_checksum, folder_checksum
@@ -22,8 +25,10 @@ from gcpl_lab.storage import file_checksum, folder_checksum
 ImageSource = str | Path | Image.Image | np.ndarray
 """What stands for one image: a path, a PIL image or a uint8 array."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".jxl")
+IMAGE_SUFFIXES = tuple(".png .jpg .jpeg .jfif .jpe .webp .bmp .tif .tiff .gif .ppm .pgm .pnm .tga".split())
+FOREIGN_SUFFIXES = tuple(
+    ".heic .heif .avif .jp2 .jxl .psd .svg .dcm .exr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2".split()
+)
 """Images too, which may be unreadable here: then they are refused by name and not passed over."""
 
 SMALLEST_SIDE = 8
@@ -80,12 +85,19 @@ def images_checksum(images: Iterable[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def read_images(sources: Iterable[ImageSource]) -> list[Image.Image]:
-    """Read many images in their order, or say about all of them at once which cannot be read."""
+def read_images(sources: Iterable[ImageSource], fit: str | None = None) -> list[Image.Image]:
+    """Read many images in their order, or say about all of them at once which cannot be read.
+
+    With a ``fit``, one of ``gcpl_lab.data.framing.FITS``, each becomes the square that a model sees of it.
+    """
+    if isinstance(sources, str | Path | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        kind = f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else "one image"
+        raise DataError(f"images are {kind}; expected a list of images: put it into brackets")
     found = list(read_each(sources))
     if failures := [str(each) for each in found if isinstance(each, DataError)]:
         raise DataError(f"{len(failures)} images cannot be used:" + list_lines(failures))
-    return [each for each in found if isinstance(each, Image.Image)]
+    images = [each for each in found if isinstance(each, Image.Image)]
+    return images if fit is None else [frame(image, fit) for image in images]
 
 
 def read_each(sources: Iterable[ImageSource]) -> Iterator[Image.Image | DataError]:
@@ -103,9 +115,22 @@ def list_lines(lines: Sequence[str], most: int = 20) -> str:
     return shown + (f"\n  ... and {len(lines) - most} more" if len(lines) > most else "")
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False, too, for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(path: Path) -> bool:
+    """Whether a link leads to nothing."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def _check_file(path: Path, label: str) -> None:
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
+    if not is_file(path):
+        found = "is a link to nothing" if is_link(path) else "is a folder" if os.path.isdir(path) else "no such file"
         raise DataError(f"{label}: {found}; expected an image file: check the path")
     if path.stat().st_size == 0:
         raise DataError(f"{label}: is empty (0 bytes); expected an image: copy it again or remove it")
@@ -180,10 +205,27 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by suffix, in natural order; hidden files do not count."""
-    shown = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    """The image files directly in a folder, by suffix, in natural order; hidden files do not count.
+
+    Links to nothing are among them, and are refused by name when they are read, as is a name that is no UTF-8.
+    """
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".") and (is_file(path) or is_link(path))]
     known = IMAGE_SUFFIXES + FOREIGN_SUFFIXES
-    return sorted((path for path in shown if path.suffix.lower() in known), key=_natural_key)
+    found = [path for path in shown if path.suffix.lower() in known]
+    for path in found:
+        check_path(path)
+    return sorted(found, key=_natural_key)
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path whose bytes are no UTF-8, as a zip file from another system leaves them."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{os.fsencode(path).decode('utf-8', 'backslashreplace')}: its name is no UTF-8; rename it, such as by "
+            "convmv -r -f CP932 -t UTF-8 --notest FOLDER for one from a Japanese system"
+        ) from None
 
 
 def read_class_folders(folder: str | Path, name: str | None = None) -> ImageSet:
@@ -197,7 +239,9 @@ def read_class_folders(folder: str | Path, name: str | None = None) -> ImageSet:
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {found}; expected a folder with one sub-folder of images a class")
-    inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in inside:
+        check_path(path)
     members = {path: list_images(path) for path in sorted(inside, key=_natural_key)}
     if not members:
         raise DataError(f"{folder}: has no sub-folders; expected one sub-folder of images for each class")
@@ -205,16 +249,34 @@ def read_class_folders(folder: str | Path, name: str | None = None) -> ImageSet:
         (only,) = members
         raise DataError(f"{folder}: has one class only ({only.name}); expected two or more to tell apart")
     for path, files in members.items():
-        if not files:
-            raise DataError(
-                f"{path}: class {path.name!r} holds no image; "
-                f"expected files ending in {_SUFFIX_LIST}: add images or remove the folder"
-            )
+        _check_class_folder(path, files)
     images = tuple(path for files in members.values() for path in files)
+    names = [unicodedata.normalize("NFC", path.name) for path in members]
+    kinds = list(dict.fromkeys(names))  # folders whose names differ in how an accent is spelt are one class
     return ImageSet(
         name=name or folder.resolve().name,
         images=images,
-        labels=np.repeat(np.arange(len(members)), [len(files) for files in members.values()]),
-        class_names=tuple(path.name.replace("_", " ") for path in members),
+        labels=np.repeat([kinds.index(one) for one in names], [len(files) for files in members.values()]),
+        class_names=tuple(name.replace("_", " ") for name in kinds),
         checksum=folder_checksum((path.relative_to(folder).as_posix(), file_checksum(path)) for path in images),
     )
+
+
+def _check_class_folder(path: Path, files: list[Path]) -> None:
+    """Refuse a class without images, and images of it that would be passed over."""
+    deeper = (place for place in sorted(path.rglob("*")) if place.is_dir() and list_images(place))
+    for place in deeper:
+        if not any(part.startswith(".") for part in place.relative_to(path).parts):
+            raise DataError(
+                f"{place}: holds {len(list_images(place))} images below the class {path.name!r}; expected all images "
+                "of a class directly in its folder: move them up, or list them in a metadata.csv"
+            )
+    if links := [str(file) for file in files if is_link(file)]:
+        raise DataError(
+            f"{path}: {len(links)} of its files are links to nothing; mend or remove them:" + list_lines(links)
+        )
+    if not files:
+        raise DataError(
+            f"{path}: class {path.name!r} holds no image; "
+            f"expected files ending in {_SUFFIX_LIST}: add images or remove the folder"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -141,13 +142,24 @@ class MultiLabelSet(_Images):
         return counts
 
 
+def plain_name(name: str) -> str:
+    """A class name with single blanks and composed letters (NFC): one class is one name, however it was typed."""
+    return unicodedata.normalize("NFC", " ".join(name.split()))
+
+
 def check_class_names(names: Sequence[str]) -> None:
-    """Refuse, by a DataError, names that are no text, empty, or equal but for blanks; any language is fine."""
+    """Refuse, by a DataError, names that are no text, empty, or equal but for blanks or how an accent is spelt.
+
+    Any language is fine; control characters, halves of characters and the like are not.
+    """
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise DataError(f"class name {index} is {name!r} ({type(name).__name__}); expected a text")
-        plain = " ".join(name.split())
+        plain = unicodedata.normalize("NFC", " ".join(name.split()))
+        for letter in plain:
+            if unicodedata.category(letter) in ("Cc", "Cs", "Cn"):
+                raise DataError(f"class name {index} is {name!a}: {letter!a} is no letter; rename the class")
         if not plain:
             raise DataError(f"class name {index} is {name!r}; expected at least one visible character")
         if plain in seen:
@@ -156,6 +168,34 @@ def check_class_names(names: Sequence[str]) -> None:
                 "rename one, or merge the two classes"
             )
         seen[plain] = index
+
+
+def check_labels(labels: Any, count: int, known: np.ndarray | None = None) -> np.ndarray:
+    """One label an image as an array (count,): none missing, all of one kind and, where they are given, ``known``."""
+    if not hasattr(labels, "__len__") or isinstance(labels, str) or len(labels) != count:
+        found = len(labels) if hasattr(labels, "__len__") else repr(labels)
+        raise DataError(f"{count} images and {found} labels; expected one label an image")
+    kinds: dict[bool, tuple[int, Any]] = {}
+    for index, label in enumerate(labels):
+        if isinstance(label, list | tuple | dict | set) or np.ndim(label):
+            raise DataError(f"label {index} is {str(label)[:60]}; expected one label an image, shape ({count},)")
+        try:
+            missing = label is None or label is np.ma.masked or bool(label != label)  # NaN is not equal to itself
+        except (TypeError, ValueError):  # pandas' NA cannot tell
+            missing = True
+        if missing:
+            raise DataError(f"label {index} is missing ({label}); give every image a label, or leave the image out")
+        kinds.setdefault(isinstance(label, str), (index, label))
+    if len(kinds) > 1:
+        (first, one), (second, other) = kinds.values()
+        raise DataError(
+            f"label {first} is {one!r} and label {second} is {other!r}; expected texts alone or numbers alone"
+        )
+    values = np.asarray(labels)
+    if known is not None and len(strange := values[~np.isin(values, known)]):
+        told = ", ".join(map(repr, dict.fromkeys(strange.tolist()[:5])))
+        raise DataError(f"labels {told} were not learned; expected some of {', '.join(map(repr, known.tolist()[:10]))}")
+    return values
 
 
 def check_targets(targets: Any, name: str = "targets") -> np.ndarray:

@@ -34,6 +34,7 @@ def run_trials(
     *,
     num_workers: int = 1,
     on_trial: Callable[[Trial], None] | None = None,
+    on_result: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every trial whose result is not in ``folder`` yet, and return all results in order.
 
@@ -45,13 +46,22 @@ def run_trials(
         num_workers: Processes side by side; the trials of one draw stay together and in order, as later ones may
             begin where an earlier one ended.
         on_trial: Called before a trial that runs.
+        on_result: Called with the result of one that ran, which is on disk by then.
     """
     draws: dict[tuple[int, int], list[Trial]] = {}
     for trial in trials:
         if not _path(folder, trial, fingerprint).is_file():
             draws.setdefault((trial.shots, trial.seed), []).append(trial)
     tasks = [(_run_draw, run, draw, folder, fingerprint) for draw in draws.values()]
-    run_side_by_side(tasks, num_workers=max(1, min(num_workers, len(tasks))), on_event=on_trial)
+
+    def tell(event: Trial | dict[str, Any]) -> None:
+        if isinstance(event, Trial):
+            if on_trial:
+                on_trial(event)
+        elif on_result:
+            on_result(event)
+
+    run_side_by_side(tasks, num_workers=max(1, min(num_workers, len(tasks))), on_event=tell)
     return [_read(_path(folder, trial, fingerprint), trial) for trial in trials]
 
 
@@ -67,7 +77,9 @@ def _run_draw(
 ) -> None:
     for trial in draw:
         report(trial)
-        write_checked(_path(folder, trial, fingerprint), {**asdict(trial), **run(trial)})
+        row = {**asdict(trial), **run(trial)}
+        write_checked(_path(folder, trial, fingerprint), row)
+        report(row)
 
 
 def _path(folder: str | Path, trial: Trial, fingerprint: str) -> Path:

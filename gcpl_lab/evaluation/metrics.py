@@ -31,8 +31,19 @@ def check_rows(
     return values, labels
 
 
+def check_classes(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (image, class), infinite ones too, and class ids (image,), or a DataError that names what is wrong."""
+    scores, labels = check_rows("image", scores, labels, infinite=True)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels are {labels.dtype}; expected whole class ids")
+    for index in np.flatnonzero((labels < 0) | (labels >= scores.shape[1])):
+        raise DataError(f"label {index} is {labels[index]}; expected a class id from 0 to {scores.shape[1] - 1}")
+    return scores, labels
+
+
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Share of images whose best score, of (image, class), is their own class's."""
+    scores, labels = check_classes(scores, labels)
     return float((scores.argmax(axis=1) == labels).mean())
 
 
@@ -56,6 +67,7 @@ def accuracy_within_family(
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean −log probability of the true class (natural logarithm)."""
+    probabilities, labels = check_classes(probabilities, labels)
     return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
@@ -75,5 +87,6 @@ def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts, int64 (true class, predicted class)."""
     from sklearn.metrics import confusion_matrix as count
 
+    scores, labels = check_classes(scores, labels)
     matrix: np.ndarray = count(labels, scores.argmax(axis=1), labels=np.arange(scores.shape[1]))
     return matrix

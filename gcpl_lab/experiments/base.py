@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, run_trials
@@ -25,6 +26,7 @@ Data = TypeVar("Data", ImageSet, MultiLabelSet)
 OnStep = Callable[[str, StepRecord, int], None]
 """Told of every update: method, record, number of steps."""
 OnTrial = Callable[[str], None]
+OnRow = Callable[[dict[str, Any]], None]
 """Told by a line of the trial that comes next."""
 
 
@@ -72,14 +74,19 @@ class Experiment(Generic[Data]):
         return FrozenCLIP.load(self.preset, device=default_device())
 
     @cached_property
+    def fit(self) -> str:
+        """The square that models see of an image, chosen on the images to learn from unless the settings say."""
+        return choose_fit(self.pool.images, self.config.fit)
+
+    @cached_property
     def views(self) -> Tensor:
         """Features of the images to learn from and of their mirror images, (2, image, feature)."""
-        return encode_views(self.clip, self.pool.images)
+        return encode_views(self.clip, self.pool.images, fit=self.fit)
 
     @cached_property
     def test_features(self) -> Tensor:
         """Features of the test images, (image, feature)."""
-        return encode_views(self.clip, self.test.images, flip=False)[0]
+        return encode_views(self.clip, self.test.images, flip=False, fit=self.fit)[0]
 
     def follow(self, method: str, records: Iterable[StepRecord], total: Callable[[], int]) -> None:
         """Run a training and tell of its updates."""
@@ -108,12 +115,22 @@ def run_all(
     line: str = "{method}, seed {seed}",
     num_workers: int = 1,
     on_trial: OnTrial | None = None,
+    on_row: OnRow | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of all trials, of which those without a kept result are run and told of by a line."""
+    """Rows of all trials, of which those without a kept result are run, told of by a line, and given to ``on_row``."""
+    places, began, done = {trial: place for place, trial in enumerate(trials, 1)}, time.perf_counter(), list[Any]()
 
     def tell(trial: Trial) -> None:
         if on_trial:
-            on_trial(line.format(**vars(trial)))
+            mean = (time.perf_counter() - began) / max(1, len(done))
+            minutes = mean * (len(trials) - places[trial] + 1) / 60
+            left = f", about {minutes:.0f} min left" if done and minutes >= 1 else ""
+            on_trial(f"{line.format(**vars(trial))} ({places[trial]} of {len(trials)}{left})")
 
-    workers = usable_workers(num_workers)
-    return run_trials(trials, run, Path(folder) / "trials", fingerprint, num_workers=workers, on_trial=tell)
+    def keep(row: dict[str, Any]) -> None:
+        done.append(row)
+        if on_row:
+            on_row(row)
+
+    run_it: dict[str, Any] = {"num_workers": usable_workers(num_workers), "on_trial": tell, "on_result": keep}
+    return run_trials(trials, run, Path(folder) / "trials", fingerprint, **run_it)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.folders import read_support_and_test
+from gcpl_lab.data.folders import read_pictures, read_support_and_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, paired_difference, summarise
-from gcpl_lab.experiments.base import OnTrial, run_all
+from gcpl_lab.experiments.base import OnRow, OnTrial, run_all
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.registry import usable_workers
 from gcpl_lab.experiments.results import separation_of
@@ -48,6 +48,7 @@ def run_comparison(
     num_workers: int = 1,
     command: str = "",
     on_trial: OnTrial | None = None,
+    on_row: OnRow | None = None,
 ) -> dict[str, Any]:
     """Run every trial that has no result yet and write ``results.json``.
 
@@ -67,6 +68,7 @@ def run_comparison(
             registered anything, as others do not know it.
         command: What is written down as having made the results.
         on_trial: Called with a line about the trial that comes next.
+        on_row: Called with every result as it is found.
 
     Returns:
         The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary. There a method
@@ -76,14 +78,17 @@ def run_comparison(
     Raises:
         DataError: The images are not there, or there are none to test on.
     """
-    if images is None and published is None:
+    if held_out and images is not None and published is None:
+        support = test = read_pictures(images)[0]
+    elif images is None and published is None:
         support, test = load_fashion("support"), load_fashion("test")
     else:
         support, test = read_support_and_test(images or "", published)
     test = support if held_out else test
     whole = FewShotExperiment(support, test, preset=preset, settings=settings)
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
-    run = {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers, "on_trial": on_trial}
+    run = {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers}
+    run |= {"on_trial": on_trial, "on_row": on_row}
     rows = run_all(folder, trials, _Judge(whole, held_out), whole.fingerprint(), **run)  # type: ignore[arg-type]
     summary = summarise(rows, reference)
     for entry in summary:
@@ -92,7 +97,8 @@ def run_comparison(
         if all("readings" in row for row in same):
             entry |= _reading_of(same)
     data: dict[str, Any] = {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names)}
-    data |= {"shots": list(shots), "test_size": len(test), "held_out": held_out}
+    data |= {"shots": list(shots), "test_size": len(test), "held_out": held_out, "fit": whole.fit}
+    data |= {"chance": 1 / len(test.class_names), "largest_class": float(np.bincount(test.labels).max() / len(test))}
     machine = {**describe_machine(), **describe_workers(usable_workers(num_workers))}
     return whole.write_results(folder, command, data=data, machine=machine, methods=rows, summary=summary)
 

@@ -21,6 +21,7 @@ from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expected_calibration_error, log_loss
+from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.experiments.base import Experiment, OnStep, Stopwatch
 from gcpl_lab.experiments.registry import METHODS, Titles
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scores, fit_reading, probabilities
@@ -122,19 +123,26 @@ class FewShotExperiment(Experiment[ImageSet]):
 
     @cached_property
     def _exemplars(self) -> Exemplars:
-        pixels = self.diffusion.preprocess(read_images(self.support.images))
+        pixels = self.diffusion.preprocess(read_images(self.support.images, self.fit))
         return Exemplars.encode(self.diffusion, pixels, self.support.labels)
 
     @cached_property
     def test_latents(self) -> Tensor:
         """Scaled latents of the test images."""
-        pixels = self.diffusion.preprocess(read_images(self.test.images))
+        pixels = self.diffusion.preprocess(read_images(self.test.images, self.fit))
         return self.diffusion.scale_latents(self.diffusion.encode_moments(pixels)[0])
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
         """Pixels of the support and of the test images."""
-        return read_pixels(read_images(self.support.images)), read_pixels(read_images(self.test.images))
+        sets = self.support.images, self.test.images
+        support, test = (read_pixels(read_images(images, self.fit)) for images in sets)
+        return support, test
+
+    @property
+    def _seen(self) -> dict[str, Any]:
+        """The settings, with what is seen of an image as it was chosen for all methods."""
+        return self.settings | {"fit": self.fit}
 
     def draw(self, shots: int, seed: int) -> np.ndarray:
         """Which images of the pool are learned from, int64."""
@@ -180,18 +188,23 @@ class FewShotExperiment(Experiment[ImageSet]):
 
     def _run_baseline(self, entry: Entry, shots: int, seed: int) -> Outcome:
         chosen = torch.from_numpy(self.draw(shots, seed))
-        common: dict[str, Any] = {"class_names": self.support.class_names, "seed": seed, "flip": self.config.flip}
+        common: dict[str, Any] = {"class_names": self.support.class_names, "seed": seed}
         common |= {"labels": torch.from_numpy(self.support.labels)[chosen]}
         common |= {"on_step": partial(self.on_step, entry.name)}
         support: FeatureSupport | PixelSupport | LatentSupport
         if entry.facts.get("sees") == "pixels":
-            support, test = PixelSupport(pixels=self._pixels[0][chosen], **common), self._pixels[1]
+            pixels, test = self._pixels[0][chosen], self._pixels[1]
+            flip = self._mirrored(torch.stack([pixels, pixels.flip(-1)]), common["labels"])
+            support = PixelSupport(pixels=pixels, flip=flip, **common)
         elif entry.facts.get("sees") == "latents":
             latents, test = self.diffusion.scale_latents(self._exemplars.means[:, chosen]), self.test_latents
-            support = LatentSupport(diffusion=self.diffusion, latents=latents, **common)
+            flip = self._mirrored(latents, common["labels"])
+            shown = latents if flip else latents[:1]
+            support = LatentSupport(diffusion=self.diffusion, latents=shown, flip=flip, **common)
         else:
-            support = FeatureSupport(clip=self.clip, features=self.views[:, chosen], **common)
-            test = self.test_features
+            views, test = self.views[:, chosen], self.test_features
+            flip = self._mirrored(views, common["labels"])
+            support = FeatureSupport(clip=self.clip, features=views if flip else views[:1], flip=flip, **common)
         watch = Stopwatch()
         scorer = entry.target(support, **entry.defaults)
         watch.learned()
@@ -201,10 +214,13 @@ class FewShotExperiment(Experiment[ImageSet]):
         chances = torch.softmax(logits.double(), 1).numpy()
         return self.outcome(entry.name, learned, seed, logits.numpy(), chances, **seconds)
 
+    def _mirrored(self, views: Tensor, labels: Tensor) -> bool:
+        return choose_mirroring(self.config.flip, views, labels, self.support.class_names).flip
+
     def _run_objective(self, entry: Entry, shots: int, seed: int) -> Outcome:
         if (entry.name, shots, seed) in self._starts:
             return self._starts[entry.name, shots, seed]
-        model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self.settings)
+        model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self._seen)
         stage: Stage = entry.facts.get("stage", Stage())
         vectors, before = None, {"train_evaluations": 0, "train_seconds": 0.0}
         if first := entry.facts.get("starts_from"):  # its warm start is the other objective's run of the same episode
@@ -319,7 +335,9 @@ def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) 
     latents = experiment.test_latents
     before, watch = experiment.diffusion.num_denoiser_evaluations, Stopwatch()
     objective = NoOp(start.model.classifier(seed), config.num_evidence)
-    sampler = NoiseSampler(experiment.diffusion, exemplars, config.num_evidence, flip=config.flip, seed=seed)
+    sampler = NoiseSampler(
+        experiment.diffusion, exemplars, config.num_evidence, flip=start.model.mirroring_.flip, seed=seed
+    )
     experiment.follow(method, train(objective, sampler, NOISE_TRAINING), lambda: NOISE_TRAINING.num_steps)
     classifier = TunedClassifier(objective)
     seen = classifier.exact(experiment.diffusion.scale_latents(exemplars.means[0]), config.num_evidence)

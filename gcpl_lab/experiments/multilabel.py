@@ -21,6 +21,7 @@ from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.evaluation.compare import Trial, summarise
+from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.evaluation.multilabel import choose_thresholds, multilabel_report
 from gcpl_lab.experiments.base import Experiment, OnStep, OnTrial, Stopwatch, run_all
 from gcpl_lab.experiments.registry import MULTILABEL_METHODS, Titles
@@ -137,7 +138,7 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
             if method in MULTILABEL_BASELINES:
                 return self._run_baseline(entry, seed)
             overrides = entry.defaults
-        model = LMPTClassifier(clip=self.clip, **{**self.config.as_dict(), **overrides, "seed": seed})
+        model = LMPTClassifier(clip=self.clip, **{**self.config.as_dict(), "fit": self.fit, **overrides, "seed": seed})
         train, views, test = self.train, self.views, self.test_features
         captions = train.captions if captions is None else captions
         watch = Stopwatch()
@@ -149,7 +150,8 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
 
     def _run_baseline(self, entry: Entry, seed: int) -> MultiLabelOutcome:
         targets, test = self.train.targets, self.test_features
-        views = self.views if self.config.flip else self.views[:1]
+        mirrored = choose_mirroring(self.config.flip, self.views, targets, self.train.class_names).flip
+        views = self.views if mirrored else self.views[:1]
         training, validation = split_validation(targets, self.config.validation_share, seed)
 
         def of(chosen: np.ndarray) -> FeatureSupport:

@@ -27,6 +27,8 @@ from gcpl_lab.training.device import default_device
 from gcpl_lab.training.machine import describe_machine, describe_versions
 
 FORMAT = "gcpl_lab recipe 1"
+PREPROCESSING = {"fit": "crop", "flip": True}
+"""Of the authors."""
 Found = dict[tuple[str, str], float]
 """Shares by method and metric."""
 
@@ -48,14 +50,14 @@ class Recipe:
         values = self.values
         batch_size = values["pictures_per_class_and_update"] * num_classes
         own = {"batch_size": batch_size, "objective": objective, "seed": values["seed"]}
-        chosen = {**values["settings"], **own, **settings}
+        chosen = {**PREPROCESSING, **values["settings"], **own, **settings}
         preset = chosen.pop("preset", values["preset"])
         return published_config(preset, num_classes, **chosen)
 
     def lmpt_config(self, **settings: Any) -> LMPTConfig:
         """Settings of an LMPT recipe; ``settings`` is what to have otherwise."""
         values = self.values
-        chosen = {"preset": values["preset"], "seed": values["seed"], **values["settings"], **settings}
+        chosen = {"preset": values["preset"], "seed": values["seed"]} | PREPROCESSING | values["settings"] | settings
         return LMPTConfig.from_dict(chosen)
 
 
@@ -160,7 +162,7 @@ def _run_gcpl(
     if find_preset(config.preset).clip_source:
         say("zero-shot CLIP")
         clip = FrozenCLIP.load(config.preset, device=default_device())
-        logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(read_images(test.images)))
+        logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(read_images(test.images, "crop")))
         found["zero_shot_clip", "accuracy"] = accuracy(logits.numpy(), test.labels)
     return found
 

@@ -7,6 +7,7 @@ since it was made.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcpl_lab.data.framing import frame
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.look_alikes import relative_scores
@@ -78,21 +80,63 @@ def read_run(folder: str | Path) -> Run:
     """Open a finished demonstration; a folder without results of one is an ArtifactError."""
     path = Path(folder) / RESULTS
     run = Run(Path(folder), read_json(path))
-    try:
-        for part in ("checksum", "test_size", "classes", "shots", "name"):
-            run.results["data"][part]
-        for row in run.results["methods"]:
-            for part in ("name", "seed", "accuracy", "calibration_error", "train_seconds", "predict_seconds"):
-                row[part]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: is not of a demonstration ({explain(error)}); give a folder that gcpl-lab demo wrote"
-        ) from error
+    _check_results(run.results, path)
     if not run.learned:
         raise ArtifactError(
             f"{path}: holds {', '.join(run.rows) or 'no method'}, but no learned prompts; give a run of gcpl-lab demo"
         )
     return run
+
+
+SHAPE: dict[str, Any] = {
+    "data": {"checksum": str, "test_size": 1, "classes": list, "shots": 0, "name": str},
+    "methods": [
+        {"name": str, "seed": 0, "accuracy": 1.0, "calibration_error": 1.0, "train_seconds": 0, "predict_seconds": 0}
+    ],
+}
+"""What a demonstration's results must hold: a type, the least number, or 1.0 for a share from 0 to 1."""
+OPTIONAL: dict[str, Any] = {
+    "machine": dict,
+    "versions": dict,
+    "multilabel": {"data": {"test_size": 1}, "methods": [{"name": str, "map": 1.0}]},
+}
+
+
+def _check_results(results: Any, path: Path) -> None:
+    """Refuse results that were edited into something else, by the key."""
+    present = {name: kind for name, kind in OPTIONAL.items() if isinstance(results, dict) and name in results}
+    _check_value(results, SHAPE | present, "", path)
+
+
+def _check_value(value: Any, kind: Any, key: str, path: Path) -> None:
+    def refuse(expected: str) -> None:
+        raise ArtifactError(
+            f"{path}: {key or 'its content'} is {str(value)[:60]!r}; expected {expected}: restore the file"
+        )
+
+    if isinstance(kind, type):
+        if not isinstance(value, kind):
+            refuse({"dict": "an object", "list": "a list"}.get(kind.__name__, "a text"))
+    elif isinstance(kind, dict):
+        if not isinstance(value, dict):
+            refuse("an object")
+        for name, inner in kind.items():
+            if name not in value:
+                raise ArtifactError(
+                    f"{path}: {f'{key}.{name}'.strip('.')} is missing; give a folder that gcpl-lab demo wrote"
+                )
+            _check_value(value[name], inner, f"{key}.{name}".strip("."), path)
+    elif isinstance(kind, list):
+        if not isinstance(value, list):
+            refuse("a list")
+        for place, one in enumerate(value):
+            _check_value(one, kind[0], f"{key}[{place}]", path)
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        refuse("a number")
+    elif isinstance(kind, float) and not 0 <= value <= 1:
+        refuse("a share from 0 to 1")
+    elif value < kind and not isinstance(kind, float):
+        refuse(f"{kind} or more")
 
 
 @dataclass(frozen=True)
@@ -162,7 +206,9 @@ def keep_states(
     arrays: dict[str, np.ndarray] = {"labels": np.asarray(test.labels), "journey": journey.float().numpy()}
     shown = {"images": test.images, "exemplars": [support.images[place] for place in first]}
     for name, images in shown.items():
-        arrays[name] = np.stack([np.asarray(read_image(image).resize((48, 48))) for image in images])
+        arrays[name] = np.stack(
+            [np.asarray(frame(read_image(image), experiment.fit).resize((48, 48))) for image in images]
+        )
     for state, outcome in zip(STATE_NAMES, (before, after), strict=True):
         assert outcome.evidence is not None
         arrays[f"probabilities.{state}"] = np.asarray(outcome.probabilities, dtype=np.float32)

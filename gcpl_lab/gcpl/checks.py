@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gcpl_lab.data.sets import check_class_names
+from gcpl_lab.data.sets import check_class_names, check_labels
 from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 
@@ -21,14 +21,9 @@ def check_fit(
     Raises:
         DataError: They do not fit together, or there are fewer than two classes.
     """
-    if len(images) != len(labels):
-        raise DataError(f"{len(images)} images and {len(labels)} labels; expected one label an image")
     if len(images) == 0:
         raise DataError("no images were given; expected at least one for each of two classes")
-    values = np.asarray(labels)
-    if values.ndim != 1:
-        raise DataError(f"labels have shape {values.shape}; expected one label an image, shape ({len(images)},)")
-    classes, ids = np.unique(values, return_inverse=True)
+    classes, ids = np.unique(check_labels(labels, len(images)), return_inverse=True)
     if len(classes) < 2:
         raise DataError(
             f"all {len(images)} images have the label {classes.tolist()[0]!r}; expected at least two classes"

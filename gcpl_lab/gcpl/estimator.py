@@ -14,7 +14,9 @@ from torch import Tensor
 
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import cross_validation_folds
+from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.readers import images_checksum, read_images
+from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.gcpl import fast_decision
 from gcpl_lab.gcpl.calibration import Weighting, fit_reading
 from gcpl_lab.gcpl.checks import check_calibration, check_fit, name_of
@@ -55,6 +57,8 @@ class GCPLClassifier(PromptJudge):
         temperature_: Fitted on the support images.
         offsets_: Added to the classes' scores, (class,), fitted with the temperature.
         weighting_: How errors are averaged: what the settings say, or chosen with the temperature.
+        fit_: The square that is seen of an image, one of ``gcpl_lab.data.framing.FITS``; kept with the prompts.
+        mirroring_: Whether mirror images were learned from, and what spoke against them.
         support_errors_, support_labels_: What the temperature was fitted on, (image, class, sample) and (image,); of a
             classifier that was loaded from a folder they are absent.
         history_, states_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; states are vectors (class, V,
@@ -121,6 +125,7 @@ class GCPLClassifier(PromptJudge):
         classes, ids, names = check_fit(images, labels, class_names)
         if checkpoint_folder:
             check_writable(checkpoint_folder)
+        self.fit_ = choose_fit(images, self.config.fit)
         known, scores = None, None
         if calibration is not None:
             check_calibration(self.config.classification, *calibration, classes)
@@ -128,7 +133,7 @@ class GCPLClassifier(PromptJudge):
             known = self.encode(others), np.searchsorted(classes, np.asarray(answers)), self._clip_scores(others, names)
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
-        read = read_images(images)
+        read = read_images(images, self.fit_)
         exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read), ids, self.encode_moments)
         if checkpoint_folder:
             exemplars = replace(exemplars, source=images_checksum(read))
@@ -173,6 +178,7 @@ class GCPLClassifier(PromptJudge):
         fast_wanted = self.config.classification == "fast"
         if fast_wanted and calibration is None:  # too few exemplars: rather now than at the end
             cross_validation_folds(exemplars.labels.numpy(), self.config.num_folds, self.config.seed)
+        vars(self).setdefault("fit_", choose_fit((), self.config.fit))
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
         self.begin(class_names, coarse_words, warm_start)
         if self.config.weighting == "tif":
@@ -216,6 +222,7 @@ class GCPLClassifier(PromptJudge):
 
     def train(self, exemplars: Exemplars, folder: Path | None = None) -> Generator[StepRecord, bool | None, None]:
         """The updates of each objective in turn."""
+        self.mirroring_ = choose_mirroring(self.config.flip, exemplars.means, exemplars.labels, self.class_names_)
         with checkpointed_activations(self.diffusion.denoiser) if self.config.gradient_checkpointing else nullcontext():
             for name in self._objectives:
                 if (yield from self._train_objective(name, exemplars, folder)):
@@ -228,7 +235,7 @@ class GCPLClassifier(PromptJudge):
         config, entry = self.config, OBJECTIVES[name]
         stage: Stage = entry.facts.get("stage", Stage())
         more = {"clip": self._clip} if entry.facts.get("reads_clip") else {}
-        objective = entry.target(self.diffusion, self.prompts_, **config.of_objective(name), **more)
+        objective = entry.target(self.diffusion, self.prompts_, **config.chosen(entry.defaults), **more)
         if hasattr(objective, "begin"):
             latents = self.diffusion.scale_latents(exemplars.means[0])
             labels = exemplars.labels.numpy()
@@ -240,7 +247,7 @@ class GCPLClassifier(PromptJudge):
             num_samples=getattr(config, stage.num_samples) if stage.num_samples else 1,
             timestep_range=self.timestep_range,
             num_templates=len(config.templates),
-            flip=config.flip,
+            flip=self.mirroring_.flip,
             seed=config.seed + stage.seed_offset,
         )
         training = TrainingConfig(

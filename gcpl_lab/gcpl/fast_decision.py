@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.data.episodes import cross_validation_folds
-from gcpl_lab.data.readers import read_images
 from gcpl_lab.errors import DataError
 from gcpl_lab.fast.race import Plan, Race, RaceEvidence
 from gcpl_lab.gcpl.sampling import Exemplars
@@ -68,7 +67,8 @@ def calibrate(
     labels = exemplars.labels.numpy()
     parts, places = [], []
     for inside, outside in cross_validation_folds(labels, config.num_folds, config.seed):
-        fold = type(model)(diffusion=model.diffusion, **(config.as_dict() | {"classification": "exact"}))
+        same = config.as_dict() | {"classification": "exact", "flip": model.mirroring_.flip}
+        fold = type(model)(diffusion=model.diffusion, **same)
         fold.begin(model.class_names_, coarse_words)
         deque(fold.train(exemplars.subset(inside)), maxlen=0)
         latents = model.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(outside)])
@@ -84,9 +84,8 @@ def load_clip(preset: str) -> FrozenCLIP | None:
 
 
 def clip_scores(clip: FrozenCLIP, template: str, images: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-    """Zero-shot logits (image, class)."""
-    read = read_images(images)
-    features = all_gather_rows(clip.encode_images(read[processes().share(len(read))]), len(read))
+    """Zero-shot logits (image, class) of images as they were read."""
+    features = all_gather_rows(clip.encode_images(images[processes().share(len(images))]), len(images))
     texts = clip.encode_texts([template.format(name) for name in class_names]).cpu()
     scores: np.ndarray = (clip.logit_scale * features @ texts.T).numpy()
     return scores

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from gcpl_lab import fast
+from gcpl_lab.data.framing import check_saved_fit
 from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.sets import check_labels
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.fast.race import Race, RaceEvidence
 from gcpl_lab.gcpl import fast_decision
@@ -27,7 +29,7 @@ from gcpl_lab.gcpl.tif import timestep_weights
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
-from gcpl_lab.training.estimator import PromptClassifier, check_length
+from gcpl_lab.training.estimator import PromptClassifier
 from gcpl_lab.training.memory import FORWARD_ADVICE, MemoryFit
 from gcpl_lab.training.processes import split_work
 
@@ -51,6 +53,7 @@ class PromptJudge(PromptClassifier):
     offsets_: np.ndarray
     weighting_: Weighting
     distance_: float
+    fit_: str
     fast_: Race
     _diffusion: FrozenDiffusion | None
 
@@ -75,7 +78,7 @@ class PromptJudge(PromptClassifier):
 
     def encode(self, images: Sequence[Any]) -> Tensor:
         """Scaled latents (image, channel, height, width) of images."""
-        pixels = self.diffusion.preprocess(read_images(images))
+        pixels = self.diffusion.preprocess(read_images(images, self.fit_))
         return self.diffusion.scale_latents(self.encode_moments(pixels)[0])
 
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +189,8 @@ class PromptJudge(PromptClassifier):
         """CLIP's zero-shot logits (image, class) for the fast classifier, where the preset has a CLIP."""
         if self._clip is None:
             return None
-        return fast_decision.clip_scores(self._clip, self.config.templates[0], images, class_names)
+        read = read_images(images, self.fit_)
+        return fast_decision.clip_scores(self._clip, self.config.templates[0], read, class_names)
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""
@@ -205,8 +209,9 @@ class PromptJudge(PromptClassifier):
 
     def score(self, images: Sequence[Any], labels: Sequence[Any] | np.ndarray) -> float:
         """Accuracy."""
-        check_length(images, labels)
-        return float((self.predict(images) == np.asarray(labels)).mean())
+        self._check_fitted()
+        labels = check_labels(labels, len(images), self.classes_)
+        return float((self.predict(images) == labels).mean())
 
     @classmethod
     def load(cls, folder: str | Path, diffusion: FrozenDiffusion | None = None, preset: str | None = None) -> Self:
@@ -242,6 +247,7 @@ class PromptJudge(PromptClassifier):
             "temperature": self.temperature_,
             "offsets": self.offsets_.tolist(),
             "weighting": self.weighting_,
+            "fit": self.fit_,
             "objective_class": f"{target.__module__}.{target.__qualname__}",
         }
         if self.config.weighting == "tif":
@@ -253,6 +259,7 @@ class PromptJudge(PromptClassifier):
     def _read(self, vectors: Tensor, metadata: dict[str, Any]) -> None:
         names = metadata["class_names"]
         self.class_names_, self.classes_ = tuple(names), np.asarray(metadata["classes"])
+        self.fit_ = check_saved_fit(metadata)
         self.temperature_ = float(metadata["temperature"])
         self.offsets_ = np.asarray(metadata["offsets"], float).reshape(len(names))
         self.weighting_, self.distance_ = (

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import NoisyBatch
 from gcpl_lab.models.diffusion import FrozenDiffusion
@@ -160,7 +161,7 @@ class CoMPLe(GCPL):
         A sample that is left over alone has no negatives: its contrast is 0, and its own term counts.
         """
         if batch.group_size < 2:
-            raise ValueError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
+            raise DataError("CoMPLe needs at least two classes in a batch; raise batch_size above 1")
         predicted = self.predict(batch)
         with without_autocast(predicted.device.type):  # inner products of latents need float32
             own = denoising_loss(predicted, batch.noise)

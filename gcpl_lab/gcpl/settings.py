@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 from gcpl_lab.gcpl.objectives import OBJECTIVES
@@ -46,7 +47,9 @@ class GCPLConfig(Settings):
         evidence_batch_size: Most denoiser evaluations in one pass; 128 were fastest of 64 to 512 on a CPU. Where two
             images do not fit into one, a score is the same digit by digit whatever is judged beside it.
         evidence_bfloat16: Classify with the denoiser in bfloat16.
-        flip: Learn from mirror images too.
+        fit: The square that the model sees of an image: ``"pad"``, ``"crop"`` or ``"squash"``; ``"auto"`` pads where
+            one of the images that are learned from is longer than 1.25 to 1, and crops otherwise.
+        flip: Learn from mirror images too; ``"auto"``: unless the mirror image of one class looks like another class.
         checkpoint_every: Updates between checkpoints, where a folder for them is given.
         precision: Of the frozen weights: ``"float32"``, ``"tf32"`` (faster products on a GPU), ``"bfloat16"``,
             ``"float16"``; ``"auto"``: float32 on a CPU, on a GPU bfloat16 where it can. What is learned is float32.
@@ -85,7 +88,8 @@ class GCPLConfig(Settings):
     class_offsets: bool = True
     evidence_batch_size: int = 128
     evidence_bfloat16: bool = True
-    flip: bool = True
+    fit: Literal["auto", "pad", "crop", "squash"] = "auto"
+    flip: bool | Literal["auto"] = "auto"
     checkpoint_every: int = 50
     precision: Precision = "auto"
     micro_batch_size: int | None = None
@@ -117,8 +121,13 @@ class GCPLConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("objective", self.objective in OBJECTIVES, "a registered objective: " + ", ".join(OBJECTIVES))
-        self.require("templates", bool(self.templates) and not isinstance(self.templates, str), "a tuple of texts")
-        low, high = self.timestep_range or (0.0, 1.0)
+        texts = isinstance(self.templates, tuple | list) and all(isinstance(text, str) for text in self.templates)
+        self.require("templates", texts and bool(self.templates), "a tuple of texts")
+        self.require("flip", isinstance(self.flip, bool) or self.flip == "auto", "True, False or 'auto'")
+        part = (0.0, 1.0) if self.timestep_range is None else self.timestep_range
+        pair = isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(end, Real) for end in part)
+        self.require("timestep_range", pair, "two fractions 0 ≤ low < high ≤ 1")
+        low, high = part
         self.require("timestep_range", 0 <= low < high <= 1, "two fractions 0 ≤ low < high ≤ 1")
 
     @classmethod

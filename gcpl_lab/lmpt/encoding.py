@@ -16,13 +16,16 @@ from gcpl_lab.training.device import default_device, prepare_for_device, weights
 from gcpl_lab.training.processes import all_gather_rows, processes
 
 
-def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True) -> Tensor:
+def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True, fit: str = "crop") -> Tensor:
     """Unit features of images and, with ``flip``, of their mirror images: float32 (view, image, feature).
+
+    Args:
+        fit: The square that is seen of each image, one of ``gcpl_lab.data.framing.FITS``.
 
     Raises:
         DataError: Images that cannot be used, all of them named.
     """
-    read = read_images(images)
+    read = read_images(images, fit)
     own = read[processes().share(len(read))]
     views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
     return torch.stack([all_gather_rows(view, len(read)) for view in views])

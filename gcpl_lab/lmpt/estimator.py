@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from gcpl_lab import fast
+from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import images_checksum, read_images
+from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
+from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.evaluation.multilabel import choose_thresholds, mean_average_precision, measure_scores, sigmoid
 from gcpl_lab.lmpt.batches import CachedBatches, encode_captions
 from gcpl_lab.lmpt.checks import check_training
@@ -53,6 +56,7 @@ class LMPTClassifier(LabelJudge):
         sigmoid_: Scale and bias that turn logits into probabilities.
         thresholds_: Probability from which a class is predicted, (class,).
         validation_map_: mAP on the images kept from training, before anything was learned from them.
+        fit_, mirroring_: See :class:`~gcpl_lab.gcpl.estimator.GCPLClassifier`.
         num_steps_: Updates of the whole run, as far as it is known.
         history_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`.
     """
@@ -107,7 +111,8 @@ class LMPTClassifier(LabelJudge):
             check_writable(checkpoint_folder)
             source = repr((images_checksum(read_images(images)), captions))
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
-        views = encode_views(self.clip, images, self.config.flip)
+        self.fit_ = choose_fit(images, self.config.fit)
+        views = encode_views(self.clip, images, bool(self.config.flip), self.fit_)
         if self.clip.device.type != "cpu":
             leave_device(self.clip.model.visual)
         yield from self.learn(views, targets, names, captions, checkpoint_folder=checkpoint_folder, source=source)
@@ -136,6 +141,10 @@ class LMPTClassifier(LabelJudge):
             DataError: See :meth:`steps`.
         """
         config, targets = self.config, check_training(views.shape[1], targets, class_names, captions)
+        if config.mix == 0 and not any(captions or ()):
+            raise DataError("mix is 0, which learns from captions alone, and no image has one; add some, or raise mix")
+        vars(self).setdefault("fit_", choose_fit((), self.config.fit))
+        self.mirroring_ = choose_mirroring(self.config.flip, views, targets, class_names)
         everything, self._source = self._batches(views, targets, captions), source
         training, validation = split_validation(targets, config.validation_share, config.seed)
         batches, folder = everything.subset(training), Path(checkpoint_folder) if checkpoint_folder else None
@@ -161,7 +170,7 @@ class LMPTClassifier(LabelJudge):
         encoded, has_caption = encode_captions(
             self.clip, captions if captions is not None else [None] * len(targets), config.reading
         )
-        views = views if config.flip else views[:1]
+        views = views if self.mirroring_.flip else views[:1]
         answers = torch.from_numpy(targets).float()
         return CachedBatches(views, answers, encoded, has_caption, config.batch_size, config.seed)
 

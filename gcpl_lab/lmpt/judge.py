@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcpl_lab.data.framing import check_saved_fit
 from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.multilabel import mean_average_precision, measure_scores, sigmoid
@@ -34,6 +35,7 @@ class LabelJudge(PromptClassifier):
     num_train_: int
     sigmoid_: tuple[float, float]
     thresholds_: np.ndarray
+    fit_: str
     _clip: FrozenCLIP | None
 
     @property
@@ -88,7 +90,7 @@ class LabelJudge(PromptClassifier):
     def decision_function(self, images: Sequence[Any]) -> np.ndarray:
         """Logits (image, class); larger is better, and comparable within a class."""
         self._check_fitted()
-        return self._logits(encode_views(self.clip, images, flip=False)[0])
+        return self._logits(encode_views(self.clip, images, flip=False, fit=self.fit_)[0])
 
     def scores_of(self, features: Tensor) -> np.ndarray:
         """Logits (image, class) of cached unit features (image, feature)."""
@@ -163,11 +165,12 @@ class LabelJudge(PromptClassifier):
             "bias": float(objective.bias.detach()),
             "sigmoid": list(self.sigmoid_),
             "thresholds": self.thresholds_.tolist(),
+            "fit": self.fit_,
         }
         return objective.prompts.context.detach().cpu().expand(len(self.classes_), -1, -1), facts
 
     def _read(self, vectors: Tensor, metadata: dict[str, Any]) -> None:
-        self.classes_ = np.asarray(metadata["class_names"])
+        self.classes_, self.fit_ = np.asarray(metadata["class_names"]), check_saved_fit(metadata)
         self.class_counts_ = np.asarray(metadata["class_counts"], np.int64)
         self.given_counts_ = np.asarray(metadata["given_counts"], np.int64)
         self.num_train_ = int(metadata["num_train"])

@@ -47,7 +47,8 @@ class LMPTConfig(Settings):
             thresholds.
         refit: Learn again from the validation images as well: rare classes have none to spare. Thresholds and the scale
             of probabilities stay those of the first time.
-        flip: Learn from mirror images too.
+        fit: The square that the model sees of an image, as for ``GCPLConfig``.
+        flip: Learn from mirror images too; ``"auto"``: unless those of some labels look like other labels.
         precision: Of the frozen towers, as for ``GCPLConfig``; contexts, cosines and losses are float32.
         checkpoint_every: Updates between checkpoints, where a folder for them is given; None: once an epoch.
         seed: Of everything random.
@@ -83,7 +84,8 @@ class LMPTConfig(Settings):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     validation_share: float = 0.2
     refit: bool = True
-    flip: bool = True
+    fit: Literal["auto", "pad", "crop", "squash"] = "auto"
+    flip: bool | Literal["auto"] = "auto"
     precision: Precision = "auto"
     checkpoint_every: int | None = None
     seed: int = 0
@@ -100,6 +102,7 @@ class LMPTConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("classification", self.classification in LOSSES, "a registered loss: " + ", ".join(LOSSES))
+        self.require("flip", isinstance(self.flip, bool) or self.flip == "auto", "True, False or 'auto'")
         self.require("mix", 0 <= self.mix <= 1, "0 (captions alone) to 1 (labels alone)")
 
     def of_loss(self) -> dict[str, Any]:

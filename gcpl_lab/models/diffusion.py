@@ -233,7 +233,8 @@ class FrozenDiffusion:
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Shorter side to ``image_size``, centre square, RGB in [-1, 1]: float32 (batch, 3, size, size)."""
-        return torch.stack([square_pixels(image, self.image_size) for image in images])
+        pixels = [square_pixels(image, self.image_size) for image in images]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:

@@ -134,8 +134,8 @@ def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed:
     per_round = min(num_classes, spare // (2 * ROUNDS))
     if not isinstance(pool, ImageSet) or per_round < 1:
         return {}
-    views, labels = encode_views(judge.clip, pool.images), torch.from_numpy(pool.labels)
-    test, wanted = encode_views(judge.clip, data.test.images, flip=False)[0], data.test.labels  # type: ignore[union-attr]
+    views, labels = encode_views(judge.clip, pool.images, fit=judge.fit), torch.from_numpy(pool.labels)
+    test, wanted = encode_views(judge.clip, data.test.images, flip=False, fit=judge.fit)[0], data.test.labels  # type: ignore[union-attr]
     curves: dict[str, list[list[float]]] = {"chosen": [], "random": []}
     for draw in range(num_draws):
         rng = np.random.default_rng([seed, 73, draw])

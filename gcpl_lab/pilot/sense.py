@@ -45,8 +45,10 @@ def check_samples(method: str, judge: Judge, data: PilotData, folder: Path, seed
         # Names of classes may hold what a file system does not take.
         files.append(f"{made[place]:02d}_{place % SAMPLES_A_CLASS}.png")
         write_atomically(folder / "samples" / files[-1], lambda path, image=image: image.save(path, format="PNG"))  # type: ignore[misc]
-    views = encode_views(judge.clip, images)
-    held_out, judged = (encode_views(judge.clip, part.images, flip=False)[0] for part in (data.calibration, data.test))
+    views = encode_views(judge.clip, images, fit=judge.fit)
+    held_out, judged = (
+        encode_views(judge.clip, part.images, flip=False, fit=judge.fit)[0] for part in (data.calibration, data.test)
+    )
     real, generated = (torch.softmax(probe.scores(part).double(), 1).numpy() for part in (held_out, views[0]))
     threshold = float(np.quantile(real[np.arange(len(known)), known], REFUSED_REAL))
     accepted = np.flatnonzero(generated[np.arange(len(made)), made] >= threshold)

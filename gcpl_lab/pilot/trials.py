@@ -16,6 +16,7 @@ from torch import Tensor
 from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
+from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
@@ -130,6 +131,7 @@ class Judge:
     Attributes:
         exemplars: What it learned from.
         model: Its learned prompts; None of a baseline.
+        fit: The square that is seen of an image, see :mod:`gcpl_lab.data.framing`.
         thresholds: Of probabilities, (class,); None where an image has one class.
     """
 
@@ -138,7 +140,8 @@ class Judge:
         self.clip = FrozenCLIP.load(config.preset, device=default_device())
         several = isinstance(pool, MultiLabelSet)
         self.exemplars = pool.subset(draw_episode(pool, config.shots, 0)) if isinstance(pool, ImageSet) else pool
-        self.features = encode_views(self.clip, self.exemplars.images)
+        self.fit = choose_fit(pool.images)
+        self.features = encode_views(self.clip, self.exemplars.images, fit=self.fit)
         self.thresholds: np.ndarray | None = None
         self.model: GCPLClassifier | LMPTClassifier | None = None
         if not is_simple(method, config.kind):
@@ -157,9 +160,11 @@ class Judge:
         labels = exemplars.labels if isinstance(exemplars, ImageSet) else exemplars.targets
         common: dict[str, Any] = {"class_names": names, "labels": torch.from_numpy(labels)}
         if facts.get("sees") == "pixels":
-            return self._entry.target(PixelSupport(pixels=read_pixels(read_images(exemplars.images)), **common))
+            return self._entry.target(
+                PixelSupport(pixels=read_pixels(read_images(exemplars.images, self.fit)), **common)
+            )
         if facts.get("sees") == "latents":
-            pixels = self._diffusion.preprocess(read_images(exemplars.images))
+            pixels = self._diffusion.preprocess(read_images(exemplars.images, self.fit))
             views = torch.stack([self._latents(pixels), self._latents(pixels.flip(-1))])
             return self._entry.target(LatentSupport(diffusion=self._diffusion, latents=views, **common))
         support = FeatureSupport(clip=self.clip, features=self.features, **common)
@@ -176,11 +181,11 @@ class Judge:
     def _logits(self, images: Sequence[Any]) -> np.ndarray:
         sees = self._entry.facts.get("sees", "features")
         if sees == "features":
-            seen = encode_views(self.clip, images, flip=False)[0]
+            seen = encode_views(self.clip, images, flip=False, fit=self.fit)[0]
         elif sees == "latents":
-            seen = self._latents(self._diffusion.preprocess(read_images(images)))
+            seen = self._latents(self._diffusion.preprocess(read_images(images, self.fit)))
         else:
-            seen = read_pixels(read_images(images))
+            seen = read_pixels(read_images(images, self.fit))
         logits: np.ndarray = self._scorer.scores(seen).double().numpy()
         return logits
 
@@ -199,7 +204,7 @@ class Judge:
 
     def similarities(self, images: Sequence[Any]) -> np.ndarray:
         """Cosines to the exemplars in CLIP's features, (image, exemplar)."""
-        found: np.ndarray = (encode_views(self.clip, images, flip=False)[0] @ self.features[0].T).numpy()
+        found: np.ndarray = (encode_views(self.clip, images, flip=False, fit=self.fit)[0] @ self.features[0].T).numpy()
         return found
 
     def distances(self, images: Sequence[Any]) -> np.ndarray:

@@ -194,9 +194,3 @@ def choose_preset(path: Path, saved: str, given: str | None, model: Any) -> str:
         f"{path}: was learned on the models in the folder {saved!r}, which is not opened unasked, because the file may "
         f"come from somebody else. If you trust the folder, name it: preset={saved!r} in load, or --preset {saved!r}"
     )
-
-
-def check_length(images: Sequence[Any], labels: Any) -> None:
-    """Refuse another number of labels than of images."""
-    if len(images) != len(labels):
-        raise DataError(f"{len(images)} images and {len(labels)} labels; expected one label an image")

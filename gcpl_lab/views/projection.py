@@ -81,6 +81,8 @@ def project(
         raise DataError(f"{method} cannot place points after its fit; use fit_on='all', or method 'pca' or 'umap'")
     together = np.concatenate(list(arrays.values()))
     base = together if fit_on == "all" else arrays[fit_on]
+    if not 0 <= seed < 2**32:
+        raise DataError(f"seed is {seed}; expected 0 to {2**32 - 1}")
     if len(base) < 3:
         raise DataError(f"{len(base)} points to fit a map on; expected at least 3")
     with global_state_kept():
@@ -102,7 +104,7 @@ def _place(method: str, base: np.ndarray, together: np.ndarray, seed: int) -> tu
         placed, share = model.transform(together), np.nan_to_num(model.explained_variance_ratio_.sum(), nan=1.0)
         return np.pad(placed, ((0, 0), (0, 2 - placed.shape[1]))), f"; two axes hold {share:.0%} of the variance"
     if method == "tsne":
-        perplexity, start = min(30.0, (len(base) - 1) / 3), "pca" if min(base.shape) >= 2 else "random"
+        perplexity, start = min(30.0, (len(base) - 1) / 3), "pca" if _has_two_axes(base) else "random"
         placed = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1).fit_transform(base)
         return placed, f", perplexity {perplexity:.0f}"
     neighbours = min(15, len(base) - 1)
@@ -113,6 +115,12 @@ def _place(method: str, base: np.ndarray, together: np.ndarray, seed: int) -> tu
     umap = _load_umap()(densmap=method == "densmap", **options)
     placed = umap.fit_transform(base)
     return placed if together is base else umap.transform(together), f", {neighbours} neighbours"
+
+
+def _has_two_axes(points: np.ndarray) -> bool:
+    """Whether t-SNE can start from two principal components; without any spread its start ends the process."""
+    spread = np.linalg.svd((points - points.mean(axis=0)).astype(np.float32), compute_uv=False)
+    return len(spread) > 1 and bool(spread[1] > 1e-6 * max(1.0, float(np.abs(points).max())))
 
 
 @cache

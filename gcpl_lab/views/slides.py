@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,9 @@ class Bars:
 
     def __post_init__(self) -> None:
         count = len(self.names)
+        object.__setattr__(self, "names", [printable(name) for name in self.names])
         for title, column in (("values", self.values), ("low", self.low), ("high", self.high)):
-            if column is not None and (len(column) != count or not all(math.isfinite(value) for value in column)):
+            if column is not None and (len(column) != count or not all(map(_is_finite, column))):
                 raise DataError(f"Bars: {title} must be {count} finite numbers, one a name; it is {list(column)}")
         if not 1 <= count <= MOST_BARS:
             raise DataError(f"Bars: {count} bars; a slide holds 1 to {MOST_BARS} with names of {SMALLEST:.0f} points")
@@ -109,6 +111,9 @@ class Bars:
                 raise DataError(f"Bars: the name {name!r} is wider than {WIDEST_NAME} inches at 18 points; shorten it")
         if (self.low is None) != (self.high is None):
             raise DataError("Bars: an interval needs both low and high")
+        for name, low, value, high in zip(self.names, self.low or (), self.values, self.high or (), strict=False):
+            if not low <= value <= high:
+                raise DataError(f"Bars: {name!r} is {value} with the interval {low} to {high}; expected it inside")
 
     def words(self) -> list[str]:
         """One line a bar: name, number, interval."""
@@ -141,6 +146,13 @@ class Slide:
     files: dict[str, bytes]  # ending (png, svg, pdf) to the figure
     bars: Bars | None  # of a native chart
 
+    def __post_init__(self) -> None:
+        for name in ("title", "notes", "alt"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+        lines = self.message
+        message = printable(lines) if isinstance(lines, str) else tuple(printable(line) for line in lines)
+        object.__setattr__(self, "message", message)
+
     @property
     def lines(self) -> Box:
         """The place of a slide's words; bullets hang to the left of it."""
@@ -152,6 +164,17 @@ class Slide:
         words = self.message if isinstance(self.message, str) else "\n".join(self.message)
         body = ("the message", words, MESSAGE, 22.0) if self.files else ("the text", words, self.lines, 26.0)
         return [("the title", self.title, TITLE, 32.0), body]
+
+
+def printable(text: str) -> str:
+    """Without control characters and halves of characters, which a file of slides cannot hold; line breaks stay."""
+    return "".join(
+        letter for letter in text if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cs", "Cn")
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def slide_figure(width: float = FIGURE.width, height: float = FIGURE.height) -> Figure:

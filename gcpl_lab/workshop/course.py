@@ -160,6 +160,9 @@ def catch_up(notebook: str, replace: bool = False) -> dict[str, str]:
 
     shipped, folder = find_samples("course"), course_folder()
     last, listed, done = _check_number(notebook), verify_files(shipped), dict[str, str]()
+    known = [path.name[:2] for path in shipped.parents[1].glob("notebooks/[0-9][0-9]_*.py")]
+    if known and notebook not in known:
+        raise DataError(f"notebook {notebook!r}: there is none; expected one of {', '.join(sorted(known))}")
     kinds: dict[str, Any] = {"FrozenCLIP": FrozenCLIP, "FrozenDiffusion": FrozenDiffusion}
     present = cache(lambda kind: kinds[kind].load("tiny").checksum())  # weights are read once, and only where needed
     for number in [number for number in saved_in(shipped) if number <= last]:
