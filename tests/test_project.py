@@ -223,7 +223,9 @@ def test_copies_stay_on_one_side_and_leakage_counts_images(images: Path, tmp_pat
     report = report_data(*read_pictures(images))
     assert len(report["leakage"]) == 4
     assert any(line.startswith("Test images that look like a support image: 2;") for line in report["summary"])
-    assert any(line.startswith("Images that look the same as another one of their set: 20,") for line in report["summary"])
+    assert any(
+        line.startswith("Images that look the same as another one of their set: 20,") for line in report["summary"]
+    )
 
 
 def test_names_are_text_and_no_markup(images: Path, tmp_path: Path) -> None:

@@ -261,7 +261,9 @@ def _summarise(report: dict[str, Any]) -> list[str]:
         )
     if duplicates:
         alike = {side["file"] for pair in duplicates for side in (pair["first"], pair["second"])}
-        lines.append(f"Images that look the same as another one of their set: {len(alike)}, in {len(duplicates)} pairs.")
+        lines.append(
+            f"Images that look the same as another one of their set: {len(alike)}, in {len(duplicates)} pairs."
+        )
         if "test" not in sets:
             lines.append("Those that look like an exemplar are left out of the test images.")
     if masks := sum(part["masks"] for part in sets.values()):
