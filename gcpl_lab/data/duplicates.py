@@ -59,7 +59,9 @@ def hash_images(
 
 def without_copies(images: Sequence[ImageSource], originals: Sequence[ImageSource]) -> np.ndarray:
     """Indices of ``images`` that look like none of ``originals``, int64 (count,), ascending."""
-    copies = {pair.second for pair in find_duplicates(hash_images(originals)[0], hash_images(images)[0])}
+    hashes = hash_images(images)[0]
+    pairs = find_duplicates(hash_images(originals)[0], hashes)
+    copies = {pair.second for pair in pairs if hashes[pair.second].any()}  # images of one colour are no copies
     return np.array([index for index in range(len(images)) if index not in copies], np.int64)
 
 

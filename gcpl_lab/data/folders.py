@@ -37,7 +37,8 @@ def read_image_folder(folder: str | Path, name: str | None = None) -> ImageSet:
     file = _find_metadata(folder)
     column = _label_column(file) if file else None
     if file is None or column is None:
-        return _without_parts(read_class_folders(folder, name), folder)
+        _refuse_parts(folder)
+        return read_class_folders(folder, name)
     found = read_metadata(file, labels_column=column, name=name)
     counts = found.targets.sum(axis=1)
     for index in np.flatnonzero(counts != 1):
@@ -83,14 +84,14 @@ def _label_column(file: Path) -> str | None:
     return column
 
 
-def _without_parts(found: ImageSet, folder: Path) -> ImageSet:
+def _refuse_parts(folder: Path) -> None:
     """Refuse sub-folders that are parts of a set, such as ``support/`` and ``test/``, as classes."""
-    if PARTS.issuperset(name.casefold() for name in found.class_names):
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if names and PARTS.issuperset(name.casefold() for name in names):
         raise DataError(
-            f"{folder}: its sub-folders {', '.join(found.class_names)} are parts of a set and no classes; did you mean "
-            f"{folder / found.class_names[0]}?"
+            f"{folder}: its sub-folders {', '.join(names)} are parts of a set and no classes; did you mean "
+            f"{folder / names[0]}?"
         )
-    return found
 
 
 def read_scenes(folder: str | Path) -> MultiLabelSet | None:

@@ -71,7 +71,7 @@ class FitOfModels:
         found = self.accuracies
         best, plain = (max(names, key=lambda name: found[name].value) for names in (FROZEN, STATISTICS))
         shares = (found[best].value, found[plain].value, self.largest_class, self.reconstruction_share)
-        frozen, statistic, largest, lost = (f"{100 * share:.0f} %" for share in shares)
+        frozen, statistic, largest, lost = (f"{100 * min(share, 1):.0f} %" for share in shares)
         told = (
             f"on {self.num_images} images the frozen CLIP of {self.preset!r} reaches {frozen} by {FROZEN[best]}, "
             f"{STATISTICS[plain]} {statistic}, the largest class {largest}; the VAE loses {lost} of the variance"
@@ -144,7 +144,8 @@ def fit_of_models(
         "nearest_class_mean": (NearestCentroid(), features.cpu().numpy()),
         "probe": (probe, features.cpu().numpy()),
     }
-    told = {name: cross_val_predict(model, values, labels, cv=folds) for name, (model, values) in inputs.items()}
+    with np.errstate(invalid="ignore"):  # the class means' spread, of one image a class
+        told = {name: cross_val_predict(model, values, labels, cv=folds) for name, (model, values) in inputs.items()}
     told["zero_shot"] = named
     shares = {name: share_with_interval(int((answers == labels).sum()), len(labels)) for name, answers in told.items()}
     largest, lost = float(counts.max() / len(labels)), reconstruction_share(diffusion, shown)
