@@ -2,6 +2,7 @@
 
 import os
 import socket
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +150,25 @@ def pictures() -> tuple[list[Any], Any]:
         image[part, : 16 if label == 2 else 32] += 150
         images.append(image)
     return images, labels
+
+
+@pytest.fixture
+def most_alive(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many images that were read, in their full size, have been in memory at once."""
+    from gcpl_lab.data import readers
+
+    known: list[weakref.ref[Any]] = []
+    most, read = 0, readers.read_image
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        image = read(*arguments)
+        known.append(weakref.ref(image))
+        most = max(most, sum(one() is not None for one in known))
+        return image
+
+    monkeypatch.setattr(readers, "read_image", watched)
+    return lambda: most
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_paths_images_and_arrays_are_alike(fitted: GCPLClassifier, pictures: Any
         image.save(path)
     for sources in (shown, list(map(str, paths)), [arrays[0], shown[1], paths[2]]):
         assert np.array_equal(fitted.decision_function(sources), fitted.decision_function(arrays))
+
+
+def test_one_image_at_a_time_is_in_memory(diffusion: Any, pictures: Any, most_alive: Callable[[], int]) -> None:
+    images, ids = list(pictures[0]) * 6, np.tile(pictures[1], 6)
+    many = small(diffusion, num_steps=1, classification="exact").fit(images, ids)
+    assert many.predict(images).shape == ids.shape
+    assert 0 < most_alive() <= 2
+    few = many.predict_proba(pictures[0])  # of each of which the VAE sees the same, whatever is beside it
+    np.testing.assert_allclose(many.predict_proba(images)[: len(few)], few, rtol=1e-4, atol=1e-6)
 
 
 def test_labels_and_names_of_any_kind(diffusion: Any, pictures: Any, tmp_path: Path) -> None:

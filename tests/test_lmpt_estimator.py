@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,14 @@ def test_every_setting_changes_something(clip: Any, usual: list[float], name: st
     base = {**BASE, "reading": "token"} if name in ("token_offset", "position_hinge") else BASE
     before = usual if base is BASE else losses(learned(clip, **base))
     assert losses(learned(clip, **{**base, name: CHANGES[name]})) != before
+
+
+def test_one_image_at_a_time_is_in_memory(
+    clip: Any, photos: Any, tmp_path: Path, most_alive: Callable[[], int]
+) -> None:
+    model = classifier(clip, num_epochs=1)
+    model.fit(*photos, NAMES, checkpoint_folder=tmp_path).predict(photos[0])
+    assert 0 < most_alive() <= 2
 
 
 def test_without_the_fast_room_the_result_is_the_same(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:

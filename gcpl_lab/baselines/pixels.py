@@ -6,7 +6,7 @@ mirror images, like the methods that they are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ NETWORK_TRAINING = TrainingConfig(num_steps=200, learning_rate=3e-3, weight_deca
 NETWORK_BATCH = 64
 
 
-def read_pixels(images: Sequence[Image.Image], size: int = 32) -> Tensor:
+def read_pixels(images: Iterable[Image.Image], size: int = 32) -> Tensor:
     """What the denoiser would be shown of each image at this size: float32 (image, 3, size, size) in [-1, 1]."""
     squares = [square_pixels(image, size) for image in images]
     return torch.stack(squares) if squares else torch.empty(0, 3, size, size)

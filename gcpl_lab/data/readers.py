@@ -12,6 +12,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -76,28 +77,60 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
             ) from error
 
 
-def images_checksum(images: Iterable[Image.Image]) -> str:
+class PixelChecksum:
     """SHA-256 over the pixels of read images in their order: the same on every machine, as encodings are not."""
-    digest = hashlib.sha256()
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Take an image into account, and give it on."""
+        self._digest.update(f"{image.size}|".encode())
+        self._digest.update(image.tobytes())
+        return image
+
+    def hexdigest(self) -> str:
+        """Of the images so far, as 64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def images_checksum(images: Iterable[Image.Image]) -> str:
+    """The :class:`PixelChecksum` of images that are all there, or read one after another."""
+    seen = PixelChecksum()
     for image in images:
-        digest.update(f"{image.size}|".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
+        seen(image)
+    return seen.hexdigest()
 
 
 def read_images(sources: Iterable[ImageSource], fit: str | None = None) -> list[Image.Image]:
     """Read many images in their order, or say about all of them at once which cannot be read.
 
-    With a ``fit``, one of ``gcpl_lab.data.framing.FITS``, each becomes the square that a model sees of it.
+    With a ``fit``, one of ``gcpl_lab.data.framing.FITS``, each becomes the square that a model sees of it. They are all
+    in memory, up to 12 MB each; :func:`iter_images` reads one at a time.
     """
+    return list(iter_images(sources, fit))
+
+
+def iter_images(sources: Iterable[ImageSource], fit: str | None = None) -> Iterator[Image.Image]:
+    """The same, each read when it is asked for; after one that cannot be read the others are looked at, none given."""
     if isinstance(sources, str | Path | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
         kind = f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else "one image"
         raise DataError(f"images are {kind}; expected a list of images: put it into brackets")
-    found = list(read_each(sources))
-    if failures := [str(each) for each in found if isinstance(each, DataError)]:
+    failures: list[str] = []
+    for each in read_each(sources):
+        if isinstance(each, DataError):
+            failures.append(str(each))
+        elif not failures:
+            yield each if fit is None else frame(each, fit)
+    if failures:
         raise DataError(f"{len(failures)} images cannot be used:" + list_lines(failures))
-    images = [each for each in found if isinstance(each, Image.Image)]
-    return images if fit is None else [frame(image, fit) for image in images]
+
+
+def in_parts(sources: Sequence[ImageSource], size: int, fit: str | None = None) -> Iterator[Iterator[Image.Image]]:
+    """:func:`iter_images` in parts of at most ``size``, each to be gone through before the next is taken."""
+    images = iter_images(sources, fit)
+    for _ in range(0, len(sources), size):
+        yield islice(images, size)
 
 
 def read_each(sources: Iterable[ImageSource]) -> Iterator[Image.Image | DataError]:

@@ -17,7 +17,7 @@ from gcpl_lab import fast
 from gcpl_lab.baselines.base import BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expected_calibration_error, log_loss
@@ -26,6 +26,7 @@ from gcpl_lab.experiments.base import Experiment, OnStep, Stopwatch
 from gcpl_lab.experiments.registry import METHODS, Titles
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scores, fit_reading, probabilities
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence
+from gcpl_lab.gcpl.encoding import read_exemplars, read_latents
 from gcpl_lab.gcpl.estimator import GCPLClassifier, make_classifier
 from gcpl_lab.gcpl.noop import NoiseSampler, NoOp, TunedClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
@@ -123,20 +124,18 @@ class FewShotExperiment(Experiment[ImageSet]):
 
     @cached_property
     def _exemplars(self) -> Exemplars:
-        pixels = self.diffusion.preprocess(read_images(self.support.images, self.fit))
-        return Exemplars.encode(self.diffusion, pixels, self.support.labels)
+        return read_exemplars(self.diffusion, self.support.images, self.support.labels, self.fit)
 
     @cached_property
     def test_latents(self) -> Tensor:
         """Scaled latents of the test images."""
-        pixels = self.diffusion.preprocess(read_images(self.test.images, self.fit))
-        return self.diffusion.scale_latents(self.diffusion.encode_moments(pixels)[0])
+        return read_latents(self.diffusion, self.test.images, self.fit)
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
         """Pixels of the support and of the test images."""
         sets = self.support.images, self.test.images
-        support, test = (read_pixels(read_images(images, self.fit)) for images in sets)
+        support, test = (read_pixels(iter_images(images, self.fit)) for images in sets)
         return support, test
 
     @property

@@ -11,7 +11,7 @@ from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode, draw_test
 from gcpl_lab.data.folders import read_support_and_test
 from gcpl_lab.data.lists import read_longtail_list
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.metrics import accuracy
 from gcpl_lab.experiments.plan import published_config
@@ -162,7 +162,7 @@ def _run_gcpl(
     if find_preset(config.preset).clip_source:
         say("zero-shot CLIP")
         clip = FrozenCLIP.load(config.preset, device=default_device())
-        logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(read_images(test.images, "crop")))
+        logits = ZeroShotCLIP(clip, test.class_names).scores(clip.encode_images(iter_images(test.images, "crop")))
         found["zero_shot_clip", "accuracy"] = accuracy(logits.numpy(), test.labels)
     return found
 

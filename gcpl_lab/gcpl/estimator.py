@@ -15,11 +15,11 @@ from torch import Tensor
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.framing import choose_fit
-from gcpl_lab.data.readers import images_checksum, read_images
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.gcpl import fast_decision
 from gcpl_lab.gcpl.calibration import Weighting, fit_reading
 from gcpl_lab.gcpl.checks import check_calibration, check_fit, name_of
+from gcpl_lab.gcpl.encoding import read_exemplars
 from gcpl_lab.gcpl.evidence import make_classifier
 from gcpl_lab.gcpl.judge import PromptJudge
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
@@ -133,10 +133,7 @@ class GCPLClassifier(PromptJudge):
             known = self.encode(others), np.searchsorted(classes, np.asarray(answers)), self._clip_scores(others, names)
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
-        read = read_images(images, self.fit_)
-        exemplars = Exemplars.encode(self.diffusion, self.diffusion.preprocess(read), ids, self.encode_moments)
-        if checkpoint_folder:
-            exemplars = replace(exemplars, source=images_checksum(read))
+        exemplars = read_exemplars(self.diffusion, images, ids, self.fit_, self.encode_moments)
         if OBJECTIVES[self.config.objective].facts.get("reads_clip"):
             exemplars = replace(exemplars, features=self._clip_views(images))
         if self.diffusion.device.type != "cpu":

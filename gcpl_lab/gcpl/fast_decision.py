@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab.data.episodes import cross_validation_folds
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.errors import DataError
 from gcpl_lab.fast.race import Plan, Race, RaceEvidence
 from gcpl_lab.gcpl.sampling import Exemplars
@@ -83,9 +84,12 @@ def load_clip(preset: str) -> FrozenCLIP | None:
     return FrozenCLIP.load(preset, default_device()) if find_preset(preset).clip_source else None
 
 
-def clip_scores(clip: FrozenCLIP, template: str, images: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-    """Zero-shot logits (image, class) of images as they were read."""
-    features = all_gather_rows(clip.encode_images(images[processes().share(len(images))]), len(images))
+def clip_scores(
+    clip: FrozenCLIP, template: str, images: Sequence[Any], class_names: Sequence[str], fit: str = "crop"
+) -> np.ndarray:
+    """Zero-shot logits (image, class) of images, of each of which the square that ``fit`` names is seen."""
+    own = iter_images(images[processes().share(len(images))], fit)
+    features = all_gather_rows(clip.encode_images(own), len(images))
     texts = clip.encode_texts([template.format(name) for name in class_names]).cpu()
     scores: np.ndarray = (clip.logit_scale * features @ texts.T).numpy()
     return scores

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from gcpl_lab import fast
 from gcpl_lab.data.framing import check_saved_fit
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import check_labels
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.fast.race import Race, RaceEvidence
 from gcpl_lab.gcpl import fast_decision
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, probabilities
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence, spaced_timesteps
+from gcpl_lab.gcpl.encoding import PART, read_latents
 from gcpl_lab.gcpl.evidence import make_classifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.gcpl.prompts import ClassPrompts
@@ -32,9 +33,6 @@ from gcpl_lab.training.device import default_device, prepare_for_device, weights
 from gcpl_lab.training.estimator import PromptClassifier
 from gcpl_lab.training.memory import FORWARD_ADVICE, MemoryFit
 from gcpl_lab.training.processes import split_work
-
-VAE_BATCH_SIZE = 64
-"""Images in one pass of the VAE, where memory allows."""
 
 
 class PromptJudge(PromptClassifier):
@@ -78,12 +76,11 @@ class PromptJudge(PromptClassifier):
 
     def encode(self, images: Sequence[Any]) -> Tensor:
         """Scaled latents (image, channel, height, width) of images."""
-        pixels = self.diffusion.preprocess(read_images(images, self.fit_))
-        return self.diffusion.scale_latents(self.encode_moments(pixels)[0])
+        return read_latents(self.diffusion, images, self.fit_, self.encode_moments)
 
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The VAE's moments of images: every process encodes its share, in passes that fit into memory."""
-        fit = MemoryFit(VAE_BATCH_SIZE, FORWARD_ADVICE)
+        fit = MemoryFit(PART, FORWARD_ADVICE)
         means, log_variances = split_work(
             pixels, lambda own: fit(lambda size: self.diffusion.encode_moments(own, size))
         )
@@ -182,15 +179,13 @@ class PromptJudge(PromptClassifier):
         """CLIP's features (flip, image, feature), where the preset has a CLIP."""
         if self._clip is None:
             return None
-        read = read_images(images)
-        return torch.stack([self._clip.encode_images(read, flip=flip) for flip in (False, True)])
+        return self._clip.encode_views(iter_images(images, self.fit_))
 
     def _clip_scores(self, images: Sequence[Any], class_names: Sequence[str]) -> np.ndarray | None:
         """CLIP's zero-shot logits (image, class) for the fast classifier, where the preset has a CLIP."""
         if self._clip is None:
             return None
-        read = read_images(images, self.fit_)
-        return fast_decision.clip_scores(self._clip, self.config.templates[0], read, class_names)
+        return fast_decision.clip_scores(self._clip, self.config.templates[0], images, class_names, self.fit_)
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """Scores (image, class) of evidence under the learned prompts, with the fitted offsets of the classes."""

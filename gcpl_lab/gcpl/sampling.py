@@ -60,6 +60,14 @@ class Exemplars:
         means, log_variances = (torch.stack(both) for both in moments)
         return cls(means, log_variances, torch.as_tensor(np.asarray(labels), dtype=torch.int64))
 
+    @classmethod
+    def join(cls, parts: Sequence[Exemplars], source: str = "") -> Exemplars:
+        """Parts one after another; ``source`` is the checksum of all."""
+        means, log_variances = (
+            torch.cat([getattr(part, name) for part in parts], 1) for name in ("means", "log_variances")
+        )
+        return cls(means, log_variances, torch.cat([part.labels for part in parts]), source=source)
+
 
 @dataclass(frozen=True)
 class NoisyBatch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gcpl_lab import fast
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
@@ -25,10 +25,9 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True, fit
     Raises:
         DataError: Images that cannot be used, all of them named.
     """
-    read = read_images(images, fit)
-    own = read[processes().share(len(read))]
-    views = [clip.encode_images(own), *([clip.encode_images(own, flip=True)] if flip else [])]
-    return torch.stack([all_gather_rows(view, len(read)) for view in views])
+    own = iter_images(images[processes().share(len(images))], fit)
+    views = clip.encode_views(own, (False, True) if flip else (False,))
+    return torch.stack([all_gather_rows(view, len(images)) for view in views])
 
 
 def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gcpl_lab import fast
 from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.multilabel import split_validation
-from gcpl_lab.data.readers import images_checksum, read_images
+from gcpl_lab.data.readers import images_checksum, iter_images
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.evaluation.mirroring import choose_mirroring
@@ -109,7 +109,7 @@ class LMPTClassifier(LabelJudge):
         targets, source = check_training(len(images), targets, class_names, captions), ""
         if checkpoint_folder:
             check_writable(checkpoint_folder)
-            source = repr((images_checksum(read_images(images)), captions))
+            source = repr((images_checksum(iter_images(images)), captions))
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         self.fit_ = choose_fit(images, self.config.fit)
         views = encode_views(self.clip, images, bool(self.config.flip), self.fit_)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -199,15 +200,23 @@ class FrozenCLIP:
         return self.encode_prompts(self.tokenizer(list(texts)))
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 64, flip: bool = False) -> Tensor:
+    def encode_images(self, images: Iterable[Image.Image], batch_size: int = 64, flip: bool = False) -> Tensor:
         """Unit features float32 (count, feature), on the CPU, of images or (``flip``) of their mirror images."""
+        return self.encode_views(images, (flip,), batch_size)[0]
+
+    @torch.no_grad()
+    def encode_views(
+        self, images: Iterable[Image.Image], flips: Sequence[bool] = (False, True), batch_size: int = 64
+    ) -> Tensor:
+        """The same for each of ``flips``, (view, count, feature); images may be read while they are gone through."""
         self.model.visual.to(self.device)  # training sends it away when it has cached
-        features = []
-        for start in range(0, len(images), batch_size):
-            pixels = torch.stack([self.transform(image.convert("RGB")) for image in images[start : start + batch_size]])
-            pixels = pixels.flip(-1) if flip else pixels
-            features.append(self._encode_pixels(pixels).cpu())
-        return torch.cat(features) if features else torch.empty(0, int(self.model.visual.output_dim))
+        images, parts = iter(images), []
+        while seen := [self.transform(image.convert("RGB")) for image in islice(images, batch_size)]:
+            pixels = torch.stack(seen)
+            views = [self._encode_pixels(pixels.flip(-1) if flip else pixels).cpu() for flip in flips]
+            parts.append(torch.stack(views))
+        empty = torch.empty(len(flips), 0, int(self.model.visual.output_dim))
+        return torch.cat(parts, dim=1) if parts else empty
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.model.encode_image(pixels.to(self.device, self.dtype))

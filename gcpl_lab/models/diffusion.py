@@ -7,7 +7,7 @@ the weights never change, and a learned prompt enters as token embeddings.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ class FrozenDiffusion:
         with torch.no_grad():
             return self.encode_prompts(ids)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+    def preprocess(self, images: Iterable[Image.Image]) -> Tensor:
         """Shorter side to ``image_size``, centre square, RGB in [-1, 1]: float32 (batch, 3, size, size)."""
         pixels = [square_pixels(image, self.image_size) for image in images]
         return torch.stack(pixels) if pixels else torch.empty(0, 3, self.image_size, self.image_size)

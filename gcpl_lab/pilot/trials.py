@@ -18,7 +18,7 @@ from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.multilabel import split_validation
-from gcpl_lab.data.readers import read_images
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.calibration import fit_sigmoid
@@ -161,10 +161,10 @@ class Judge:
         common: dict[str, Any] = {"class_names": names, "labels": torch.from_numpy(labels)}
         if facts.get("sees") == "pixels":
             return self._entry.target(
-                PixelSupport(pixels=read_pixels(read_images(exemplars.images, self.fit)), **common)
+                PixelSupport(pixels=read_pixels(iter_images(exemplars.images, self.fit)), **common)
             )
         if facts.get("sees") == "latents":
-            pixels = self._diffusion.preprocess(read_images(exemplars.images, self.fit))
+            pixels = self._diffusion.preprocess(iter_images(exemplars.images, self.fit))
             views = torch.stack([self._latents(pixels), self._latents(pixels.flip(-1))])
             return self._entry.target(LatentSupport(diffusion=self._diffusion, latents=views, **common))
         support = FeatureSupport(clip=self.clip, features=self.features, **common)
@@ -183,9 +183,9 @@ class Judge:
         if sees == "features":
             seen = encode_views(self.clip, images, flip=False, fit=self.fit)[0]
         elif sees == "latents":
-            seen = self._latents(self._diffusion.preprocess(read_images(images, self.fit)))
+            seen = self._latents(self._diffusion.preprocess(iter_images(images, self.fit)))
         else:
-            seen = read_pixels(read_images(images, self.fit))
+            seen = read_pixels(iter_images(images, self.fit))
         logits: np.ndarray = self._scorer.scores(seen).double().numpy()
         return logits
 
