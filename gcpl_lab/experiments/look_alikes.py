@@ -31,7 +31,8 @@ from gcpl_lab.training.memory import FORWARD_ADVICE, MemoryFit
 EARLY_STEPS = (1, 2, 4, 8, 16, 64)
 """States between names and the end in which test images are judged too."""
 NUM_CONTROLS, CONTROL_STEPS, CONTROL_SHOWN = 3, 32, (4, 32)
-"""Shufflings, their updates of the same schedule, and the states of the first in which images are judged."""
+"""Shufflings; updates of all but the first, which learns as long as true labels do; states of the first in which images
+are judged besides its last."""
 MOST_EARLY = 30
 """Images a class that are judged in these states, on half of the samples; one in three under every prompt."""
 CONTROL = "shuffled"
@@ -252,9 +253,9 @@ def _learn_controls(
         settings = {**experiment.settings, "batch_size": size}
         model = GCPLClassifier(experiment.preset, objective, seed=seed, diffusion=experiment.diffusion, **settings)
         model.begin(names)
-        deque(islice(model.train(replace(exemplars, labels=labels)), CONTROL_STEPS), maxlen=0)
+        deque(islice(model.train(replace(exemplars, labels=labels)), CONTROL_STEPS if turn else None), maxlen=0)
         last = max(model.states_)
-        steps = [step for step in CONTROL_SHOWN if step in model.states_ and not turn] or [last]
+        steps = [*(step for step in CONTROL_SHOWN if step in model.states_ and step < last and not turn), last]
         for step in steps:
             found[f"errors/{CONTROL}{turn}.{step}"] = chosen.judge(experiment, model, model.states_[step], own)
         outputs = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)

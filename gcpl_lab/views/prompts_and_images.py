@@ -34,10 +34,12 @@ def plot_prompt_cosines(ax: Axes, curves: Curves, shuffles: Sequence[tuple[np.nd
     ends = []
     if shuffles:
         steps = np.unique(np.concatenate([part for part, _ in shuffles]))
-        values = np.stack([np.interp(steps, *part) for part in shuffles])
-        ax.fill_between(steps, values.min(0), values.max(0), color=style.GREY, alpha=0.25, linewidth=0)
-        ax.plot(steps, values.mean(0), color=style.GREY, linestyle=":")
-        ends.append((float(values.mean(0)[-1]), f"shuffled labels ({len(shuffles)})", style.GREY))
+        # Where one has ended, those that go on are drawn alone.
+        values = np.stack([np.interp(steps, *part, right=np.nan) for part in shuffles])
+        mean = np.nanmean(values, axis=0)
+        ax.fill_between(steps, np.nanmin(values, 0), np.nanmax(values, 0), color=style.GREY, alpha=0.25, linewidth=0)
+        ax.plot(steps, mean, color=style.GREY, linestyle=":")
+        ends.append((float(mean[-1]), f"shuffled labels ({len(shuffles)})", style.GREY))
     for turn, (name, (steps, values)) in enumerate(curves.items()):
         color = style.METHOD_COLORS[turn % len(style.METHOD_COLORS)]
         ax.plot(steps, values, color=color, linestyle=panels.LINES[turn % 4], marker="o", markersize=3.5)
