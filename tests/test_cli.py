@@ -214,7 +214,11 @@ def test_other_settings_replace_finished_prompts_and_a_bad_image_leaves_them(
         return {file.name: file.read_bytes() for file in (tmp_path / "prompts").iterdir()}
 
     ended = train(tmp_path / "prompts")
-    assert ended.out.strip() == f"Learned 3 class prompts from 6 images: {tmp_path / 'prompts'}"
+    learned, measured = ended.out.strip().splitlines()
+    assert learned.startswith("Learned 3 class prompts from 6 images (images seen by crop, ")
+    assert learned.endswith(f"): {tmp_path / 'prompts'}")
+    assert measured.startswith("Accuracy on 6 images that were left out: ")
+    assert "chance 33.3%" in measured
     assert "2/2" in ended.err  # the bar at its end
     first = written()
     assert json.loads(train(tmp_path / "prompts", "--seed", 1, "--json", shots=0).out)["pictures"] == 12
