@@ -252,8 +252,10 @@ def test_compare_writes_and_shows_a_table(program: Any, few_shot_folder: Path, t
     arguments = ["compare", "--folder", tmp_path, "--images", few_shot_folder, "--preset", preset, *SETS]
     arguments += ["--methods", "zero_shot_diffusion, gcpl", "--shots", "1,2", "--seeds", 2]
     result = json.loads(program(*arguments, "--json").out)
+    rows = result.pop("rows")
     assert result == read_json(tmp_path / "results.json")
-    assert len(result["methods"]) == len(os.listdir(tmp_path / "trials")) == 8
+    assert {"method", "seed", "shots", "accuracy"} <= rows[0].keys()
+    assert len(rows) == len(result["methods"]) == len(os.listdir(tmp_path / "trials")) == 8
     shown = program(*arguments)
     assert "Zero-shot diffusion" in shown.out
     assert str(tmp_path / "results.json") in shown.out
