@@ -34,6 +34,7 @@ PROGRAMS = (
     "scaling",
     "classifier_cost",
     "fast_calibration",
+    "long_images",
 )
 QUICK = {
     "startup": "--small",
@@ -43,6 +44,7 @@ QUICK = {
     "--spread-seeds 0 --published-seconds 10 --train-steps 60",
     "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2 --train-steps 60",
     "true_shapes": "--small",
+    "long_images": "--seeds 1 --methods probe",
 }
 """Smaller settings of the programs that take more than two minutes with their own."""
 

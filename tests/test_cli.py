@@ -285,7 +285,7 @@ TRAIN = "train gcpl nowhere "
         (2, "train lmpt --metadata b.csv --rows split", "is no condition; expected name=value"),
         (2, "train lmpt --list a.txt", "--list needs --labels"),
         (2, "train lmpt --list a.txt --metadata b.csv", "two ways to name images"),
-        (2, "ablate lmpt --reference magic", "no method magic; expected one of"),
+        (2, "ablate lmpt --reference magic", "no method magic; expected some of"),
         (2, "ablate lmpt --tails 1 --validation 1", "ask for one of them"),
         (1, TRAIN, "nowhere"),
         (1, "classify nowhere image.png", "nowhere"),

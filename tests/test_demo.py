@@ -35,7 +35,9 @@ class Run:
         self.place, self.folder, self.figures = (
             place,
             place / "runs" / "demo",
-            set(figures.WORDS["few_shot"]) | set(figures.WORDS["pictures"]),
+            set(figures.WORDS["few_shot"])
+            | set(figures.WORDS["pictures"])
+            | {f"{name}_narrow" for name in ("before_after", "decision_maps") if name in figures.WORDS["pictures"]},
         )
         self.methods: list[str] = []
         self.steps: list[tuple[str, int, int]] = []

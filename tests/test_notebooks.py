@@ -123,7 +123,7 @@ def test_no_warning_and_no_path_of_a_machine_is_shown(source: Path) -> None:
 def test_the_shipped_states_fit_the_bundled_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is restored, which checks all files and the frozen weights they were made with."""
     monkeypatch.setenv(course.COURSE_VARIABLE, str(tmp_path))
-    restored = course.catch_up("99")
+    restored = course.catch_up("11")
     assert {"03", "04", "05"} <= set(restored)
     assert set(restored.values()) == {"restored"}
     assert sum(file.stat().st_size for file in find_samples("course").rglob("*")) < 5e6

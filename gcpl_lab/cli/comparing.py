@@ -241,8 +241,8 @@ def ablate_lmpt(
             results["tails"] = multilabel.run_tails(folder, drawn, **compared)
         else:
             train = read_labelled("train", metadata, images, train_rows if metadata else None, scenes=scenes)
-            rows, names = test_rows if metadata else None, list(train.class_names)
-            test = read_labelled("test", metadata, images, rows, names, scenes)
+            rows, classes = test_rows if metadata else None, list(train.class_names)
+            test = read_labelled("test", metadata, images, rows, classes, scenes)
             experiment = make_experiment(train, test)
         if validation:
             told = {"command": run["command"], "on_trial": status.update}

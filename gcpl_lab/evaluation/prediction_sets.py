@@ -91,7 +91,7 @@ def predict_label_sets(
     check_promise(promised, int(targets.any(axis=1).sum()))
     limits = np.zeros(targets.shape[1])
     for label, has in enumerate(targets.T.astype(bool)):
-        place = int(np.floor((has.sum() + 1) * (1 - promised)))  # so many of those with the label may lie below
+        place = int(np.floor((has.sum() + 1) * (1 - promised) + 1e-9))  # so many of those with it may lie below
         if place > 0:
             limits[label] = np.sort(calibration[has, label])[place - 1]
     return np.asarray(probabilities >= limits)
