@@ -251,7 +251,7 @@ def test_the_command_line_speaks_once(random_pair: Any, few_shot_folder: Path, t
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert json.loads(trained.stdout)["pictures"] == 12
     assert sorted(path.name for path in run.iterdir()) == ["prompts.json", "prompts.safetensors"]
-    judged = program("classify", run, test, "--json")
+    judged = program("classify", run, test, "--preset", random_pair.folder, "--json")
     assert judged.returncode == 0, judged.stderr[-3000:]
     assert len(json.loads(judged.stdout)) == 12
     wrong = program("classify", tmp_path / "nothing", test)
