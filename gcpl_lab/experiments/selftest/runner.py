@@ -25,6 +25,8 @@ BUDGETS = {"cuda": 480.0, "cpu": 120.0}
 MODULES = ("machine", "equality", "learning", "resuming", "filling", "true_shape", "several")
 """Where parts are registered, the most telling first."""
 
+A_DAY = 86_400.0
+"""Seconds; the system counts how long it waits in milliseconds, and not without end."""
 GRACE = 60.0
 """Seconds that a part may take beyond its time before it is ended."""
 
@@ -153,7 +155,7 @@ class Worker:
         began = time.time()
         try:
             self._connection.send((name, device, folder, seconds))
-            answered = self._connection.poll(seconds + GRACE)
+            answered = self._connection.poll(min(seconds + GRACE, A_DAY))
             row: dict[str, Any] = self._connection.recv() if answered else {}
         except (EOFError, OSError):
             self._process.join()
