@@ -195,11 +195,18 @@ assert found["watch"][0]["noticed"]["value"] <= 0.05, "an unchanged month alarms
 # %% tags=["exercise"]
 needed = None
 
+
 # %% tags=["check"]
-print("right" if needed == 99 else "still wrong: put your number into the cell above")
+def check_promise(number):
+    smallest = 1 / (number + 1) if number else 1.0
+    return "right" if number == 99 else f"still wrong: with {number} the smallest error rate is {smallest:.1%}"
+
+
+check_promise(needed)
 
 # %% tags=["solution"]
 needed = 99  # 1 / (99 + 1) = 0.01
+check_promise(needed)
 
 # %% [markdown]
 # ### Exercise 2 · medium · 5 minutes
