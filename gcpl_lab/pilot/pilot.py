@@ -31,6 +31,7 @@ from gcpl_lab.evaluation.prediction_sets import (
 )
 from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS, usable_workers
+from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.pilot.config import PilotConfig, read_config, write_config
 from gcpl_lab.pilot.data import PilotData, find_kind, read_data, targets_of
 from gcpl_lab.pilot.explain import compare_teaching, draw_evidence, explain_error
@@ -41,6 +42,7 @@ from gcpl_lab.pilot.trials import Judge, check_methods, is_simple, make_experime
 from gcpl_lab.pilot.verdict import decide, plan_trial
 from gcpl_lab.pilot.watch import LOG, find_drift, read_labels, simulate_months, take_in
 from gcpl_lab.storage import read_json, write_atomically, write_json
+from gcpl_lab.training.device import default_device
 from gcpl_lab.training.machine import describe_machine, describe_versions
 from gcpl_lab.views.widgets.review import SampleReviewer, read_review
 
@@ -83,6 +85,11 @@ class Pilot:
     def data(self) -> PilotData:
         """The images in three parts."""
         return read_data(self.config, self.folder)
+
+    @cached_property
+    def _clip(self) -> FrozenCLIP:
+        """Loaded once for all methods that are asked."""
+        return FrozenCLIP.load(self.config.preset, device=default_device())
 
     @cached_property
     def words(self) -> dict[str, list[str]]:
@@ -230,7 +237,7 @@ class Pilot:
     def judge(self, method: str) -> Judge:
         """A method of draw 0 that can be asked about other images."""
         names = self.data.class_names if self._single else prompt_names(self.words)
-        return Judge(method, self.config, self.data, self.folder, names)
+        return Judge(method, self.config, self.data, self.folder, names, self._clip)
 
     def _way(self, method: str, rows: Sequence[Row]) -> Way:
         """A method's answers on calibration and test images, and its threshold with the least cost on the former."""

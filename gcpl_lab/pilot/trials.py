@@ -127,6 +127,7 @@ class Judge:
         config, data: Of the pilot.
         folder: Of the pilot, which holds the prompts.
         names: What class prompts are called.
+        clip: The frozen CLIP of its preset, which all judges of a pilot share.
 
     Attributes:
         exemplars: What it learned from.
@@ -135,9 +136,10 @@ class Judge:
         thresholds: Of probabilities, (class,); None where an image has one class.
     """
 
-    def __init__(self, method: str, config: PilotConfig, data: PilotData, folder: Path, names: Sequence[str]) -> None:
-        self.method, self.preset, pool = method, config.preset, data.pool
-        self.clip = FrozenCLIP.load(config.preset, device=default_device())
+    def __init__(
+        self, method: str, config: PilotConfig, data: PilotData, folder: Path, names: Sequence[str], clip: FrozenCLIP
+    ) -> None:
+        self.method, self.preset, self.clip, pool = method, config.preset, clip, data.pool
         several = isinstance(pool, MultiLabelSet)
         self.exemplars = pool.subset(draw_episode(pool, config.shots, 0)) if isinstance(pool, ImageSet) else pool
         self.fit = choose_fit(pool.images)
@@ -151,7 +153,8 @@ class Judge:
         self._entry = (MULTILABEL_BASELINES if several else BASELINES)[method]
         self._scorer, self._scale = self._fit(names), (1.0, 0.0)
         if several:  # its sigmoid and thresholds, on images that it did not learn from
-            logits, wanted = self._logits(data.calibration.images), targets_of(data.calibration)
+            known, wanted = data.calibration.images, targets_of(data.calibration)
+            logits = self._logits(known, self._encode(known))
             self._scale = fit_sigmoid(logits, wanted)
             self.thresholds = choose_thresholds(sigmoid(logits, self._scale), wanted)
 
@@ -178,10 +181,10 @@ class Judge:
     def _latents(self, pixels: Tensor) -> Tensor:
         return self._diffusion.scale_latents(self._diffusion.encode_moments(pixels)[0])
 
-    def _logits(self, images: Sequence[Any]) -> np.ndarray:
+    def _logits(self, images: Sequence[Any], features: Tensor) -> np.ndarray:
         sees = self._entry.facts.get("sees", "features")
         if sees == "features":
-            seen = encode_views(self.clip, images, flip=False, fit=self.fit)[0]
+            seen = features
         elif sees == "latents":
             seen = self._latents(self._diffusion.preprocess(iter_images(images, self.fit)))
         else:
@@ -191,24 +194,33 @@ class Judge:
 
     def answer(self, images: Sequence[Any]) -> dict[str, np.ndarray]:
         """``probabilities``, ``distances`` and, of a denoiser, ``errors``: (image, class) each."""
-        found, model = {"distances": self.distances(images)}, self.model
+        features, model = self._encode(images), self.model
+        found = {"distances": self.distances(features)}
         if isinstance(model, GCPLClassifier):
             errors = model.errors(model.encode(images), model.config.num_evidence)
             scores = Reading(model.weighting_, 1.0, model.offsets_).scores(errors)
             return found | {"errors": errors.mean(axis=2), "probabilities": probabilities(scores, model.temperature_)}
         if model is not None:
             return found | {"probabilities": np.asarray(model.predict_proba(images))}
-        logits = self._logits(images)
+        logits = self._logits(images, features)
         several = isinstance(self.exemplars, MultiLabelSet)
         return found | {"probabilities": sigmoid(logits, self._scale) if several else softmax(logits, axis=1)}
 
+    def _encode(self, images: Sequence[Any]) -> Tensor:
+        """CLIP's features of images, (image, feature)."""
+        return encode_views(self.clip, images, flip=False, fit=self.fit)[0]
+
     def similarities(self, images: Sequence[Any]) -> np.ndarray:
         """Cosines to the exemplars in CLIP's features, (image, exemplar)."""
-        found: np.ndarray = (encode_views(self.clip, images, flip=False, fit=self.fit)[0] @ self.features[0].T).numpy()
+        found: np.ndarray = (self._encode(images) @ self.features[0].T).numpy()
         return found
 
-    def distances(self, images: Sequence[Any]) -> np.ndarray:
-        """One minus the cosine to the nearest exemplar with each class, (image, class); 2 where there is none."""
-        similar, held = self.similarities(images), targets_of(self.exemplars).astype(bool)
+    def distances(self, images: Sequence[Any] | Tensor) -> np.ndarray:
+        """One minus the cosine to the nearest exemplar with each class, (image, class); 2 where there is none.
+
+        Of images, or of features (image, feature) that CLIP has made of them already.
+        """
+        features = images if isinstance(images, Tensor) else self._encode(images)
+        similar, held = (features @ self.features[0].T).numpy(), targets_of(self.exemplars).astype(bool)
         found: np.ndarray = np.stack([1 - similar[:, has].max(axis=1, initial=-1.0) for has in held.T], axis=1)
         return found
