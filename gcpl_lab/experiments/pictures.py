@@ -13,7 +13,7 @@ from gcpl_lab.experiments.look_alikes import CONTROL, LookAlikes
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.runs import RunStates
 from gcpl_lab.gcpl.objectives import OBJECTIVES
-from gcpl_lab.views import style
+from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import SCALE, decision_row, map_reach
 from gcpl_lab.views.pair_hills import Hills, pair_hills
 from gcpl_lab.views.prompts_and_images import prompts_and_images
@@ -93,13 +93,10 @@ def draw_decision_maps(states: RunStates, narrow: bool = False) -> Figure | None
         parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
         for part, classes in zip(parts[:, 0], sets, strict=True):
             _maps(part, states, classes, reach, columns)
-        _write_under(figure, f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}")
+        panels.write_around(
+            figure, under=f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}"
+        )
     return figure
-
-
-def _write_under(figure: Figure, words: str) -> None:
-    words = style.wrap_lines(words, figure.get_figwidth() * 0.95, style.font_size())
-    figure.supxlabel(words, fontsize=style.font_size(), color=style.GREY)
 
 
 def run_score_map(states: RunStates, method: str = "umap") -> tuple[ScoreMap, list[str]] | None:
@@ -159,12 +156,12 @@ def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:
         _maps(upper, states, sets[0])
         strip_row(lower, fitted, shown, looks, controls)
         class_key(lower, fitted.class_names, looks)
-        _write_under(
-            figure,
+        under = (
             "Above: three look-alikes on the plane of their relative errors; under each map the share of test images "
             f"in their own sector, with its 95 % interval. Below: {fitted.projection.note} of probabilities; rings: "
-            "where an image would lie that is surely of this class; figures measured in the probabilities.",
+            "where an image would lie that is surely of this class; figures measured in the probabilities."
         )
+        panels.write_around(figure, under=under)
     return figure
 
 

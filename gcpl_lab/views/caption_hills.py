@@ -90,8 +90,7 @@ def caption_hills(
                 ax.set_yticks([])
         ends = max(ax.get_xlim()[1] for ax in axes)
         axes[0].set_xlim(0, ends)
-        if title:
-            figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
+        panels.write_around(figure, title)
         key: dict[str, Any] = {"loc": "outside upper center", "ncols": 3, "frameon": False}
         lines = [axes[0].plot([], [], color=color, linestyle=kind, linewidth=2)[0] for color, kind in (PRESENT, ABSENT)]
         lines += axes[0].plot([], [], color=style.INK, linestyle=":", linewidth=2)

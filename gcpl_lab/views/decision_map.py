@@ -196,11 +196,7 @@ def decision_maps(
         figure = style.new_figure(3.05 * max(2, len(shown)), 6.1 if title else 5.5)
         judged = {name: (scores, labels) for name, scores in shown.items()}
         decision_row(figure, judged, class_names, looks, controls, None, own_scale, thumbnails)
-        if title:
-            figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
         under = "Under each map: share of the test images in the sector of their own class, 95 % interval."
         under = under if own_scale else f"{under} {SCALE}"
-        figure.supxlabel(
-            style.wrap_lines(under, figure.get_figwidth() * 0.95, font_size()), fontsize=font_size(), color=style.GREY
-        )
+        panels.write_around(figure, title, under)
     return figure

@@ -112,12 +112,9 @@ def pair_hills(
             ax.set_title(style.wrap_lines(name, 3.2, font_size() * 1.15), loc="center", weight="bold", color=color)
             if turn:
                 ax.set_yticks([])
-        if title:
-            figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
         under = (
             f"Score of {pair[0]} minus score of {pair[1]}, a mark an image, in standard deviations from the decision "
             "border (dashed). d′: distance of the two hills; AUC with its 95 % interval, 0.5 is no separation."
         )
-        words = style.wrap_lines(under, figure.get_figwidth() * 0.95, font_size())
-        figure.supxlabel(words, fontsize=font_size(), color=style.GREY)
+        panels.write_around(figure, title, under)
     return figure

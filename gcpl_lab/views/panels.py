@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
 from gcpl_lab.errors import DataError
@@ -64,6 +65,15 @@ def set_texts(ax: Axes, title: str | None = None, caption: str | None = None, wi
         ax.set_title(style.wrap_lines(title, width, font_size() * 1.15))
     if caption:
         ax.set_xlabel(style.wrap_lines(caption, width, font_size()))
+
+
+def write_around(figure: Figure, title: str | None = None, under: str | None = None) -> None:
+    """Title over a whole figure and words under it, broken into lines that fit its width."""
+    width = figure.get_figwidth()
+    if title:
+        figure.suptitle(style.wrap_lines(title, width * 0.9, font_size() * 1.3), weight="bold")
+    if under:
+        figure.supxlabel(style.wrap_lines(under, width * 0.95, font_size()), fontsize=font_size(), color=style.GREY)
 
 
 def percent_axis(*axes: Any) -> None:

@@ -152,13 +152,10 @@ def score_strip(
         form = float((high - low)[1] / (high - low)[0])
         figure = style.new_figure(3.35 * max(2, len(states)), 3.1 * form + (3.6 if title else 3.1))
         strip_row(figure, found, states, looks, controls)
-        if title:
-            figure.suptitle(style.wrap_lines(title, figure.get_figwidth() * 0.9, font_size() * 1.3), weight="bold")
         under = (
             f"{found.projection.note}. Rings: where an image would lie that is surely of this class. Figures are "
             "measured in the probabilities, not on the map."
         )
-        words = style.wrap_lines(under, figure.get_figwidth() * 0.95, font_size())
-        figure.supxlabel(words, fontsize=font_size(), color=style.GREY)
+        panels.write_around(figure, title, under)
         class_key(figure, found.class_names, looks)
     return figure
