@@ -163,7 +163,8 @@ def test_memory_that_never_suffices_is_an_error_that_says_what_to_do() -> None:
 
 def test_memory_of_other_libraries_counts_too() -> None:
     told = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    errors, fit = iter([RuntimeError(told), MemoryError()]), MemoryFit(4)
+    kernel = "posix_memalign failed:Cannot allocate memory (12)"  # of torch's attention on a CPU
+    errors, fit = iter([RuntimeError(told), MemoryError(), RuntimeError(kernel)]), MemoryFit(8)
 
     def work(size: int) -> int:
         if (error := next(errors, None)) is not None:

@@ -60,6 +60,12 @@ def test_pieces_stand_for_themselves(findings: Findings) -> None:
     assert findings.figures["late"].startswith("left out")
 
 
+def test_order_does_not_hang_on_what_was_imported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runner.known_parts() == list(runner.MODULES)
+    monkeypatch.setattr(parts.PARTS, "_entries", dict(reversed(parts.PARTS._entries.items())))
+    assert runner.known_parts() == list(runner.MODULES)
+
+
 @pytest.fixture
 def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts in place of the real ones."""

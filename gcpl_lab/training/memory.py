@@ -16,8 +16,9 @@ def ran_out(error: Exception) -> bool:
     """Whether an error says that there was no memory left, on a GPU or a CPU."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    # Libraries beside torch's allocator say it in words of their own.
-    others = any(words in str(error) for words in ("STATUS_ALLOC_FAILED", "CUDA error: out of memory"))
+    # Libraries, and kernels of torch that go past its allocator, say it in words of their own.
+    words = ("STATUS_ALLOC_FAILED", "CUDA error: out of memory", "Cannot allocate memory")
+    others = any(word in str(error) for word in words)
     return isinstance(error, MemoryError) or others or bool(should_reduce_batch_size(error))
 
 

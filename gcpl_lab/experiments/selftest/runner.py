@@ -32,10 +32,10 @@ GRACE = 60.0
 
 
 def known_parts() -> list[str]:
-    """Names of all parts, in the order in which they run."""
-    for module in MODULES:
-        import_module(f"gcpl_lab.experiments.selftest.{module}")
-    return list(PARTS)
+    """Names of all parts, in the order in which they run, whichever of them was imported first."""
+    modules = [import_module(f"gcpl_lab.experiments.selftest.{module}").__name__ for module in MODULES]
+    order = {name: place for place, name in enumerate(modules)}
+    return sorted(PARTS, key=lambda name: order.get(PARTS[name].target.__module__, len(order)))
 
 
 def run_selftest(
