@@ -129,7 +129,9 @@ def test_the_summary_says_what_offsets_were_worth(compare: Comparison) -> None:
         offsets = summary[method]["offsets"]
         assert offsets["difference"] == pytest.approx(sum(gains) / 3)
         assert offsets["low"] <= offsets["difference"] <= offsets["high"]
-        assert summary[method]["readings"].keys() == {"relative", "relative, offsets", "absolute", "absolute, offsets"}
+        assert summary[method]["readings"].keys() == {
+            f"{name}{offsets}" for name in ("relative", "absolute", "TiF") for offsets in ("", ", offsets")
+        }
 
 
 def test_results_say_what_they_were_made_of_and_what_cannot_be_compared_is_refused(compare: Comparison) -> None:

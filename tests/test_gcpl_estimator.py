@@ -24,6 +24,7 @@ from gcpl_lab import GCPLClassifier
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
+from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.objectives import GCPL, OBJECTIVES, register_objective
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, NoisyBatch
@@ -430,3 +431,39 @@ def test_input_that_does_not_fit_is_named(
         with pytest.raises(DataError, match="has learned nothing yet"):
             getattr(small(diffusion), method)(tmp_path / "run" if method == "save" else images)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["gcpl", "directional", "comple", "discriminative"])
+def test_classes_that_come_later_leave_the_known_ones_alone(random_pair: Any, pictures: Any, objective: str) -> None:
+    images, ids = np.asarray(pictures[0]), pictures[1]
+    old = ids != 1  # the new class stands between the known ones
+    settings = {"weight_decay": 0.5, "contrast_weight": 0.1} if objective == "comple" else {"weight_decay": 0.5}
+    before = small(random_pair.diffusion, objective, **settings).fit(images[old], ANIMALS[ids[old]])
+    frozen, scores = before.prompts_.vectors.detach().clone(), before.decision_function(images)
+    grown = small(random_pair.diffusion, objective, **settings).fit(images, ANIMALS[ids], known=before)
+    assert grown.classes_.tolist() == ["ant", "moth", "zebra"]
+    places = [grown.class_names_.index(name) for name in before.class_names_]
+    (new,) = set(range(3)) - set(places)
+    assert torch.equal(grown.prompts_.vectors[places], frozen)
+    assert torch.equal(before.prompts_.vectors, frozen)
+    assert all(vectors.shape == grown.prompts_.vectors.shape for vectors in grown.states_.values())
+    assert not torch.equal(grown.prompts_.vectors[new].cpu(), grown.states_[0][new])
+    assert (grown.temperature_, grown.offsets_[places].tolist()) == (before.temperature_, before.offsets_.tolist())
+    after = grown.decision_function(images)
+    np.testing.assert_allclose(after[:, places], scores, rtol=1e-3, atol=1e-5)
+    kept = np.array(places)[scores.argmax(1)]
+    assert set(after.argmax(1)[after.argmax(1) != kept]) <= {new}  # an image stays, or goes to the new class
+    chances = softmax(grown.temperature_ * (class_scores(grown.support_errors_, "absolute") + grown.offsets_), axis=1)
+    assert chances[:, new].mean() == pytest.approx(1 / 3, abs=0.01)  # where the log-loss has no slope
+    if objective in ("gcpl", "directional"):  # a class alone: its share of the evaluations
+        assert grown.train_evaluations_ == SMALL_SETTINGS["num_steps"] * round(SMALL_SETTINGS["batch_size"] / 3)
+
+
+def test_known_classes_must_fit(fitted: GCPLClassifier, random_pair: Any, pictures: Any) -> None:
+    images, ids = pictures
+    with pytest.raises(DataError, match=r"learned with seed 0 \(now 5\)"):
+        small(random_pair.diffusion, seed=5).fit(images, ANIMALS[ids], known=fitted)
+    with pytest.raises(DataError, match="expected these and a further one"):
+        small(random_pair.diffusion).fit(images, ANIMALS[ids], known=fitted)
+    with pytest.raises(DataError, match="known classes are ant, moth, zebra; expected these"):
+        small(random_pair.diffusion).fit(images, np.array(["ant", "moth", "yak"])[ids], known=fitted)

@@ -11,6 +11,7 @@ from scipy.special import erf
 from torch import Tensor
 
 from gcpl_lab.errors import DataError
+from gcpl_lab.experiments.tif import NUM_COARSER, smallest_class_distance, timestep_weights
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.comple_same_image import CoMPLeSameImage, same_image_loss
 from gcpl_lab.gcpl.directional import Directional
@@ -20,7 +21,6 @@ from gcpl_lab.gcpl.noop import NoiseSampler, NoOp, TunedClassifier, noise_loss
 from gcpl_lab.gcpl.objectives import GCPL
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler, NoisyBatch
-from gcpl_lab.gcpl.tif import NUM_COARSER, smallest_class_distance, timestep_weights
 from gcpl_lab.training.loop import TrainingConfig, train
 
 NAMES = ["coat", "ankle boot", "bag"]
@@ -201,7 +201,7 @@ def test_tif_weights_by_hand() -> None:
         coarse = sum(1 - erf(scale * (distance + 1 + j)) for j in range(NUM_COARSER))
         expected.append(fine / (fine + coarse))
     found = timestep_weights(products, distance)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected / np.mean(expected), rtol=1e-6)
     assert found[0] > found[1] > found[2]  # the noisier, the more coarse differences are lost with the fine ones
     # Three places of one number; classes differ by 3 and 4 at two of them: √(9 + 16).
     latents = torch.tensor([[0.0, 0.0, 1.0], [3.0, 4.0, 1.0]])[:, None, None]
@@ -210,7 +210,7 @@ def test_tif_weights_by_hand() -> None:
     assert smallest_class_distance(doubled, torch.tensor([0, 1, 0, 1])) == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("setting", [{"objective": "directional"}, {"objective": "mc_ti"}, {"weighting": "tif"}])
+@pytest.mark.parametrize("setting", [{"objective": "directional"}, {"objective": "mc_ti"}])
 def test_they_are_learned_saved_and_loaded(
     random_pair: Any, pictures: tuple[list[Any], Any], tmp_path: Any, setting: dict[str, Any]
 ) -> None:
@@ -220,16 +220,5 @@ def test_they_are_learned_saved_and_loaded(
     model.fit(images, labels, NAMES)
     again = GCPLClassifier.load(model.save(tmp_path / "kept"), random_pair.diffusion)
     np.testing.assert_allclose(again.decision_function(images[:3]), model.decision_function(images[:3]), rtol=1e-5)
-    if "objective" in setting:
-        extra = {"directional": "likeness", "mc_ti": "contrast"}[setting["objective"]]
-        assert extra in model.history_[-1].values
-        return
-    plain = GCPLClassifier(
-        str(random_pair.folder), diffusion=random_pair.diffusion, **settings | {"weighting": "absolute"}
-    )
-    plain.fit(images, labels, NAMES)
-    latents = model.encode(images)
-    ratio = model.errors(latents, 3) / plain.errors(latents, 3)
-    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0, 0], ratio.shape), rtol=1e-4)
-    assert ratio[0, 0].mean() == pytest.approx(1, rel=1e-4)
-    assert ratio[0, 0, 0] > ratio[0, 0, -1]
+    extra = {"directional": "likeness", "mc_ti": "contrast"}[setting["objective"]]
+    assert extra in model.history_[-1].values

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gcpl_lab.cli.deciding import tables
@@ -193,6 +194,26 @@ def test_lent_encodings_are_those_of_the_images(small: None, make_few_shot: Any)
     assert "views" not in vars(judge._case("shortcut", 0, "1")[1])  # marked images are encoded themselves
 
 
+@pytest.mark.parametrize("method", ["discriminative", "gda"])
+def test_a_class_more_leaves_prompts_alone_and_counts_moved_decisions(
+    small: None, make_few_shot: Any, method: str
+) -> None:
+    settings = RUN["settings"] | {"discriminative_steps": 2, "discriminative_batch_size": 2, "num_samples": 2}
+    judge = situation_runs._Judge(make_few_shot(**settings), 4, 9, False)
+    row = judge(situation_runs.SituationTrial(method, 4, 0, "one_class_more", "with"))
+    (before, old), (after, new) = (judge._case("one_class_more", 0, name) for name in ("without", "with"))
+    earlier, later = old.run(method, 4, 0), new.run(method, 4, 0)
+    if method == "discriminative":
+        assert earlier.model is not None
+        assert later.model is not None
+        assert torch.equal(later.model.prompts_.vectors[:2], earlier.model.prompts_.vectors)
+        assert not torch.equal(later.model.prompts_.vectors[2], later.model.states_[0][2])
+    known = after.levels["old classes", "with it"]
+    assert [after.test.images[place] for place in known] == list(before.test.images)
+    stayed = (later.scores[known].argmax(1) == earlier.scores.argmax(1)).mean()  # the new class is the last
+    assert row["accuracy"][-1] == ["old decisions that stay", "with it", pytest.approx(stayed)]
+
+
 def test_joined_by_hand() -> None:
     labels = [0, 1, 0, 1]
     sure, other = [[0.9, 0.1], [0.4, 0.6], [0.4, 0.6], [0.6, 0.4]], [[0.4, 0.6], [0.4, 0.6], [0.8, 0.2], [0.6, 0.4]]
@@ -217,7 +238,8 @@ def test_families_are_compared_on_the_draws_that_all_have() -> None:
     assert (found["ours"], found["theirs"], found["num_seeds"], found["word"]) == ("gcpl", "linear_probe", 3, "ahead")
     assert found["difference"] == pytest.approx(0.1)
     assert compare_families({"gda": {"0": 0.5}}) is None
-    bounds = [(0.01, 0.1, "ahead"), (-0.1, -0.01, "behind"), (-0.1, 0.1, "level"), (None, None, "not known")]
+    bounds = [(0.01, 0.1, "ahead"), (-0.1, -0.01, "behind"), (-0.04, 0.04, "level"), (-0.1, 0.01, "open")]
+    bounds.append((None, None, "open"))
     assert [word_for({"low": low, "high": high}) for low, high, _ in bounds] == [word for *_, word in bounds]
     levels = [{"a": {"0": 0.2, "1": 0.4}, "b": {"0": 1.0}}, {"a": {"0": 0.4}}]
     assert mean_over(levels) == {"a": {"0": pytest.approx(0.3)}}
@@ -234,11 +256,12 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     kept = merge(results)
     page = write_page(kept)
     assert "| Imbalance: rarest third | Zero-shot diffusion," in page
-    assert re.findall("\n## (.*)", page) == ["Do generative prompts pay?", "Wrong names, no names", "Imbalance"]
+    decided = ["Who wins?", "Do generative prompts pay?"]
+    assert re.findall("\n## (.*)", page) == [*decided, "Wrong names, no names", "Imbalance"]
     paths = draw_figures(kept, tmp_path / "figures")
     assert {path.stem for path in paths} == set(NAMES)
     assert all(Image.open(path).size[0] > 600 for path in paths if path.suffix == ".png")
-    with pytest.raises(DataError, match="results differ in held_out"):
+    with pytest.raises(DataError, match=r"results differ in num_test \(8 and 9\)"):
         merge([results[0], results[1] | {"num_test": 8}])
 
 

@@ -24,6 +24,7 @@ from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expect
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.experiments.base import Experiment, OnStep, Stopwatch
 from gcpl_lab.experiments.registry import METHODS, Titles
+from gcpl_lab.experiments.tif import smallest_class_distance, timestep_weights
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scores, fit_reading, probabilities
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence
 from gcpl_lab.gcpl.encoding import read_exemplars, read_latents
@@ -147,6 +148,10 @@ class FewShotExperiment(Experiment[ImageSet]):
         """Which images of the pool are learned from, int64."""
         return draw_episode(self.support, shots, seed)
 
+    def known(self, method: str, shots: int, seed: int) -> GCPLClassifier | None:
+        """A classifier of some of the classes, whose prompts an objective keeps as they are."""
+        return None
+
     def fingerprint(self) -> str:
         """Whatever the diffusion classifiers' results depend on besides method, shots and seed."""
         return repr((self.config, self.support.checksum, self.test.checksum, self.diffusion.checksum()))
@@ -231,7 +236,8 @@ class FewShotExperiment(Experiment[ImageSet]):
         if entry.facts.get("reads_clip"):
             exemplars = replace(exemplars, features=self.views[:, torch.from_numpy(chosen)])
         watch = Stopwatch()
-        records = model.learn(exemplars, self.support.class_names, warm_start=vectors)
+        known = self.known(entry.name, shots, seed)
+        records = model.learn(exemplars, self.support.class_names, warm_start=vectors, known=known)
         self.follow(entry.name, records, lambda: getattr(model.config, stage.num_steps))
         watch.learned()
         evidence = model.evidence(latents)
@@ -243,20 +249,32 @@ class FewShotExperiment(Experiment[ImageSet]):
         more |= seconds | {"train_seconds": seconds["train_seconds"] + before["train_seconds"]}
         more |= {"temperature": model.temperature_, "weighting": model.weighting_}
         more |= {"accuracy_without_offsets": accuracy(scores - model.offsets_, self.test.labels)}
-        more |= {"readings": self.readings(evidence, model.support_errors_, model.support_labels_, seed)}
+        more |= {"readings": self.readings(evidence, model.support_errors_, model.support_labels_, exemplars, seed)}
         chances = probabilities(scores, model.temperature_)
         outcome = self.outcome(entry.name, shots, seed, scores, chances, **more)
         if entry.name in {OBJECTIVES[name].facts.get("starts_from") for name in OBJECTIVES}:
             self._starts[entry.name, shots, seed] = outcome
         return outcome
 
-    def readings(self, evidence: Evidence, errors: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
-        """Accuracy with each weighting, without and with offsets: what a choice among them is worth."""
-        found: dict[str, float] = {}
-        for weighting in WEIGHTINGS:
-            found[weighting] = accuracy(class_scores(evidence.errors, weighting), self.test.labels)
-            fitted = fit_reading(errors, labels, weighting=weighting, seed=seed)
-            found[f"{weighting}, offsets"] = accuracy(fitted.scores(evidence.errors), self.test.labels)
+    def readings(
+        self, evidence: Evidence, errors: np.ndarray, labels: np.ndarray, exemplars: Exemplars, seed: int
+    ) -> dict[str, float]:
+        """Accuracy with each weighting and with TiF's, without and with offsets: what a choice among them is worth.
+
+        Args:
+            evidence: Of the test images.
+            errors, labels: (image, class, sample) and (image,) of exemplars, for the offsets.
+            exemplars: All of them; how near classes lie decides TiF's weights.
+        """
+        latents = self.diffusion.scale_latents(exemplars.means[0])
+        products = self.diffusion.scheduler.alphas_cumprod[torch.from_numpy(evidence.timesteps)].double().numpy()
+        tif = timestep_weights(products, smallest_class_distance(latents, exemplars.labels))
+        kinds: dict[str, tuple[Weighting, Any]] = {name: (name, 1.0) for name in WEIGHTINGS}
+        kinds["TiF"], found = ("absolute", tif), dict[str, float]()
+        for name, (weighting, weights) in kinds.items():
+            found[name] = accuracy(class_scores(evidence.errors * weights, weighting), self.test.labels)
+            fitted = fit_reading(errors * weights, labels, weighting=weighting, seed=seed)
+            found[f"{name}, offsets"] = accuracy(fitted.scores(evidence.errors * weights), self.test.labels)
         return found
 
     def under_names(self, seed: int) -> tuple[DiffusionClassifier, Evidence, float]:
@@ -277,22 +295,21 @@ def run_names(experiment: FewShotExperiment, method: str, shots: int, seed: int,
     """Class names as prompts; as a control, with the offsets and temperature that learned prompts get too."""
     classifier, evidence, seconds = experiment.under_names(seed)
     wanted: Any = experiment.settings.get("weighting", "chosen" if fitted else NAMED_WEIGHTING)
-    if wanted == "tif":  # its weights are those of learned prompts
-        wanted = "chosen"
     # Nothing is learned without an image, no temperature either: 1, as published.
     plain: Weighting = NAMED_WEIGHTING if wanted == "chosen" else wanted
     reading = Reading(plain, 1.0, np.zeros(len(experiment.test.class_names)))
     more: dict[str, Any] = {"train_seconds": 0.0}
     if fitted:
         watch, chosen = Stopwatch(), experiment.draw(shots, seed)
-        latents = experiment.diffusion.scale_latents(experiment._exemplars.subset(chosen).means[0])
+        exemplars = experiment._exemplars.subset(chosen)
+        latents = experiment.diffusion.scale_latents(exemplars.means[0])
         seen, labels = classifier.exact(latents, experiment.config.num_evidence), experiment.support.labels[chosen]
         reading = fit_reading(seen.errors, labels, weighting=wanted, seed=seed)
         watch.learned()
         without = accuracy(class_scores(evidence.errors, reading.weighting), experiment.test.labels)
         more = {"train_evaluations": seen.num_evaluations, "train_seconds": watch.row()["train_seconds"]}
         more["accuracy_without_offsets"] = without
-        more["readings"] = experiment.readings(evidence, seen.errors, labels, seed)
+        more["readings"] = experiment.readings(evidence, seen.errors, labels, exemplars, seed)
     more |= {"denoiser_evaluations": evidence.num_evaluations, "predict_seconds": seconds}
     more |= {"weighting": reading.weighting, "evidence": evidence}
     scores = reading.scores(evidence.errors)
@@ -349,6 +366,6 @@ def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) 
     more |= {"train_evaluations": start.row["train_evaluations"] + spent}
     more |= {"train_seconds": start.row["train_seconds"] + seconds["train_seconds"]}
     more |= {"accuracy_with_random_noises": start.row["accuracy"]}
-    more |= {"readings": experiment.readings(evidence, seen.errors, exemplars.labels.numpy(), seed)}
+    more |= {"readings": experiment.readings(evidence, seen.errors, exemplars.labels.numpy(), exemplars, seed)}
     more |= {"accuracy_without_offsets": accuracy(class_scores(evidence.errors, "relative"), experiment.test.labels)}
     return experiment.outcome(method, shots, seed, scores, probabilities(scores, reading.temperature), **more)

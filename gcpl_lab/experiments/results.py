@@ -55,10 +55,8 @@ def conditioning(experiment: FewShotExperiment, outcome: Outcome, templates: Seq
     if outcome.model is None:
         return torch.stack([diffusion.encode_texts([t.format(name) for name in names]) for t in templates])
     vectors = outcome.model.prompts_.vectors.detach()
-    prompts = ClassPrompts(diffusion, names, num_vectors=vectors.shape[1], templates=templates, initial="random")
-    prompts = prompts.to(diffusion.device)
+    prompts = ClassPrompts.of(diffusion, names, vectors, templates)
     with torch.no_grad():
-        prompts.vectors.copy_(vectors)
         return torch.stack([diffusion.encode_prompts(*prompts(None, index)) for index in range(len(templates))])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.evaluation.compare import Trial, paired_difference
 from gcpl_lab.experiments.base import OnTrial, run_all
-from gcpl_lab.experiments.few_shot import FewShotExperiment
+from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw
+from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.storage import write_json
 from gcpl_lab.training.machine import describe_machine, describe_versions
 
@@ -35,11 +37,35 @@ class SituationTrial(Trial):
 
 
 class GivenExperiment(FewShotExperiment):
-    """All of the support is learned from."""
+    """All of the support is learned from, each method once; ``before`` are classes that are known already."""
+
+    before: GivenExperiment | None = None
 
     def draw(self, shots: int, seed: int) -> np.ndarray:
         """Everything."""
         return np.arange(len(self.support))
+
+    def run(self, method: str, shots: int, seed: int) -> Outcome:
+        """As for any experiment; the outcome is kept for the case that grows from this one."""
+        if method not in self._outcomes:
+            self._outcomes[method] = super().run(method, shots, seed)
+        return self._outcomes[method]
+
+    @cached_property
+    def _outcomes(self) -> dict[str, Outcome]:
+        return {}
+
+    def known(self, method: str, shots: int, seed: int) -> GCPLClassifier | None:
+        """The prompts of the classes before."""
+        return self.before.run(method, shots, seed).model if self.before else None
+
+    def share_kept(self, method: str, shots: int, seed: int) -> float:
+        """Of the images of classes that were known before: the share whose decision stayed."""
+        assert self.before is not None
+        names, earlier = self.before.test.class_names, self.before.run(method, shots, seed).scores
+        old = np.isin(self.test.labels, [self.test.class_names.index(name) for name in names])
+        decided = np.array(self.test.class_names)[self.run(method, shots, seed).scores[old].argmax(1)]
+        return float((decided == np.array(names)[earlier.argmax(1)]).mean())
 
 
 @dataclass
@@ -53,7 +79,7 @@ class _Judge:
     shots: int
     num_test: int
     held_out: bool
-    _last: dict[tuple[str, int, str], tuple[Case, GivenExperiment]] = field(default_factory=dict)
+    _cases: dict[tuple[str, int], dict[str, tuple[Case, GivenExperiment]]] = field(default_factory=dict)
 
     def draw_of(self, seed: int) -> Draw:
         """Exemplars come from the pool; judged is on test images, or on what the largest episode leaves of the pool."""
@@ -72,20 +98,24 @@ class _Judge:
         outcome = experiment.run(trial.method, smallest, trial.seed)
         right = outcome.scores.argmax(1) == case.test.labels
         accuracy = [[group, level, float(right[part].mean())] for (group, level), part in case.levels.items()]
+        if case.grows:
+            stayed = experiment.share_kept(trial.method, smallest, trial.seed)
+            accuracy.append(["old decisions that stay", next(iter(case.levels))[1], stayed])
         chances = np.round(outcome.probabilities, 6).tolist()
         costs = {name: outcome.row[name] for name in COSTS}
         return {"accuracy": accuracy, **costs, "labels": case.test.labels.tolist(), "chances": chances}
 
     def _case(self, situation: str, seed: int, name: str) -> tuple[Case, GivenExperiment]:
-        if (situation, seed, name) not in self._last:  # trials come case by case: one is kept
-            made = SITUATIONS[situation].target(self.draw_of(seed))
-            case = next(case for case in made if case.name == name)
-            whole = self.whole
-            experiment = GivenExperiment(case.exemplars, case.test, preset=whole.preset, settings=whole.settings)
-            experiment.diffusion, experiment.clip = whole.diffusion, whole.clip
-            self._lend(experiment)
-            self._last = {(situation, seed, name): (case, experiment)}
-        return self._last[situation, seed, name]
+        if (situation, seed) not in self._cases:  # trials come draw by draw: one is kept
+            self._cases, before = {(situation, seed): {}}, None
+            for case in SITUATIONS[situation].target(self.draw_of(seed)):
+                whole, given = self.whole, (case.exemplars, case.test)
+                experiment = GivenExperiment(*given, preset=whole.preset, settings=whole.settings)
+                experiment.diffusion, experiment.clip, experiment.fit = whole.diffusion, whole.clip, whole.fit
+                experiment.before, before = before if case.grows else None, experiment
+                self._lend(experiment)
+                self._cases[situation, seed][case.name] = case, experiment
+        return self._cases[situation, seed][name]
 
     def _lend(self, experiment: GivenExperiment) -> None:
         """Encodings that are known; pixels are read anew, which takes no time."""

@@ -56,12 +56,18 @@ class Draw:
 
 @dataclass(frozen=True)
 class Case:
-    """Exemplars, all of them learned from, and images to judge on, with the levels that these belong to."""
+    """Exemplars, all of them learned from, and images to judge on, with the levels that these belong to.
+
+    Attributes:
+        grows: Further classes come to those of the case before it: prompts keep the known ones as they are, and its
+            row says which share of the decisions for known classes stayed.
+    """
 
     name: str
     exemplars: ImageSet
     test: ImageSet
     levels: Levels
+    grows: bool = False
 
 
 Situation = Callable[[Draw], Iterator[Case]]
@@ -204,7 +210,11 @@ def imbalance(draw: Draw) -> Iterator[Case]:
 
 @register_situation("one_class_more", title="One class more", varied="learned", plain="without it")
 def one_class_more(draw: Draw) -> Iterator[Case]:
-    """All classes but the one that is drawn, then all: what do the old ones lose, and is the new one found?"""
+    """All classes but the one that is drawn, then all: what do the old ones lose, and is the new one found?
+
+    Learned prompts: the new class's alone is learned, the old ones stay to the digit; other methods are fitted anew.
+    Counted too is which share of the decisions for images of old classes stays.
+    """
     every, exemplars = list(draw.support.class_names), draw.exemplars()
     new = int(draw.rng(4).integers(len(every)))
     old = [name for place, name in enumerate(every) if place != new]
@@ -213,4 +223,4 @@ def one_class_more(draw: Draw) -> Iterator[Case]:
     known = after.labels < len(old)
     yield Case("without", exemplars.only(old), before, _whole(before, ("old classes", "without it")))
     levels = {("old classes", "with it"): np.flatnonzero(known), ("new class", "with it"): np.flatnonzero(~known)}
-    yield Case("with", exemplars.only(order), after, levels)
+    yield Case("with", exemplars.only(order), after, levels, grows=True)

@@ -23,6 +23,8 @@ Values = dict[str, dict[str, float]]
 Chooses = Callable[[str], bool]
 Found = dict[str, Any]
 
+ALIKE = ("held_out", "num_test", "preset", "shots")
+"""What runs that are merged have in common; a comparison has any number of shots."""
 LMPT_PARTS = ("comparison", "ablation", "tails")
 NUM_PAIRS = 6
 
@@ -41,7 +43,7 @@ def merge(
     results: Sequence[Mapping[str, Any]],
     lmpt: Iterable[tuple[str, Mapping[str, Any]]] = (),
     busy: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
+) -> Found:
     """What is kept of several runs: accuracies of all, costs, pairs, and of multi-label runs their summaries.
 
     Args:
@@ -51,29 +53,30 @@ def merge(
             the same reference on the same data, the first that has a method counts.
         busy: Like ``results``, of runs beside others on the same machine: their seconds do not count.
     """
-    slowed = [{**one, "cost": {}} for one in map(_as_situation, busy)]
-    results = [*map(_as_situation, results), *slowed]
-    kinds = {(one["held_out"], one["num_test"], one["shots"], one["preset"]) for one in results}
-    if len(kinds) > 1:
-        raise DataError(
-            f"results differ in held_out, num_test, shots or preset: {sorted(map(str, kinds))}; give equal ones"
-        )
+    runs = [*map(_as_situation, results), *({**one, "cost": {}} for one in map(_as_situation, busy))]
+    about = {name: one[name] for one in reversed(runs) for name in (*ALIKE, "machine") if name in one}
+    for one in runs:
+        if other := [name for name in ALIKE if one.get(name, about[name]) != about[name]]:
+            told = ", ".join(f"{name} ({one[name]} and {about[name]})" for name in other)
+            raise DataError(f"results differ in {told}; give equal ones")
     accuracy: dict[str, Any] = {}
-    for one in results:
-        for name, groups in one["accuracy"].items():
-            for group, levels in groups.items():
-                for level, methods in levels.items():
-                    of = accuracy.setdefault(name, {}).setdefault(group, {}).setdefault(level, {})
-                    for method, values in methods.items():
-                        of.setdefault(method, {}).update(values)
-    accuracy = {name: {group: in_order(levels) for group, levels in of.items()} for name, of in accuracy.items()}
-    found: dict[str, Any] = {"commands": [one["command"] for one in results], "accuracy": accuracy}
-    found["cost"] = {method: cost for one in results for method, cost in one["cost"].items()}
-    found["joined"] = [pair for one in results for pair in one["joined"][:NUM_PAIRS]]
-    about = (
-        {name: results[0][name] for name in ("held_out", "num_test", "shots", "preset", "machine")} if results else {}
-    )
+    for one in runs:
+        _add(accuracy, one["accuracy"])
+    for groups in accuracy.values():
+        groups |= {group: in_order(levels) for group, levels in groups.items()}
+    found: Found = {"commands": [one["command"] for one in runs], "accuracy": accuracy}
+    found["cost"] = {method: cost for one in runs for method, cost in one["cost"].items()}
+    found["joined"] = [pair for one in runs for pair in one["joined"][:NUM_PAIRS]]
     return {**found, "about": about, "lmpt": _merge_lmpt(lmpt)}
+
+
+def _add(kept: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Fill what is nested in ``more`` into ``kept``."""
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            _add(kept.setdefault(name, {}), value)
+        else:
+            kept[name] = value
 
 
 def in_order(levels: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,9 +113,10 @@ def _as_situation(result: Mapping[str, Any]) -> Mapping[str, Any]:
     rows, data = result["methods"], result["data"]
     cells = [[("all classes", f"{row['shots']}", row["accuracy"])] for row in rows]
     found = [{**row, "situation": "few_shots", "accuracy": cell} for row, cell in zip(rows, cells, strict=True)]
-    about = {"held_out": data["held_out"], "num_test": data["test_size"], "shots": max(data["shots"])}
+    about = {"held_out": data["held_out"], "num_test": data["test_size"]}
     about |= {name: result[name] for name in ("command", "preset", "machine")}
-    return {**about, "accuracy": accuracies(found), "cost": costs(rows), "joined": []}
+    most = [row for row in rows if row["shots"] == max(data["shots"])]
+    return {**about, "accuracy": accuracies(found), "cost": costs(most), "joined": []}
 
 
 def mean_over(levels: Iterable[Mapping[str, Mapping[str, float]]]) -> Values:
@@ -156,11 +160,16 @@ def compare_families(values: Values, ours: Chooses = is_generative, theirs: Choo
     return {"ours": first, "theirs": second, "num_seeds": len(shared), "word": word_for(difference), **difference}
 
 
+WORDS = ("ahead", "level", "behind", "open")
+LEVEL = 0.05
+"""An interval that holds zero says "level" where neither of its ends is further away: else nothing is known."""
+
+
 def word_for(difference: Mapping[str, float | None]) -> str:
-    """``"ahead"`` or ``"behind"`` where the interval leaves no doubt, else ``"level"``; one draw: ``"not known"``."""
+    """``"ahead"``, ``"behind"`` or ``"level"`` where the interval says so, else ``"open"``, as with one draw."""
     low, high = difference["low"], difference["high"]
-    if low is None or high is None:
-        return "not known"
+    if low is None or high is None or (low <= 0 <= high and max(-low, high) > LEVEL):
+        return "open"
     return "ahead" if low > 0 else "behind" if high < 0 else "level"
 
 
@@ -196,8 +205,18 @@ def write_page(kept: Mapping[str, Any]) -> str:
         entry = SITUATIONS[situation]
         lines += [f"## {entry.title}", "", " ".join((entry.target.__doc__ or "").split()), ""]
         for group, levels in groups.items():
-            lines += [f"By {entry.facts['varied']}, {group}:", "", *_table(levels), ""]
+            lines += [f"By {entry.facts['varied']}, {group}:", "", *_by_level(levels)]
     return "\n".join(lines)
+
+
+def table(*columns: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    cells = [columns, ["---"] * len(columns), *rows]
+    return [*(f"| {' | '.join(row)} |" for row in cells), ""]
+
+
+def _title(method: str) -> str:
+    return {**METHOD_TITLES, **MULTILABEL_TITLES, **ABLATION_TITLES}.get(method, method)
 
 
 def _head(kept: Mapping[str, Any]) -> list[str]:
@@ -209,75 +228,71 @@ def _head(kept: Mapping[str, Any]) -> list[str]:
         *("Written by `gcpl-lab verdict` from `docs/verdict.json`; do not edit. The runs behind it:", ""),
         *(f"    {command}" for command in commands),
         "",
-        f"Accuracy in percent on at most {about['num_test']} {where}, {about['shots']} exemplars a class unless said",
-        "otherwise; differences are paired over draws of exemplars, with 95 % intervals. **Level** means that the",
-        "interval holds zero. The best of several methods on the same draws looks a little better than it is, on both",
-        "sides; and of many lines one in twenty would lean by chance.",
+        f"Accuracy in percent on at most {about['num_test']} {where}, {about.get('shots', 16)} exemplars a class",
+        "unless said otherwise; differences are paired over draws of exemplars, with 95 % intervals. **Level** means",
+        f"that the interval holds zero and no end of it is beyond {100 * LEVEL:.0f} points, **open** that it is wider:",
+        "too few draws to tell. The best of several methods on the same draws looks a little better than it is, on",
+        "both sides; and of many lines one in twenty would lean by chance.",
         "",
     ]
 
 
 def _answer(kept: Mapping[str, Any]) -> str:
     """The page in two sentences."""
-    words = [found["word"] for *_, found in compared(kept)]
-    kinds = [word for word in ("ahead", "level", "behind", "not known") if word in words]
-    counts = ", ".join(f"{word} on {words.count(word)}" for word in kinds)
+    words = [found["word"] for *_, found in compared(kept, is_generative)]
+    counts = ", ".join(f"{word} on {words.count(word)}" for word in WORDS if word in words)
     text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
         if entry["method"] == "lmpt":
-            reference = MULTILABEL_TITLES.get(tails["reference"], tails["reference"])
-            word = {"level": "level with", "ahead": "ahead of"}.get(word_for(entry), word_for(entry))
-            text += f" **With several labels, LMPT is {word} {reference} over drawn tails** ({_points(entry)})."
+            words = {"level": "level with", "open": "not told from", "ahead": "ahead of", "behind": "behind"}
+            word = words[word_for(entry)]
+            text += f" **With several labels, LMPT is {word} {_title(tails['reference'])} over drawn tails**"
+            text += f" ({_points(entry)})."
     return text
 
 
-def compared(kept: Mapping[str, Any], *sides: Chooses) -> list[tuple[str, str, Values, Found]]:
-    """Situation, question, values and what :func:`compare_families` says of them, where both sides were run."""
+def compared(
+    kept: Mapping[str, Any], ours: Chooses | None, theirs: Chooses | None = None
+) -> list[tuple[str, str, Values, Found]]:
+    """Situation, question, values and what :func:`compare_families` says of them, where both sides were run.
+
+    Without ``ours`` the best of all stands against the best of the others.
+    """
     found = []
     for situation, groups in kept["accuracy"].items():
         for group, levels in groups.items():
             for label, of in questions(situation, group, levels):
                 values = mean_over(of)
-                if outcome := compare_families(values, *sides):
+                first = ours or (winner(values).__eq__ if values else is_generative)
+                if outcome := compare_families(values, first, theirs):
                     found.append((situation, label, values, outcome))
     return found
 
 
-SIDES: tuple[tuple[str, str, str, tuple[Chooses, ...]], ...] = (
-    ("Do generative prompts pay?", "generative prompts", "the others", ()),
-    ("Do the prompts matter, or the diffusion model alone?", "", "CLIP", ("denoiser_probe".__eq__, reads_clip)),
+DENOISER = "Do the prompts matter, or the diffusion model alone?"
+SIDES: tuple[tuple[str, str, str, Chooses | None, Chooses | None], ...] = (
+    ("Who wins?", "the best", "the next", None, None),
+    ("Do generative prompts pay?", "best generative prompts", "best of the others", is_generative, None),
+    ("Beside a network from scratch", "best generative prompts", "network", is_generative, "scratch_network".__eq__),
+    ("Beside a linear probe on CLIP", "best generative prompts", "linear probe", is_generative, "linear_probe".__eq__),
+    (DENOISER, "probe on the denoiser", "best of CLIP", "denoiser_probe".__eq__, reads_clip),
 )
-"""Heading, what stands on both sides, and what :func:`compare_families` is told."""
+"""Heading, what stands on both sides, and what :func:`compared` is told."""
 
 
 def _summary(kept: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for heading, ours, theirs, sides in SIDES:
-        rows = compared(kept, *sides)
-        if not rows:
-            continue
-        first = f"best {ours}" if ours else METHOD_TITLES["denoiser_probe"].lower()
-        lines += [
-            f"## {heading}",
-            "",
-            f"| situation | {first} | best of {theirs} | difference | draws | seconds | it is |",
-        ]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-        for situation, group, values, found in rows:
-            names = [f"{METHOD_TITLES.get(m, m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
-            seconds = [_seconds(kept["cost"], found[side]) for side in ("ours", "theirs")]
-            title = f"{SITUATIONS[situation].title}: {group}"
-            cells = [
-                title,
-                *names,
-                _points(found),
-                str(found["num_seeds"]),
-                " / ".join(seconds),
-                f"**{found['word']}**",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+    for heading, ours, theirs, *sides in SIDES:
+        rows = []
+        for situation, group, values, found in compared(kept, *sides):
+            names = [f"{_title(m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
+            seconds = " / ".join(_seconds(kept["cost"], found[side]) for side in ("ours", "theirs"))
+            cells = [_points(found), str(found["num_seeds"]), seconds, f"**{found['word']}**"]
+            rows.append([f"{SITUATIONS[situation].title}: {group}", *names, *cells])
+        if rows:
+            columns = ("situation", ours, theirs, "difference", "draws", "seconds", "it is")
+            lines += [f"## {heading}", "", *table(*columns, rows=rows)]
     return lines
 
 
@@ -286,34 +301,26 @@ def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
     return f"{of['train_seconds'] + of['predict_seconds']:.3g}" if of else "–"
 
 
-def _table(levels: Mapping[str, Values]) -> list[str]:
+def _by_level(levels: Mapping[str, Values]) -> list[str]:
     methods = list(dict.fromkeys(name for of in levels.values() for name in of))
     methods.sort(key=lambda m: -np.mean([np.mean(list(of[m].values())) for of in levels.values() if m in of]))
-    lines = [f"| method | {' | '.join(levels)} |", "| --- |" + " --- |" * len(levels)]
-    for method in methods:
-        cells = [_mean(of[method]) if method in of else "" for of in levels.values()]
-        lines.append(f"| {METHOD_TITLES.get(method, method)} | {' | '.join(cells)} |")
-    return lines
+    rows = ([_title(m), *(_mean(of[m]) if m in of else "" for of in levels.values())] for m in methods)
+    return table("method", *levels, rows=rows)
 
 
 def _joined(kept: Mapping[str, Any]) -> list[str]:
     if not kept["joined"]:
         return []
-    lines = ["## Two methods together", ""]
-    lines += [
-        "The product of both probabilities; what one of both tells right is the most that a choice could reach.",
-        "",
-    ]
-    lines += ["| pair | together | alone | gain over the better | mistakes' correlation | one of both right | draws |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    rows = []
     for pair in sorted(kept["joined"], key=lambda pair: -pair["accuracy"])[: 2 * NUM_PAIRS]:
-        names = " + ".join(METHOD_TITLES.get(m, m) for m in pair["methods"])
         alone = ", ".join(f"{100 * value:.1f}" for value in pair["alone"])
         correlation = "–" if pair["correlation"] is None else f"{pair['correlation']:.2f}"
-        cells = [names, f"{100 * pair['accuracy']:.1f}", alone, _points(pair["gain"]), correlation]
-        cells += [f"{100 * pair['oracle']:.1f}", str(pair["num_seeds"])]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+        names, together = " + ".join(map(_title, pair["methods"])), f"{100 * pair['accuracy']:.1f}"
+        oracle = f"{100 * pair['oracle']:.1f}"
+        rows.append([names, together, alone, _points(pair["gain"]), correlation, oracle, str(pair["num_seeds"])])
+    told = "The product of both probabilities; what one of both tells right is the most that a choice could reach."
+    columns = ("pair", "together", "alone", "gain over the better", "mistakes' correlation", "one of both", "draws")
+    return ["## Two methods together", "", told, "", *table(*columns, rows=rows)]
 
 
 def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -321,7 +328,7 @@ def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     levels = list(kept["accuracy"].get("few_shots", {}).get("all classes", {}).values())
     return [
         {
-            "name": METHOD_TITLES.get(method, method),
+            "name": _title(method),
             "accuracy": float(np.mean(list(values.values()))),
             "seconds": max(1e-3, sum(kept["cost"][method][name] for name in ("train_seconds", "predict_seconds"))),
             "evaluations": kept["cost"][method]["train_evaluations"] + kept["cost"][method]["denoiser_evaluations"],
@@ -333,18 +340,13 @@ def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _costs(kept: Mapping[str, Any]) -> list[str]:
-    rows = sorted(cost_rows(kept), key=lambda row: -row["accuracy"])
-    if not rows:
+    found = sorted(cost_rows(kept), key=lambda row: -row["accuracy"])
+    if not found:
         return []
-    lines = [
-        "## What it costs",
-        "",
-        "Means over all trials, learning and classifying, of runs on a quiet machine; – where there is none.",
-        "",
-    ]
-    lines += ["| method | accuracy | seconds | denoiser evaluations |", "| --- | --- | --- | --- |"]
-    cells = ([r["name"], f"{100 * r['accuracy']:.1f}", f"{r['seconds']:.3g}", f"{r['evaluations']:,.0f}"] for r in rows)
-    return [*lines, *(f"| {' | '.join(row)} |" for row in cells), ""]
+    rows = [[r["name"], f"{100 * r['accuracy']:.1f}", f"{r['seconds']:.3g}", f"{r['evaluations']:,.0f}"] for r in found]
+    told = "Means over all trials, learning and classifying, of runs on a quiet machine; – where there is none."
+    columns = ("method", "accuracy", "seconds", "denoiser evaluations")
+    return ["## What it costs", "", told, "", *table(*columns, rows=rows)]
 
 
 LMPT_TITLES = {
@@ -359,22 +361,16 @@ def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, (title, sample) in LMPT_TITLES.items():
         if name not in parts:
             continue
-        part = parts[name]
-        titles = {**MULTILABEL_TITLES, **ABLATION_TITLES}
-        reference = titles.get(part["reference"], part["reference"])
-        lines += [f"## {title}", ""]
-        lines += [f"Mean average precision in percent; differences are from {reference}. {sample}", ""]
-        lines += [
-            "| method | all | difference | tail | difference | on all it is |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
+        part, rows = parts[name], []
         tails = {entry["method"]: entry for entry in part["summary"].get("map_tail", [])}
         for entry in sorted(part["summary"]["map"], key=lambda entry: -entry["mean"]):
             tail, same = tails.get(entry["method"]), entry["method"] == part["reference"]
-            cells = [titles.get(entry["method"], entry["method"]), _entry(entry), "" if same else _points(entry)]
-            cells += [_entry(tail), "" if same else _points(tail)] if tail else ["", ""]
-            lines.append(f"| {' | '.join([*cells, '' if same else word_for(entry)])} |")
-        lines.append("")
+            of_tail = [_entry(tail), "" if same else _points(tail)] if tail else ["", ""]
+            paired = ["", *of_tail, ""] if same else [_points(entry), *of_tail, word_for(entry)]
+            rows.append([_title(entry["method"]), _entry(entry), *paired])
+        told = f"Mean average precision in percent; differences are from {_title(part['reference'])}. {sample}"
+        columns = ("method", "all", "difference", "tail", "difference", "on all it is")
+        lines += [f"## {title}", "", told, "", *table(*columns, rows=rows)]
     return lines
 
 

@@ -2,18 +2,8 @@
 
 L = ‖ε − ε_θ(z_t, t, h_c)‖² − λ · mean_r ‖ε − ε_θ(z_t, t, h_r)‖², over rivals r of the own class c.
 
-What it does in expectation. Of a noisy latent z_t, let π_c be the probability that it shows class c, ε*_c the mean
-noise given z_t and that class, and R the number of rivals, all other classes. A prediction p for the prompt of class c
-at z_t is drawn to ε*_c with weight π_c and pushed from each ε*_r with weight λ·π_r/R. Where π_c > λ(1 − π_c)/R it has a
-minimum,
-
-    p = (π_c ε*_c − (λ/R) Σ_r π_r ε*_r) / (π_c − (λ/R)(1 − π_c)):
-
-a step beyond ε*_c, away from the rivals. So unlike the published contrast, whose minimum is GCPL's prediction times
-1/(1 − λ), it separates; and where nothing tells the classes apart all ε* are equal, and so is p: nothing is inflated.
-But where an image is clearly a rival's the weight is negative and the loss has no minimum: the prompt of class c is
-paid for answering anything wrong there, without bound. The discriminative objective ends that by its softmax: an image
-that is told right by a margin pulls no more.
+Unlike the published contrast it separates; but where an image is clearly a rival's it has no minimum, and a prompt is
+paid for answering anything wrong there. docs/rivals.md works out both expectations.
 """
 
 from __future__ import annotations

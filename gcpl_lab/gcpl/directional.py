@@ -15,7 +15,9 @@ from gcpl_lab.gcpl.sampling import NoisyBatch
 from gcpl_lab.models.diffusion import FrozenDiffusion
 
 
-@register_objective("directional", title="Directional tokens", defaults={"pull": 1e-4}, stage=Stage(), quick=False)
+@register_objective(
+    "directional", title="Directional tokens", defaults={"pull": 1e-4}, stage=Stage(), alone=True, quick=False
+)
 class Directional(GCPL):
     """L_GCPL on vectors v = m·u with ‖u‖ = 1, m the mean norm of the vocabulary, less κ·cos(u, first word).
 
@@ -26,12 +28,7 @@ class Directional(GCPL):
     """
 
     def __init__(self, diffusion: FrozenDiffusion, prompts: ClassPrompts, pull: float = 1e-4) -> None:
-        """Put the vectors on the sphere.
-
-        Args:
-            diffusion, prompts: See :class:`GCPL`.
-            pull: κ ≥ 0, towards the direction that each vector started in.
-        """
+        """Put the vectors on the sphere; ``pull`` is κ ≥ 0, towards the direction that each started in."""
         super().__init__(diffusion, prompts)
         self.pull = pull
         self.norm = float(diffusion.embedding_table.detach().float().norm(dim=1).mean())

@@ -20,6 +20,16 @@ from gcpl_lab.gcpl.sampling import NoisyBatch
 from gcpl_lab.models.diffusion import FrozenDiffusion
 
 
+def errors_under(
+    diffusion: FrozenDiffusion, hidden: Tensor, candidates: Tensor, noisy: Tensor, noise: Tensor, timesteps: Tensor
+) -> Tensor:
+    """Mean squared errors of noisy latents, each under its candidates (sample, candidate), rows of ``hidden``."""
+    rows = torch.arange(len(noisy)).repeat_interleave(candidates.shape[1])
+    predicted = diffusion.predict_noise(noisy, timesteps, hidden, rows, candidates.flatten())
+    errors = (predicted - noise[rows.to(noise.device)]).square().flatten(1).mean(1)
+    return errors.reshape(candidates.shape)
+
+
 def relative_errors(errors: Tensor) -> Tensor:
     """Errors (batch, sample, class) divided by their mean over classes, which is held constant in the gradient.
 
@@ -108,9 +118,7 @@ class Discriminative(GCPL):
         classes, prompts = candidates.unique(return_inverse=True)
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-        rows = torch.arange(len(noisy)).repeat_interleave(candidates.shape[1])
-        predicted = self.diffusion.predict_noise(noisy, batch.timesteps, hidden, rows, prompts.flatten())
-        errors = (predicted - batch.noise.repeat_interleave(candidates.shape[1], 0)).square().flatten(1).mean(1)
+        errors = errors_under(self.diffusion, hidden, prompts, noisy, batch.noise, batch.timesteps)
         return errors.reshape(-1, batch.num_samples, candidates.shape[1])
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:

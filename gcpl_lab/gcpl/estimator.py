@@ -21,12 +21,12 @@ from gcpl_lab.gcpl.calibration import Weighting, fit_reading
 from gcpl_lab.gcpl.checks import check_calibration, check_fit, name_of
 from gcpl_lab.gcpl.encoding import read_exemplars
 from gcpl_lab.gcpl.evidence import make_classifier
+from gcpl_lab.gcpl.growing import KnownClasses
 from gcpl_lab.gcpl.judge import PromptJudge
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.gcpl.tif import smallest_class_distance
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import check_writable, tensor_checksum
 from gcpl_lab.training.device import checkpointed_activations, leave_device
@@ -64,7 +64,6 @@ class GCPLClassifier(PromptJudge):
         history_, states_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; states are vectors (class, V,
             dim), after 1, 2, 4, 8 ... and every ``journey_every`` updates, of very long runs about ``MAX_STATES``.
         train_evaluations_: Denoiser evaluations spent on training since it was last started, by all processes.
-        distance_: With ``weighting="tif"``: how far images of different classes lie apart at least.
         fast_: With ``classification="fast"`` the calibrated :class:`~gcpl_lab.fast.race.Race`.
     """
 
@@ -105,6 +104,7 @@ class GCPLClassifier(PromptJudge):
         coarse_words: Sequence[str] | None = None,
         checkpoint_folder: str | Path | None = None,
         calibration: tuple[Sequence[Any], Sequence[Any] | np.ndarray] | None = None,
+        known: GCPLClassifier | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn the class prompts, one record an update, for plotting or stopping on the way; ``fit`` runs them all.
 
@@ -117,6 +117,8 @@ class GCPLClassifier(PromptJudge):
             calibration: With ``classification="fast"``: further images and their labels that it is calibrated on, none
                 of them among ``images`` (errors on what was learned from are too good) and none that will be tested
                 on. Without them ``num_folds`` further trainings find out how held-out exemplars fare.
+            known: A classifier of some of the classes, with equal settings: their prompts stay as they are, to the
+                digit, and those of the other classes are learned (:mod:`gcpl_lab.gcpl.growing`).
 
         Raises:
             DataError: Images, labels or names that do not fit together, naming the item.
@@ -125,12 +127,12 @@ class GCPLClassifier(PromptJudge):
         classes, ids, names = check_fit(images, labels, class_names)
         if checkpoint_folder:
             check_writable(checkpoint_folder)
-        self.fit_ = choose_fit(images, self.config.fit)
-        known, scores = None, None
+        self.fit_ = known.fit_ if known else choose_fit(images, self.config.fit)
+        held_out, scores = None, None
         if calibration is not None:
             check_calibration(self.config.classification, *calibration, classes)
-            others, answers = calibration
-            known = self.encode(others), np.searchsorted(classes, np.asarray(answers)), self._clip_scores(others, names)
+            others, answers = calibration[0], np.searchsorted(classes, np.asarray(calibration[1]))
+            held_out = self.encode(others), answers, self._clip_scores(others, names)
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
         exemplars = read_exemplars(self.diffusion, images, ids, self.fit_, self.encode_moments)
@@ -138,15 +140,9 @@ class GCPLClassifier(PromptJudge):
             exemplars = replace(exemplars, features=self._clip_views(images))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
-        yield from self.learn(
-            exemplars,
-            names,
-            classes=classes,
-            coarse_words=coarse_words,
-            checkpoint_folder=checkpoint_folder,
-            calibration=known,
-            clip_scores=scores,
-        )
+        given: dict[str, Any] = {"coarse_words": coarse_words, "checkpoint_folder": checkpoint_folder, "known": known}
+        given |= {"classes": classes, "calibration": held_out, "clip_scores": scores}
+        yield from self.learn(exemplars, names, **given)
 
     def learn(
         self,
@@ -159,6 +155,7 @@ class GCPLClassifier(PromptJudge):
         checkpoint_folder: str | Path | None = None,
         calibration: tuple[Tensor, np.ndarray, np.ndarray | None] | None = None,
         clip_scores: np.ndarray | None = None,
+        known: GCPLClassifier | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn from images whose latents are cached already: train, then calibrate.
 
@@ -166,21 +163,17 @@ class GCPLClassifier(PromptJudge):
             exemplars: Cached moments; labels are 0 to class − 1.
             class_names: One a class.
             classes: What ``predict`` answers; by default 0 to class − 1.
-            coarse_words: See :meth:`steps`.
+            coarse_words, checkpoint_folder, known: See :meth:`steps`.
             warm_start: Vectors (class, V, dim) of a run of the objective that this one starts from; its own is skipped.
-            checkpoint_folder: See :meth:`steps`.
             calibration: See :meth:`steps`: scaled latents, labels 0 to class − 1, and CLIP's scores or None.
             clip_scores: CLIP's zero-shot logits (exemplar, class), for ``classification="fast"``.
         """
         fast_wanted = self.config.classification == "fast"
         if fast_wanted and calibration is None:  # too few exemplars: rather now than at the end
             cross_validation_folds(exemplars.labels.numpy(), self.config.num_folds, self.config.seed)
-        vars(self).setdefault("fit_", choose_fit((), self.config.fit))
+        vars(self).setdefault("fit_", known.fit_ if known else choose_fit((), self.config.fit))
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
-        self.begin(class_names, coarse_words, warm_start)
-        if self.config.weighting == "tif":
-            latents = self.diffusion.scale_latents(exemplars.means[0])
-            self.distance_ = smallest_class_distance(latents, exemplars.labels)
+        self.begin(class_names, coarse_words, warm_start, known)
         before = self.diffusion.num_denoiser_evaluations
         yield from self.train(exemplars, Path(checkpoint_folder) if checkpoint_folder else None)
         self.train_evaluations_ = int(all_reduce(torch.tensor(self.diffusion.num_denoiser_evaluations - before)))
@@ -189,11 +182,16 @@ class GCPLClassifier(PromptJudge):
             self.fast_ = fast_decision.calibrate(self, calibration, exemplars, coarse_words, clip_scores)
 
     def begin(
-        self, class_names: Sequence[str], coarse_words: Sequence[str] | None = None, warm_start: Tensor | None = None
+        self,
+        class_names: Sequence[str],
+        coarse_words: Sequence[str] | None = None,
+        warm_start: Tensor | None = None,
+        known: GCPLClassifier | None = None,
     ) -> None:
         """The prompts before the first update; nothing of an earlier fit is left."""
         config, diffusion = self.config, self.diffusion
         self.class_names_ = tuple(class_names)
+        self._known = KnownClasses(known, class_names, config) if known else None
         self.prompts_ = ClassPrompts(
             diffusion,
             class_names,
@@ -209,6 +207,8 @@ class GCPLClassifier(PromptJudge):
             self._objectives = [config.objective]
             with torch.no_grad():
                 self.prompts_.vectors.copy_(warm_start)
+        if self._known:
+            self._known.keep(self.prompts_)
         self.history_, self.states_ = [], {0: self.prompts_.vectors.detach().cpu().clone()}
         for name in ("temperature_", "fast_", "support_errors_", "support_labels_"):
             vars(self).pop(name, None)
@@ -221,9 +221,13 @@ class GCPLClassifier(PromptJudge):
         """The updates of each objective in turn."""
         self.mirroring_ = choose_mirroring(self.config.flip, exemplars.means, exemplars.labels, self.class_names_)
         with checkpointed_activations(self.diffusion.denoiser) if self.config.gradient_checkpointing else nullcontext():
+            hook = self._known.without_gradient(self.prompts_) if self._known else None
             for name in self._objectives:
                 if (yield from self._train_objective(name, exemplars, folder)):
-                    return
+                    break
+            if self._known and hook:
+                hook.remove()
+                self._known.keep(self.prompts_)
 
     def _train_objective(
         self, name: str, exemplars: Exemplars, folder: Path | None
@@ -233,6 +237,9 @@ class GCPLClassifier(PromptJudge):
         stage: Stage = entry.facts.get("stage", Stage())
         more = {"clip": self._clip} if entry.facts.get("reads_clip") else {}
         objective = entry.target(self.diffusion, self.prompts_, **config.chosen(entry.defaults), **more)
+        batch_size = getattr(config, stage.batch_size)
+        if self._known and entry.facts.get("alone"):
+            exemplars, batch_size = self._known.shown(exemplars, batch_size)
         if hasattr(objective, "begin"):
             latents = self.diffusion.scale_latents(exemplars.means[0])
             labels = exemplars.labels.numpy()
@@ -240,7 +247,7 @@ class GCPLClassifier(PromptJudge):
         sampler = ExemplarSampler(
             self.diffusion,
             exemplars,
-            batch_size=getattr(config, stage.batch_size),
+            batch_size=batch_size,
             num_samples=getattr(config, stage.num_samples) if stage.num_samples else 1,
             timestep_range=self.timestep_range,
             num_templates=len(config.templates),
@@ -280,16 +287,19 @@ class GCPLClassifier(PromptJudge):
     def _calibrate(self, exemplars: Exemplars) -> None:
         """Temperature, offsets and weighting, from what the exemplars show under the learned prompts."""
         chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
-        chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
+        if self._known:  # as many of a new class as of any other
+            chosen = self._known.first_of_each(chosen, exemplars.labels.numpy(), MAX_TEMPERATURE_IMAGES)
+        else:
+            chosen = chosen[:MAX_TEMPERATURE_IMAGES]
+        chosen = np.sort(chosen)
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
         # The very noises that test images will see: a part of a prompt's head start is theirs.
         self.support_errors_ = self.errors(latents, self.config.num_evidence)
         self.support_labels_ = exemplars.labels.numpy()[chosen]
-        reading = fit_reading(
-            self.support_errors_,
-            self.support_labels_,
-            weighting="absolute" if self.config.weighting == "tif" else self.config.weighting,
-            class_offsets=self.config.class_offsets,
-            seed=self.config.seed,
-        )
+        seen, offsets = (self.support_errors_, self.support_labels_), self.config.class_offsets
+        if self._known:
+            reading = self._known.read(*seen, offsets)
+        else:
+            given: dict[str, Any] = {"weighting": self.config.weighting, "seed": self.config.seed}
+            reading = fit_reading(*seen, class_offsets=offsets, **given)
         self.weighting_, self.temperature_, self.offsets_ = reading.weighting, reading.temperature, reading.offsets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +10,6 @@ from torch import Tensor
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
-
-Answer = TypeVar("Answer")
 
 
 def make_classifier(
@@ -22,16 +20,7 @@ def make_classifier(
     norm: Literal["l1", "l2"] = "l2",
     batch_size: int | None = None,
 ) -> DiffusionClassifier:
-    """The classifier that the settings ask for.
-
-    Args:
-        diffusion: The frozen model.
-        hidden: Hidden states of the class prompts, (class, context length, dim).
-        config: Its settings of evidence count.
-        seed: Of the noises.
-        norm: Of errors.
-        batch_size: Of a pass; by default that of the settings.
-    """
+    """The classifier that the settings ask for; arguments as for it, ``batch_size`` by default that of the settings."""
     return DiffusionClassifier(
         diffusion,
         hidden,

@@ -26,7 +26,6 @@ from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.gcpl.staged import Schedule
-from gcpl_lab.gcpl.tif import timestep_weights
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
@@ -50,7 +49,6 @@ class PromptJudge(PromptClassifier):
     temperature_: float
     offsets_: np.ndarray
     weighting_: Weighting
-    distance_: float
     fit_: str
     fast_: Race
     _diffusion: FrozenDiffusion | None
@@ -102,29 +100,15 @@ class PromptJudge(PromptClassifier):
         return Evidence(errors, timesteps.numpy(), int(errors.size))
 
     def errors(self, latents: Tensor, num_samples: int, seed: int | None = None) -> np.ndarray:
-        """Errors (image, class, sample) on ``num_samples`` (t, ε) with noises from ``seed`` (that of the settings).
+        """Errors (image, class, sample) on ``num_samples`` (t, ε) with noises from ``seed`` (that of the settings)."""
+        seed = self.config.seed if seed is None else seed
+        fit = MemoryFit(self.config.evidence_batch_size, FORWARD_ADVICE)
 
-        With ``weighting="tif"`` they are weighted, so that their mean over samples is TiF's.
-        """
-        seed, fit = (
-            self.config.seed if seed is None else seed,
-            MemoryFit(self.config.evidence_batch_size, FORWARD_ADVICE),
-        )
-        (errors,) = split_work(
-            latents,
-            lambda own: (
-                torch.from_numpy(fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples)).errors),
-            ),
-        )
-        return (
-            errors.numpy() * self._timestep_weights(num_samples) if self.config.weighting == "tif" else errors.numpy()
-        )
+        def of_share(own: Tensor) -> tuple[Tensor]:
+            evidence = fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples))
+            return (torch.from_numpy(evidence.errors),)
 
-    def _timestep_weights(self, num_samples: int) -> np.ndarray:
-        """TiF's, float32 (sample,), of mean 1."""
-        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
-        weights = timestep_weights(self.diffusion.scheduler.alphas_cumprod[timesteps].double().numpy(), self.distance_)
-        return (weights / max(float(weights.mean()), np.finfo(float).tiny)).astype(np.float32)
+        return split_work(latents, of_share)[0].numpy()
 
     def staged_evidence(
         self,
@@ -137,10 +121,7 @@ class PromptJudge(PromptClassifier):
     ) -> Evidence:
         """The published decision in stages under the learned prompts; errors of dropped classes are NaN.
 
-        Args:
-            latents: Scaled, (image, channel, height, width).
-            to_keep, n_samples, schedule: See :meth:`~gcpl_lab.gcpl.classifier.DiffusionClassifier.staged`.
-            norm: Of errors; the GCPL authors' script has L1.
+        See :meth:`~gcpl_lab.gcpl.classifier.DiffusionClassifier.staged`; the GCPL authors' script has the norm L1.
         """
         self._check_fitted()
         seed, fit = self.config.seed, MemoryFit(self.config.evidence_batch_size, FORWARD_ADVICE)
@@ -245,8 +226,6 @@ class PromptJudge(PromptClassifier):
             "fit": self.fit_,
             "objective_class": f"{target.__module__}.{target.__qualname__}",
         }
-        if self.config.weighting == "tif":
-            facts["distance"] = self.distance_
         if hasattr(self, "fast_") and self.fast_.plan_ is not None:
             facts["plan"] = self.fast_.plan_.as_dict()
         return self.prompts_.vectors, facts
@@ -257,16 +236,9 @@ class PromptJudge(PromptClassifier):
         self.fit_ = check_saved_fit(metadata)
         self.temperature_ = float(metadata["temperature"])
         self.offsets_ = np.asarray(metadata["offsets"], float).reshape(len(names))
-        self.weighting_, self.distance_ = (
-            metadata.get("weighting", self.config.weighting),
-            metadata.get("distance", 0.0),
-        )
+        self.weighting_ = metadata.get("weighting", self.config.weighting)
         if self.weighting_ not in WEIGHTINGS:
             raise ValueError(f"weighting is {self.weighting_!r}; expected one of {', '.join(WEIGHTINGS)}")
-        self.prompts_ = ClassPrompts(
-            self.diffusion, names, num_vectors=vectors.shape[1], templates=self.config.templates, initial="random"
-        ).to(self.diffusion.device)
-        with torch.no_grad():
-            self.prompts_.vectors.copy_(vectors)
+        self.prompts_ = ClassPrompts.of(self.diffusion, names, vectors, self.config.templates)
         if self.config.classification == "fast":
             self.fast_ = fast_decision.make_race(self, metadata["plan"])

@@ -59,14 +59,7 @@ class MCTI(GCPL):
         token_scale: float = 10.0,
         clip: FrozenCLIP | None = None,
     ) -> None:
-        """Take the prompts.
-
-        Args:
-            diffusion, prompts: See :class:`GCPL`.
-            token_weight: γ.
-            token_scale: s.
-            clip: The pair's own CLIP.
-        """
+        """γ is ``token_weight``, s is ``token_scale``, ``clip`` the pair's own."""
         super().__init__(diffusion, prompts)
         if clip is None:
             raise DataError(
@@ -87,11 +80,6 @@ class MCTI(GCPL):
         texts = self.clip.encode_prompts(*self.prompts(classes, batch.template))[index]
         groups = zip(texts.split(batch.group_size), batch.features.split(batch.group_size), strict=True)
         parts = [len(group) * token_contrast(group, images, self.token_scale) for group, images in groups]
-        contrast = torch.stack(parts).sum() / len(batch)
-        own = values["loss"]
-        return {
-            **values,
-            "loss": own + self.token_weight * contrast,
-            "own": own.detach(),
-            "contrast": contrast.detach(),
-        }
+        contrast, own = torch.stack(parts).sum() / len(batch), values["loss"]
+        recorded = {"own": own.detach(), "contrast": contrast.detach()}
+        return {**values, "loss": own + self.token_weight * contrast, **recorded}

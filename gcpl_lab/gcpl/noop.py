@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
+from gcpl_lab.gcpl.discriminative import errors_under
 from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.models.diffusion import FrozenDiffusion
+
+NUM_RIVALS = 4
+"""Of each image in an update, drawn at random, or all there are."""
 
 
 def noise_loss(errors: Tensor) -> Tensor:
@@ -51,10 +55,8 @@ class NoOp:
         diffusion: FrozenDiffusion = self.classifier.diffusion
         noise, timesteps = self.noises[samples], self.timesteps[samples]
         noisy = diffusion.add_noise(latents.to(noise.device), noise, timesteps)
-        rows = torch.arange(len(latents)).repeat_interleave(candidates.shape[1])
-        predicted = diffusion.predict_noise(noisy, timesteps, self.classifier.hidden, rows, candidates.flatten())
-        errors = (predicted - noise[rows.to(noise.device)]).square().flatten(1).mean(1)
-        return {"loss": noise_loss(errors.reshape(candidates.shape))}
+        errors = errors_under(diffusion, self.classifier.hidden, candidates, noisy, noise, timesteps)
+        return {"loss": noise_loss(errors)}
 
 
 class NoiseSampler:
@@ -65,15 +67,12 @@ class NoiseSampler:
         diffusion: FrozenDiffusion,
         exemplars: Exemplars,
         num_samples: int,
-        *,
         batch_size: int = 16,
-        num_rivals: int = 4,
         flip: bool = True,
         seed: int = 0,
     ) -> None:
         self._latents, self._labels = diffusion.scale_latents(exemplars.means), exemplars.labels.numpy()
         self.num_samples, self.batch_size, self._flip, self._seed = num_samples, batch_size, flip, seed
-        self.num_rivals = min(num_rivals, int(self._labels.max()))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of one update."""
@@ -81,7 +80,7 @@ class NoiseSampler:
         images = rng.permutation(len(self._labels))[: self.batch_size]
         flips = rng.integers(0, 2 if self._flip else 1, len(images))
         every = np.arange(int(self._labels.max()) + 1)
-        rivals = [rng.permutation(every[every != own])[: self.num_rivals] for own in self._labels[images]]
+        rivals = [rng.permutation(every[every != own])[:NUM_RIVALS] for own in self._labels[images]]
         candidates = np.column_stack([self._labels[images], np.stack(rivals)])
         samples = rng.integers(0, self.num_samples, len(images))
         return self._latents[flips, images], torch.from_numpy(samples), torch.from_numpy(candidates)
@@ -91,15 +90,7 @@ class TunedClassifier(DiffusionClassifier):
     """A diffusion classifier with learned noises in the place of random ones."""
 
     def __init__(self, objective: NoOp) -> None:
-        learned = objective.classifier
-        super().__init__(
-            learned.diffusion,
-            learned.hidden,
-            norm=learned.norm,
-            timestep_range=learned.timestep_range,
-            batch_size=learned.batch_size,
-            bfloat16=learned.bfloat16,
-        )
+        vars(self).update(vars(objective.classifier))
         self._learned = objective.noises.detach().cpu()
 
     def noises(self, num_samples: int) -> Tensor:

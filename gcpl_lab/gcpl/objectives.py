@@ -23,8 +23,8 @@ from gcpl_lab.training.device import without_autocast
 
 OBJECTIVES = Registry("objective")
 """Facts of an entry: ``stage``, a :class:`Stage`; ``starts_from``, the objective whose prompts it goes on from;
-``reads_clip=True`` where it is given ``clip``, the preset's own, and batches with CLIP's features; ``quick=False``
-where a comparison runs it only for those who ask."""
+``reads_clip=True`` where it is given ``clip``, the preset's own, and batches with CLIP's features; ``alone=True`` where
+a class learns from its own images alone; ``quick=False`` where a comparison runs it only for those who ask."""
 
 register_objective = OBJECTIVES.register
 
@@ -108,7 +108,7 @@ def expected_contrast(predicted: Tensor) -> Tensor:
     return 1 + predicted.float().square().mean()
 
 
-@register_objective("gcpl", title="GCPL", stage=Stage())
+@register_objective("gcpl", title="GCPL", stage=Stage(), alone=True)
 class GCPL:
     """L_GCPL: every class's vectors lower the denoising error of their own exemplars.
 

@@ -7,7 +7,7 @@ through the diffusion model can be read by CLIP as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -80,6 +80,17 @@ class ClassPrompts(nn.Module):
             self._starts.append(start)
             self.register_buffer(f"base_{index}", tower.embedding_table.detach()[ids].float().cpu(), persistent=False)
         self.vectors = nn.Parameter(self._initial_vectors(tower, num_vectors, coarse_words, seed))
+
+    @classmethod
+    def of(
+        cls, tower: TextTower, class_names: Sequence[str], vectors: Tensor, templates: Sequence[str]
+    ) -> ClassPrompts:
+        """Prompts of given vectors (class, V, dim)."""
+        shape: dict[str, Any] = {"num_vectors": vectors.shape[1], "templates": templates, "initial": "random"}
+        prompts = ClassPrompts(tower, class_names, **shape).to(tower.embedding_table.device)
+        with torch.no_grad():
+            prompts.vectors.copy_(vectors)
+        return prompts
 
     def _initial_vectors(
         self, tower: TextTower, num_vectors: int, coarse_words: Sequence[str] | None, seed: int

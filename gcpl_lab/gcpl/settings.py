@@ -41,8 +41,7 @@ class GCPLConfig(Settings):
             wrong by dropping a class early, and further trainings that it is calibrated with where no images are given.
         weighting: How an image's errors are averaged: ``"absolute"`` is the published mean, in which the noise levels
             with large errors count most; ``"relative"`` divides each by its mean over the classes; ``"chosen"`` takes
-            the one with less cross-validated log-loss on the support images (docs/gcpl_settings.md compares them);
-            ``"tif"``: absolute, each timestep weighted by TiF's weight (:mod:`gcpl_lab.gcpl.tif`).
+            the one with less cross-validated log-loss on the support images (docs/gcpl_settings.md compares them).
         class_offsets: Fit one offset a class on the support images, against prompts that win too often.
         evidence_batch_size: Most denoiser evaluations in one pass; 128 were fastest of 64 to 512 on a CPU. Where two
             images do not fit into one, a score is the same digit by digit whatever is judged beside it.
@@ -84,7 +83,7 @@ class GCPLConfig(Settings):
     evidence_pool: int = 32
     error_rate: float = 0.02
     num_folds: int = 4
-    weighting: Literal["relative", "absolute", "chosen", "tif"] = "absolute"
+    weighting: Literal["relative", "absolute", "chosen"] = "absolute"
     class_offsets: bool = True
     evidence_batch_size: int = 128
     evidence_bfloat16: bool = True
@@ -108,14 +107,8 @@ class GCPLConfig(Settings):
     ABOVE_ZERO = ("learning_rate", "discriminative_rate", "temperature")
     SHARES = ("error_rate",)
     REMOVED = (
-        "early_stopping",
-        "validation_share",
-        "validate_every",
-        "patience",
-        "gcpl_share",
-        "compile_denoiser",
-        "evidence_sharing",
-        "cache_encodings",
+        *("early_stopping", "validation_share", "validate_every", "patience", "gcpl_share"),
+        *("compile_denoiser", "evidence_sharing", "cache_encodings"),
     )
 
     def __post_init__(self) -> None:

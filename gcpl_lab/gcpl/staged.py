@@ -73,8 +73,7 @@ def stage_samples(n_samples: Sequence[int], schedule: Schedule = "nested") -> li
         schedule: ``"nested"``: exactly so many, each stage's own taken evenly out of those that are left;
             ``"published"``: as the released code.
 
-    Returns:
-        One int64 (sample,) a stage, indices below ``n_samples[-1]``; together each index once.
+    Returns one int64 (sample,) a stage, indices below ``n_samples[-1]``; together each index once.
     """
     if schedule not in ("nested", "published"):
         raise ValueError(f"schedule is {schedule!r}; expected 'nested' or 'published'")
@@ -99,16 +98,8 @@ def published_timesteps(
 
     300 samples of 1,000 timesteps reach 898; :func:`~gcpl_lab.gcpl.classifier.spaced_timesteps` reaches 998.
 
-    Args:
-        num_timesteps: T.
-        num_samples: n.
-        timestep_range: Part of the noise schedule, as fractions; the released code takes all of it.
-
-    Returns:
-        int64 (sample,), increasing.
-
-    Raises:
-        ValueError: There are fewer timesteps than samples: the step would be 0.
+    T is ``num_timesteps``, n is ``num_samples``; the released code takes all of the range, fractions of the schedule.
+    A ValueError says where there are fewer timesteps than samples: the step would be 0.
     """
     low, high = (round(share * num_timesteps) for share in timestep_range)
     step = (high - low) // num_samples
@@ -121,11 +112,7 @@ def published_timesteps(
 
 
 def check_stages(to_keep: Sequence[int], n_samples: Sequence[int]) -> None:
-    """Refuse stages of different length or order.
-
-    Raises:
-        ValueError: See above.
-    """
+    """Refuse stages of different length or order."""
     if len(to_keep) != len(n_samples) or not to_keep:
         raise ValueError(
             f"to_keep has {len(to_keep)} stages and n_samples {len(n_samples)}; expected the same, at least 1"

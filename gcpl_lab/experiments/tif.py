@@ -15,6 +15,9 @@ NUM_COARSER = 500
 PERCENTILE = 0.1
 """Of the squared distances at one place of the latents that counts as the smallest difference of two classes."""
 
+MOST_IMAGES = 160
+"""That are looked at, taken evenly: pairs at every place are many."""
+
 
 def smallest_class_distance(latents: Tensor, labels: Tensor) -> float:
     """How far images of different classes lie apart at least: the root of the sum over places.
@@ -23,13 +26,14 @@ def smallest_class_distance(latents: Tensor, labels: Tensor) -> float:
         latents: Scaled, (image, channel, height, width), of two classes or more.
         labels: Class ids (image,).
     """
-    places = latents.flatten(2).permute(2, 0, 1)
-    squares = torch.cdist(places, places).square()[:, labels[:, None] != labels[None, :]]
-    return float(np.sqrt(np.percentile(squares.numpy(), PERCENTILE, axis=1).sum()))
+    chosen = torch.linspace(0, len(latents) - 1, min(len(latents), MOST_IMAGES)).long()
+    places, differ = latents[chosen].flatten(2).permute(2, 0, 1), labels[chosen, None] != labels[None, chosen]
+    squares = (torch.cdist(part, part).square()[:, differ].numpy() for part in places.split(64))
+    return float(np.sqrt(sum(np.percentile(part, PERCENTILE, axis=1).sum() for part in squares)))
 
 
 def timestep_weights(products: np.ndarray, distance: float) -> np.ndarray:
-    """w_t = fine / (fine + coarse), float64 (timestep,).
+    """w_t = fine / (fine + coarse), divided by the mean of all w_t, float64 (timestep,).
 
     Two images at a distance d are taken for each other after noising with probability
     erfc(d·√ᾱ_t / (2√2·√(1 − ᾱ_t))); fine is that of the smallest distance of two classes, coarse the sum over larger
@@ -43,4 +47,4 @@ def timestep_weights(products: np.ndarray, distance: float) -> np.ndarray:
     fine = erfc(scale[:, 0] * distance)
     coarse = erfc(scale * (distance + 1 + np.arange(NUM_COARSER))).sum(axis=1)
     weights: np.ndarray = fine / (fine + coarse + 1e-18)  # as published: nothing counts where nothing is mistaken
-    return weights
+    return weights / max(float(weights.mean()), np.finfo(float).tiny)
