@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gcpl_lab.errors import LabError
+from gcpl_lab.errors import DataError
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
@@ -61,28 +61,33 @@ class Registry:
 
         return enter
 
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by name, in order."""
+        return dict(self._entries)
+
     def __getitem__(self, name: str) -> Entry:
         """The entry of a name.
 
         Raises:
-            LabError: There is none; the message lists what there is.
+            DataError: There is none; the message lists what there is.
         """
-        if name not in self._entries:
-            raise LabError(
-                f"{name!r} is no registered {self.kind}; expected one of {', '.join(self._entries)}. "
+        entries = self.entries()
+        if name not in entries:
+            raise DataError(
+                f"{name!r} is no registered {self.kind}; expected one of {', '.join(entries)}. "
                 f"One of your own must be defined, or its module imported, before it is named"
             )
-        return self._entries[name]
+        return entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self.entries()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._entries))
+        return iter(self.entries())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries())
 
     def titles(self) -> dict[str, str]:
         """Title by name."""
-        return {name: entry.title for name, entry in self._entries.items()}
+        return {name: entry.title for name, entry in self.entries().items()}

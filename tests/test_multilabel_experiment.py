@@ -166,7 +166,7 @@ def test_what_cannot_be_compared_is_refused(experiment: MultiLabelExperiment, tm
         with pytest.raises((ValueError, DataError), match=message):
             run_ablation(tmp_path, other, variants=variants)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="'magic' is no method"):
+    with pytest.raises(ValueError, match="'magic' is no registered method"):
         experiment.run("magic", 0)
     others = replace(experiment.test, class_names=tuple(f"class {i}" for i in range(10)))
     with pytest.raises(DataError, match="they must be the same"):

@@ -82,12 +82,12 @@ def verdict(
     as_json: options.Json = False,
 ) -> None:
     """For each situation which method won, by how much, how sure, at what cost: one page, from kept results."""
-    from gcpl_lab.experiments.verdict import LMPT_PARTS, draw_figures, merge, write_page
+    from gcpl_lab.experiments.verdict import LMPT_TITLES, draw_figures, merge, write_page
     from gcpl_lab.storage import read_json, write_json, write_text
 
     parts = [(part, path) for part, _, path in (text.partition("=") for text in lmpt)]
-    if unknown := [part for part, path in parts if part not in LMPT_PARTS or not path]:
-        raise BadParameter(f"no part {unknown[0]}; expected part=path with one of {', '.join(LMPT_PARTS)}")
+    if unknown := [part for part, path in parts if part not in LMPT_TITLES or not path]:
+        raise BadParameter(f"no part {unknown[0]}; expected part=path with one of {', '.join(LMPT_TITLES)}")
     if results:
         of_lmpt = [(part, read_json(Path(path))) for part, path in parts]
         runs, slowed = ([read_json(path) for path in paths] for paths in (results, busy))

@@ -117,7 +117,17 @@ def run_all(
     on_trial: OnTrial | None = None,
     on_row: OnRow | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of all trials, of which those without a kept result are run, told of by a line, and given to ``on_row``."""
+    """Rows of all trials; those without a result in ``folder`` are run.
+
+    Args:
+        folder: Results of single trials go to ``trials/`` in it.
+        trials, run, fingerprint: See :func:`~gcpl_lab.evaluation.compare.run_trials`.
+        line: How a trial is told of.
+        num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
+            registered anything, as others do not know it.
+        on_trial: Called with a line about the trial that comes next.
+        on_row: Called with every result as it is found.
+    """
     places, began, done = {trial: place for place, trial in enumerate(trials, 1)}, time.perf_counter(), list[Any]()
 
     def tell(trial: Trial) -> None:

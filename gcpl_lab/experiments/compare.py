@@ -15,7 +15,7 @@ from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, paired_difference, summarise
-from gcpl_lab.experiments.base import OnRow, OnTrial, run_all
+from gcpl_lab.experiments.base import run_all
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.registry import usable_workers
 from gcpl_lab.experiments.results import separation_of
@@ -45,15 +45,14 @@ def run_comparison(
     held_out: bool = False,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
-    num_workers: int = 1,
     command: str = "",
-    on_trial: OnTrial | None = None,
-    on_row: OnRow | None = None,
+    num_workers: int = 1,
+    **running: Any,
 ) -> dict[str, Any]:
     """Run every trial that has no result yet and write ``results.json``.
 
     Args:
-        folder: Results of single trials go to ``trials/`` in it.
+        folder, num_workers, **running: See :func:`~gcpl_lab.experiments.base.run_all`.
         methods: Names of ``gcpl_lab.experiments.few_shot.METHODS``.
         shots: Images a class.
         seeds: Draws of exemplars; every method sees the same ones.
@@ -64,11 +63,7 @@ def run_comparison(
         held_out: Judge on the support images outside the exemplars, a different set for each draw, and leave the test
             images alone: for choosing between settings.
         settings: Fields of ``GCPLConfig``.
-        num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
-            registered anything, as others do not know it.
         command: What is written down as having made the results.
-        on_trial: Called with a line about the trial that comes next.
-        on_row: Called with every result as it is found.
 
     Returns:
         The content of ``results.json``: data, machine, versions, methods (one row a trial) and summary. There a method
@@ -87,9 +82,8 @@ def run_comparison(
     test = support if held_out else test
     whole = FewShotExperiment(support, test, preset=preset, settings=settings)
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
-    run = {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers}
-    run |= {"on_trial": on_trial, "on_row": on_row}
-    rows = run_all(folder, trials, _Judge(whole, held_out), whole.fingerprint(), **run)  # type: ignore[arg-type]
+    running |= {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers}
+    rows = run_all(folder, trials, _Judge(whole, held_out), whole.fingerprint(), **running)
     summary = summarise(rows, reference)
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
@@ -120,12 +114,12 @@ class _Judge:
     def _leaving_out(self, shots: int, seed: int) -> FewShotExperiment:
         if (shots, seed) not in self._left:  # trials come draw by draw: one is kept
             support, whole = self.whole.support, self.whole
-            left = support.subset(_outside(support, shots, seed))
+            left = support.subset(left_over(support, shots, seed))
             self._left = {(shots, seed): FewShotExperiment(support, left, preset=whole.preset, settings=whole.settings)}
         return self._left[shots, seed]
 
 
-def _outside(support: ImageSet, shots: int, seed: int) -> np.ndarray:
+def left_over(support: ImageSet, shots: int, seed: int) -> np.ndarray:
     """The images of the pool that an episode leaves over."""
     left = np.setdiff1d(np.arange(len(support)), draw_episode(support, shots, seed))
     counts = np.bincount(support.labels[left], minlength=len(support.class_names))

@@ -82,6 +82,15 @@ class Outcome:
     evidence: Evidence | None = None  # errors on the test images, of a diffusion classifier
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a reading was fitted on: labelled images among the exemplars."""
+
+    errors: np.ndarray  # (image, class, sample)
+    labels: np.ndarray
+    exemplars: Exemplars
+
+
 class FewShotExperiment(Experiment[ImageSet]):
     """All methods on episodes of one support pool and one test set, with the same classes in the same order.
 
@@ -241,39 +250,38 @@ class FewShotExperiment(Experiment[ImageSet]):
         self.follow(entry.name, records, lambda: getattr(model.config, stage.num_steps))
         watch.learned()
         evidence = model.evidence(latents)
-        scores = model.scores(evidence)
         seconds = watch.row()
-        more: dict[str, Any] = {"model": model, "evidence": evidence}
+        seen = Seen(model.support_errors_, model.support_labels_, exemplars)
+        reading = Reading(model.weighting_, model.temperature_, model.offsets_)
+        more = seconds | {"train_seconds": seconds["train_seconds"] + before["train_seconds"]}
         more |= {"train_evaluations": model.train_evaluations_ + before["train_evaluations"]}
-        more |= {"denoiser_evaluations": evidence.num_evaluations}
-        more |= seconds | {"train_seconds": seconds["train_seconds"] + before["train_seconds"]}
-        more |= {"temperature": model.temperature_, "weighting": model.weighting_}
-        more |= {"accuracy_without_offsets": accuracy(scores - model.offsets_, self.test.labels)}
-        more |= {"readings": self.readings(evidence, model.support_errors_, model.support_labels_, exemplars, seed)}
-        chances = probabilities(scores, model.temperature_)
-        outcome = self.outcome(entry.name, shots, seed, scores, chances, **more)
+        outcome = self.read(entry.name, shots, seed, evidence, reading, seen, model=model, **more)
         if entry.name in {OBJECTIVES[name].facts.get("starts_from") for name in OBJECTIVES}:
             self._starts[entry.name, shots, seed] = outcome
         return outcome
 
-    def readings(
-        self, evidence: Evidence, errors: np.ndarray, labels: np.ndarray, exemplars: Exemplars, seed: int
-    ) -> dict[str, float]:
-        """Accuracy with each weighting and with TiF's, without and with offsets: what a choice among them is worth.
+    def read(
+        self, method: str, shots: int, seed: int, evidence: Evidence, reading: Reading, seen: Seen | None, **more: Any
+    ) -> Outcome:
+        """What evidence of the test images says; where exemplars were seen, also read in other ways."""
+        scores = reading.scores(evidence.errors)
+        more |= {"denoiser_evaluations": evidence.num_evaluations, "weighting": reading.weighting}
+        more |= {"temperature": reading.temperature, "evidence": evidence}
+        if seen is not None:
+            more["readings"] = self.readings(evidence, seen, seed)
+            more["accuracy_without_offsets"] = more["readings"][reading.weighting]
+        return self.outcome(method, shots, seed, scores, probabilities(scores, reading.temperature), **more)
 
-        Args:
-            evidence: Of the test images.
-            errors, labels: (image, class, sample) and (image,) of exemplars, for the offsets.
-            exemplars: All of them; how near classes lie decides TiF's weights.
-        """
-        latents = self.diffusion.scale_latents(exemplars.means[0])
+    def readings(self, evidence: Evidence, seen: Seen, seed: int) -> dict[str, float]:
+        """Accuracy with each weighting and with TiF's, without and with offsets: what a choice among them is worth."""
+        latents = self.diffusion.scale_latents(seen.exemplars.means[0])
         products = self.diffusion.scheduler.alphas_cumprod[torch.from_numpy(evidence.timesteps)].double().numpy()
-        tif = timestep_weights(products, smallest_class_distance(latents, exemplars.labels))
+        tif = timestep_weights(products, smallest_class_distance(latents, seen.exemplars.labels))
         kinds: dict[str, tuple[Weighting, Any]] = {name: (name, 1.0) for name in WEIGHTINGS}
         kinds["TiF"], found = ("absolute", tif), dict[str, float]()
         for name, (weighting, weights) in kinds.items():
             found[name] = accuracy(class_scores(evidence.errors * weights, weighting), self.test.labels)
-            fitted = fit_reading(errors * weights, labels, weighting=weighting, seed=seed)
+            fitted = fit_reading(seen.errors * weights, seen.labels, weighting=weighting, seed=seed)
             found[f"{name}, offsets"] = accuracy(fitted.scores(evidence.errors * weights), self.test.labels)
         return found
 
@@ -297,24 +305,17 @@ def run_names(experiment: FewShotExperiment, method: str, shots: int, seed: int,
     wanted: Any = experiment.settings.get("weighting", "chosen" if fitted else NAMED_WEIGHTING)
     # Nothing is learned without an image, no temperature either: 1, as published.
     plain: Weighting = NAMED_WEIGHTING if wanted == "chosen" else wanted
-    reading = Reading(plain, 1.0, np.zeros(len(experiment.test.class_names)))
-    more: dict[str, Any] = {"train_seconds": 0.0}
+    reading, seen = Reading(plain, 1.0, np.zeros(len(experiment.test.class_names))), None
+    more: dict[str, Any] = {"train_seconds": 0.0, "predict_seconds": seconds}
     if fitted:
-        watch, chosen = Stopwatch(), experiment.draw(shots, seed)
-        exemplars = experiment._exemplars.subset(chosen)
+        watch, exemplars = Stopwatch(), experiment._exemplars.subset(experiment.draw(shots, seed))
         latents = experiment.diffusion.scale_latents(exemplars.means[0])
-        seen, labels = classifier.exact(latents, experiment.config.num_evidence), experiment.support.labels[chosen]
-        reading = fit_reading(seen.errors, labels, weighting=wanted, seed=seed)
+        found, labels = classifier.exact(latents, experiment.config.num_evidence), exemplars.labels.numpy()
+        reading = fit_reading(found.errors, labels, weighting=wanted, seed=seed)
         watch.learned()
-        without = accuracy(class_scores(evidence.errors, reading.weighting), experiment.test.labels)
-        more = {"train_evaluations": seen.num_evaluations, "train_seconds": watch.row()["train_seconds"]}
-        more["accuracy_without_offsets"] = without
-        more["readings"] = experiment.readings(evidence, seen.errors, labels, exemplars, seed)
-    more |= {"denoiser_evaluations": evidence.num_evaluations, "predict_seconds": seconds}
-    more |= {"weighting": reading.weighting, "evidence": evidence}
-    scores = reading.scores(evidence.errors)
-    chances = probabilities(scores, reading.temperature)
-    return experiment.outcome(method, shots if fitted else 0, seed, scores, chances, **more)
+        more |= {"train_evaluations": found.num_evaluations, "train_seconds": watch.row()["train_seconds"]}
+        seen = Seen(found.errors, labels, exemplars)
+    return experiment.read(method, shots if fitted else 0, seed, evidence, reading, seen, **more)
 
 
 @METHODS.register("gcpl_published", title="GCPL, published settings", quick=False)
@@ -356,16 +357,13 @@ def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) 
     )
     experiment.follow(method, train(objective, sampler, NOISE_TRAINING), lambda: NOISE_TRAINING.num_steps)
     classifier = TunedClassifier(objective)
-    seen = classifier.exact(experiment.diffusion.scale_latents(exemplars.means[0]), config.num_evidence)
-    reading = fit_reading(seen.errors, exemplars.labels.numpy(), weighting="relative", seed=seed)
+    own, labels = experiment.diffusion.scale_latents(exemplars.means[0]), exemplars.labels.numpy()
+    found = classifier.exact(own, config.num_evidence)
+    reading = fit_reading(found.errors, labels, weighting="relative", seed=seed)
     watch.learned()
     spent = experiment.diffusion.num_denoiser_evaluations - before
     evidence = classifier.exact(latents, config.num_evidence)
-    scores, seconds = reading.scores(evidence.errors), watch.row()
-    more: dict[str, Any] = {"evidence": evidence, "denoiser_evaluations": evidence.num_evaluations, **seconds}
-    more |= {"train_evaluations": start.row["train_evaluations"] + spent}
-    more |= {"train_seconds": start.row["train_seconds"] + seconds["train_seconds"]}
-    more |= {"accuracy_with_random_noises": start.row["accuracy"]}
-    more |= {"readings": experiment.readings(evidence, seen.errors, exemplars.labels.numpy(), exemplars, seed)}
-    more |= {"accuracy_without_offsets": accuracy(class_scores(evidence.errors, "relative"), experiment.test.labels)}
-    return experiment.outcome(method, shots, seed, scores, probabilities(scores, reading.temperature), **more)
+    more = watch.row() | {"accuracy_with_random_noises": start.row["accuracy"]}
+    more["train_seconds"] += start.row["train_seconds"]
+    more["train_evaluations"] = start.row["train_evaluations"] + spent
+    return experiment.read(method, shots, seed, evidence, reading, Seen(found.errors, labels, exemplars), **more)

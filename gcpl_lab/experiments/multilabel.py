@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from gcpl_lab.evaluation.calibration import fit_sigmoid
 from gcpl_lab.evaluation.compare import Trial, summarise
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.evaluation.multilabel import choose_thresholds, multilabel_report
-from gcpl_lab.experiments.base import Experiment, OnStep, OnTrial, Stopwatch, run_all
+from gcpl_lab.experiments.base import Experiment, OnStep, Stopwatch, run_all
 from gcpl_lab.experiments.registry import MULTILABEL_METHODS, Titles
 from gcpl_lab.lmpt.estimator import LMPTClassifier, load_clip, measure_scores, sigmoid
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -220,19 +220,17 @@ def run_multilabel_comparison(
     seeds: Sequence[int] = tuple(range(20)),
     reference: str = "coop_bce",
     command: str = "",
-    num_workers: int = 1,
-    on_trial: OnTrial | None = None,
+    **running: Any,
 ) -> dict[str, Any]:
     """Run every (method, seed) that has no result yet and write ``results.json``.
 
     Args:
-        folder: Results of single trials go to ``trials/`` in it.
+        folder, **running: See :func:`~gcpl_lab.experiments.base.run_all`.
         experiment: Data and settings.
         methods: Names in ``MULTILABEL_METHODS``.
         seeds: Every method sees the same splits, starting prompts and batches.
         reference: The method the others are paired with.
         command: What is written down as having made the results.
-        num_workers: As for :func:`~gcpl_lab.experiments.compare.run_comparison`, and ``on_trial``.
 
     Returns:
         The content of ``results.json``: data, machine, versions, methods (a row a trial), and a summary of each score.
@@ -242,7 +240,7 @@ def run_multilabel_comparison(
         return experiment.run(trial.method, trial.seed).row
 
     trials = [Trial(method, 0, seed) for seed in seeds for method in methods]
-    rows = run_all(folder, trials, run, experiment.fingerprint(), num_workers=num_workers, on_trial=on_trial)
+    rows = run_all(folder, trials, run, experiment.fingerprint(), **running)
     found = {"data": experiment.describe_data(), "methods": rows, **_summed_up(rows, reference)}
     return experiment.write_results(folder, command, **found)
 
@@ -255,8 +253,7 @@ def run_tails(
     seeds: Sequence[int] = tuple(range(4)),
     reference: str = "coop_bce",
     command: str = "",
-    num_workers: int = 1,
-    on_trial: OnTrial | None = None,
+    **running: Any,
 ) -> dict[str, Any]:
     """Compare methods on several drawn tails: differences between draws count, not those between seeds of one.
 
@@ -266,18 +263,12 @@ def run_tails(
         ``tails`` (of each the class counts and the mean score of every method), and ``summary`` over them: each tail
         is one number a method, the mean over its seeds.
     """
-
-    def tell(number: int, line: str) -> None:
-        if on_trial:
-            on_trial(f"tail {number}: {line}")
-
-    same: dict[str, Any] = {"methods": methods, "seeds": seeds, "reference": reference}
-    same |= {"command": command, "num_workers": num_workers}
+    same = {"methods": methods, "seeds": seeds, "reference": reference, "command": command, **running}
     tails: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for number, experiment in enumerate(experiments):
-        own, told = Path(folder) / f"tail_{number}", partial(tell, number)
-        result = run_multilabel_comparison(own, experiment, on_trial=told, **same)
+        line = f"tail {number}: {{method}}, seed {{seed}}"
+        result = run_multilabel_comparison(Path(folder) / f"tail_{number}", experiment, line=line, **same)
         means: dict[str, dict[str, Any]] = {name: {"method": name, "shots": 0, "seed": number} for name in methods}
         for score, entries in result["summary"].items():
             for entry in entries:
@@ -299,8 +290,7 @@ def run_ablation(
     noise_shares: Sequence[float] = (0.0, 0.1, 0.25, 0.5, 1.0),
     reference: str = "coop_bce",
     command: str = "",
-    num_workers: int = 1,
-    on_trial: OnTrial | None = None,
+    **running: Any,
 ) -> dict[str, Any]:
     """What each part of LMPT adds, and what wrong captions cost; else as :func:`run_multilabel_comparison`.
 
@@ -332,7 +322,7 @@ def run_ablation(
     names = list(dict.fromkeys([*trained.values(), *(["lmpt"] if noisy else []), *noisy]))
     trials = [Trial(name, 0, seed) for seed in seeds for name in names]
     key = "ablation" + experiment.fingerprint()
-    rows = run_all(folder, trials, run, key, num_workers=num_workers, on_trial=on_trial)
+    rows = run_all(folder, trials, run, key, **running)
     found = {(row["method"], row["seed"]): row for row in rows}
     shown = [{**found[trained[name], seed], "name": name, "method": name} for seed in seeds for name in variants]
     result = {"data": experiment.describe_data(), "methods": shown, "caption_noise": _noise_curve(rows, noisy)}
@@ -358,7 +348,7 @@ def run_validation(
     num_parts: int = 10,
     reference: str = "chosen",
     command: str = "",
-    on_trial: OnTrial | None = None,
+    **running: Any,
 ) -> dict[str, Any]:
     """Measure candidate settings on parts of the training images; the test images are not touched.
 
@@ -383,7 +373,7 @@ def run_validation(
         for name, settings in candidates.items():
             # Each candidate has a fingerprint of its own: another one beside it makes no result out of date.
             own = f"validation {dict(settings)} {fingerprint}"
-            rows += run_all(folder, [Trial(name, 0, number)], run, own, "{method}, part {seed}", on_trial=on_trial)
+            rows += run_all(folder, [Trial(name, 0, number)], run, own, "{method}, part {seed}", **running)
     tried: dict[str, Any] = {
         "candidates": {name: dict(settings) for name, settings in candidates.items()},
         "methods": rows,

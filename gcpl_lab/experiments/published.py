@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.lmpt.batches import Batch, CachedBatches, encode_captions
+from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -37,25 +40,15 @@ FLOOR = "bare denoiser (floor)"
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What both procedures learn from.
-
-    Attributes:
-        diffusion: The frozen model.
-        class_names: One a class.
-        pixels: (flip, image, 3, size, size): the images and their mirror images.
-        exemplars: The same as cached moments.
-        config: Vectors, template, rate, range of timesteps.
-        passes: Images a class and update.
-        seed: Of every draw.
-    """
+    """What both procedures learn from; ``config`` says vectors, template, rate and range of timesteps."""
 
     diffusion: FrozenDiffusion
     class_names: tuple[str, ...]
-    pixels: Tensor
-    exemplars: Exemplars
+    pixels: Tensor  # (flip, image, 3, size, size): the images and their mirror images
+    exemplars: Exemplars  # the same as cached moments
     config: GCPLConfig
-    passes: int
-    seed: int = 0
+    passes: int  # images a class and update
+    seed: int = 0  # of every draw
 
     @classmethod
     def noise(cls, diffusion: FrozenDiffusion, batch_size: int) -> Material:
@@ -99,21 +92,13 @@ class Material:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one update, (sample, ...), in the order of our batch, on the CPU.
+    """The random numbers of one update, (sample, ...), in the order of our batch, on the CPU."""
 
-    Attributes:
-        pixels: (sample, 3, size, size).
-        posterior: Noise of the VAE's posterior.
-        noise: ε.
-        timesteps: int64.
-        labels: int64.
-    """
-
-    pixels: Tensor
-    posterior: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    labels: Tensor
+    pixels: Tensor  # (sample, 3, size, size)
+    posterior: Tensor  # noise of the VAE's posterior
+    noise: Tensor  # ε
+    timesteps: Tensor  # int64
+    labels: Tensor  # int64
 
 
 def draws_of(material: Material, num_steps: int) -> list[Draw]:
@@ -202,13 +187,9 @@ def updates_of(
 
 
 def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[], Any]]:
-    """One update each, a call at a time: published, ours, ours with checkpointing, and the bare denoiser.
+    """One update of one class each, a call at a time: published, ours, ours with checkpointing, and the bare denoiser.
 
     The floor is the denoiser alone on tensors that are there already, forward, and backward to the hidden states.
-
-    Args:
-        material: One class.
-        num_updates: Calls of each variant.
     """
     diffusion, device = material.diffusion, material.diffusion.device
     mixed = MIXED_PRECISION.get(str(diffusion.dtype), "no")
@@ -222,28 +203,26 @@ def make_variants(material: Material, num_updates: int) -> dict[str, Callable[[]
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*material.prompts()())[batch.labels]
 
-    def run_published() -> None:
-        with accelerator.autocast():
-            next(published)
-        wait_for_device(device)
-
-    def run_ours() -> None:
-        next(plain)
-        wait_for_device(device)
-
-    def run_checkpointed() -> None:
-        with checkpointed_activations(diffusion.denoiser):
-            next(checkpointed)
-        wait_for_device(device)
-
     def run_floor() -> None:
         conditioning = hidden.clone().requires_grad_()
         with accelerator.autocast():
             answer = diffusion.predict_noise(noisy, batch.timesteps, conditioning)
         (answer - batch.noise).square().mean().backward()
-        wait_for_device(device)
 
-    return {PUBLISHED: run_published, OURS: run_ours, CHECKPOINTED: run_checkpointed, FLOOR: run_floor}
+    def waiting(run: Callable[[], Any], around: Callable[[], Any] = nullcontext) -> Callable[[], None]:
+        def timed() -> None:
+            with around():
+                run()
+            wait_for_device(device)
+
+        return timed
+
+    return {
+        PUBLISHED: waiting(lambda: next(published), accelerator.autocast),
+        OURS: waiting(lambda: next(plain)),
+        CHECKPOINTED: waiting(lambda: next(checkpointed), lambda: checkpointed_activations(diffusion.denoiser)),
+        FLOOR: waiting(run_floor),
+    }
 
 
 class PublishedLMPT(LMPT):
@@ -293,22 +272,11 @@ def lmpt_batches(
 
 
 def lmpt_objective(kind: type[LMPT], clip: FrozenCLIP, data: MultiLabelSet, config: LMPTConfig) -> LMPT:
-    """A fresh objective with the settings of ``config``."""
-    given: dict[str, Any] = {"initial_words": config.initial_words, "seed": config.seed}
-    prompts = ContextPrompts(clip, data.class_names, num_context=config.num_context, **given).to(clip.device)
-    return kind(
-        clip,
-        prompts,
-        class_counts=data.class_counts(),
-        num_images=len(data),
-        mix=config.mix,
-        classification=config.classification,
-        reading=config.reading,
-        margin=config.margin,
-        reweight_gamma=config.reweight_gamma,
-        contrast_reduction=config.contrast_reduction,
-        scale="clip",
-    )
+    """A fresh objective with the settings of ``config``, on CLIP's own scale."""
+    model = LMPTClassifier(clip=clip, **config.as_dict() | {"scale": "clip"})
+    model.classes_, model.class_counts_ = np.array(data.class_names), data.class_counts()
+    model.num_train_ = len(data)
+    return model.new_objective(kind)
 
 
 def lmpt_updates(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 
 from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES
-from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.losses import LOSSES
@@ -37,32 +36,12 @@ class Methods(Registry):
     def entries(self, slow: bool = True) -> Entries:
         """Every entry by name, in the order of the tables; without the slow ones where they are not wanted."""
         import_module(self._module)
-        rows = {**_entries_of(self._baselines), **self._quick(True), **self._learned(), **self._quick(False)}
+        rows = {**self._baselines.entries(), **self._quick(True), **self._learned(), **self._quick(False)}
         found = {name: entry for name, entry in rows.items() if is_quick(entry)}
         return {**found, **rows} if slow else found
 
     def _quick(self, wanted: bool) -> Entries:
         return {name: entry for name, entry in self._entries.items() if is_quick(entry) is wanted}
-
-    def __getitem__(self, name: str) -> Entry:
-        """The entry of a name; a DataError lists what there is."""
-        found = self.entries()
-        if name not in found:
-            raise DataError(f"{name!r} is no {self.kind}; expected one of {', '.join(found)}")
-        return found[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.entries()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.entries())
-
-    def __len__(self) -> int:
-        return len(self.entries())
-
-    def titles(self) -> dict[str, str]:
-        """Title by name."""
-        return {name: entry.title for name, entry in self.entries().items()}
 
 
 class Titles(Mapping[str, str]):
@@ -86,14 +65,15 @@ def is_quick(entry: Entry) -> bool:
     return bool(entry.facts.get("quick", True))
 
 
-def _entries_of(registry: Registry) -> Entries:
-    return {name: registry[name] for name in registry}
-
-
 def find_own_entries() -> list[Entry]:
     """What was registered outside the package, as in a notebook."""
-    entries = [registry[name] for registry in (METHODS, MULTILABEL_METHODS, LOSSES) for name in registry]
-    return [entry for entry in entries if not str(entry.target.__module__).startswith("gcpl_lab.")]
+    registries = METHODS, MULTILABEL_METHODS, LOSSES
+    return [entry for registry in registries for entry in registry.entries().values() if is_own(entry)]
+
+
+def is_own(entry: Entry) -> bool:
+    """Whether it was registered outside the package."""
+    return not str(entry.target.__module__).startswith("gcpl_lab.")
 
 
 def usable_workers(num_workers: int) -> int:
@@ -103,15 +83,12 @@ def usable_workers(num_workers: int) -> int:
 
 def _coop_with_own_losses() -> Entries:
     """CoOp with every loss that was registered outside the package; those of the package are rows of their own."""
-    found = {}
-    for loss in _entries_of(LOSSES).values():
-        if not str(loss.target.__module__).startswith("gcpl_lab."):
-            name, settings = f"coop_{loss.name}", {"classification": loss.name, "mix": 1.0}
-            found[name] = Entry(name, f"CoOp + {loss.title}", LMPTClassifier, settings)
-    return found
+    own = {f"coop_{loss.name}": loss for loss in LOSSES.entries().values() if is_own(loss)}
+    settings = {name: {"classification": loss.name, "mix": 1.0} for name, loss in own.items()}
+    return {name: Entry(name, f"CoOp + {own[name].title}", LMPTClassifier, settings[name]) for name in own}
 
 
-METHODS = Methods("gcpl_lab.experiments.few_shot", BASELINES, lambda: _entries_of(OBJECTIVES))
+METHODS = Methods("gcpl_lab.experiments.few_shot", BASELINES, OBJECTIVES.entries)
 MULTILABEL_METHODS = Methods("gcpl_lab.experiments.multilabel", MULTILABEL_BASELINES, _coop_with_own_losses)
 
 BEFORE = "zero_shot_diffusion"

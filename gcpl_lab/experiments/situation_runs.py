@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gcpl_lab.data.episodes import draw_episode, draw_test
+from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.evaluation.compare import Trial, paired_difference
-from gcpl_lab.experiments.base import OnTrial, run_all
+from gcpl_lab.experiments.base import run_all
+from gcpl_lab.experiments.compare import left_over
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw
 from gcpl_lab.gcpl.estimator import GCPLClassifier
@@ -70,10 +71,7 @@ class GivenExperiment(FewShotExperiment):
 
 @dataclass
 class _Judge:
-    """A trial's result, in whatever process it is asked for.
-
-    Encodings of images that are in the pool or in the test set as they are, are taken from ``whole``.
-    """
+    """A trial's result, in whatever process it is asked for; images as they are in ``whole`` are encoded there."""
 
     whole: FewShotExperiment
     shots: int
@@ -85,11 +83,9 @@ class _Judge:
         """Exemplars come from the pool; judged is on test images, or on what the largest episode leaves of the pool."""
         support, test = self.whole.support, self.whole.test
         if self.held_out:
-            used = draw_episode(support, self.shots, seed)
-            test = support.subset(np.setdiff1d(np.arange(len(support)), used))
-        return Draw(
-            support, test.subset(draw_test(test, total=min(self.num_test, len(test)), seed=seed)), self.shots, seed
-        )
+            test = support.subset(left_over(support, self.shots, seed))
+        judged = draw_test(test, total=min(self.num_test, len(test)), seed=seed)
+        return Draw(support, test.subset(judged), self.shots, seed)
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
         assert isinstance(trial, SituationTrial)
@@ -152,21 +148,20 @@ def run_situations(
     held_out: bool = False,
     preset: str = "tiny",
     settings: Mapping[str, Any] | None = None,
-    num_workers: int = 1,
     command: str = "",
-    on_trial: OnTrial | None = None,
+    **running: Any,
 ) -> dict[str, Any]:
     """Run every trial that has no result yet and write ``results.json``.
 
     Args:
-        folder: Results of single trials go to ``trials/`` in it.
+        folder, **running: See :func:`~gcpl_lab.experiments.base.run_all`.
         situations: Names in ``SITUATIONS``.
         methods: Names of a comparison's methods.
         seeds: Of exemplars, test images and of what is changed; every method sees the same.
         shots: Exemplars a class, where a situation does not say otherwise.
         num_test: Most judged images, drawn anew for each seed where there are more.
         held_out: Judge on the pool outside the exemplars: for choosing settings.
-        preset, settings, num_workers, command, on_trial: See :func:`~gcpl_lab.experiments.compare.run_comparison`.
+        preset, settings, command: See :func:`~gcpl_lab.experiments.compare.run_comparison`.
 
     Returns:
         The content of ``results.json``: ``accuracy`` (by situation, group, level, method and seed), ``cost`` a method
@@ -181,8 +176,7 @@ def run_situations(
             trials += [SituationTrial(method, shots, seed, name, case) for case in cases for method in methods]
     sources = [inspect.getsource(SITUATIONS[name].target) for name in sorted(SITUATIONS)]
     fingerprint = repr((whole.fingerprint(), num_test, held_out, sources))
-    told = {"line": "{situation} {case}: {method}, seed {seed}", "num_workers": num_workers, "on_trial": on_trial}
-    rows = run_all(folder, trials, judge, fingerprint, **told)  # type: ignore[arg-type]
+    rows = run_all(folder, trials, judge, fingerprint, "{situation} {case}: {method}, seed {seed}", **running)
     found = {"command": command, "preset": preset, "settings": dict(settings or {}), "held_out": held_out}
     found |= {"shots": shots, "num_test": num_test, "accuracy": accuracies(rows), "cost": costs(rows)}
     found |= {"joined": joined_pairs(rows), "machine": describe_machine(), "versions": describe_versions()}
@@ -209,11 +203,11 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def joined_pairs(rows: Sequence[Mapping[str, Any]], situation: str = "few_shots", case: str = "16") -> list[Any]:
+def joined_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Every pair of methods that was run in an ordinary episode, joined; the pairs that win most first."""
     kept: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
-        if (row["situation"], row["case"]) == (situation, case):
+        if (row["situation"], row["case"]) == ("few_shots", "16"):
             kept.setdefault(row["method"], {})[row["seed"]] = row
     names = list(kept)
     pairs = [join(a, b, kept[a], kept[b]) for place, a in enumerate(names) for b in names[place + 1 :]]
@@ -225,9 +219,8 @@ def join(
 ) -> dict[str, Any]:
     """Two methods by the product of their probabilities.
 
-    Returns:
-        ``accuracy`` together, of each ``alone``, the paired ``gain`` over the better of both (the better on average),
-        the ``correlation`` of their mistakes, and ``oracle``, the share of images that one of both tells right.
+    Returns ``accuracy`` together, of each ``alone``, the paired ``gain`` over the better of both (the better on
+    average), the ``correlation`` of mistakes, and ``oracle``, the share of images that one of both tells right.
     """
     together, alone, oracle, correlation = {}, ({}, {}), [], []  # type: ignore[var-annotated]
     for seed in sorted(of_a.keys() & of_b.keys()):

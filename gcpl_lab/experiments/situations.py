@@ -31,19 +31,12 @@ Levels = dict[tuple[str, str], np.ndarray]
 
 @dataclass(frozen=True)
 class Draw:
-    """What a situation is made of.
+    """What a situation is made of."""
 
-    Attributes:
-        support: The pool.
-        test: Images to judge on.
-        shots: Exemplars a class, where the situation does not say otherwise.
-        seed: Of everything that is drawn.
-    """
-
-    support: ImageSet
-    test: ImageSet
-    shots: int
-    seed: int
+    support: ImageSet  # the pool
+    test: ImageSet  # images to judge on
+    shots: int  # exemplars a class, where the situation does not say otherwise
+    seed: int  # of everything that is drawn
 
     def exemplars(self, shots: int | None = None) -> ImageSet:
         """Those of an ordinary episode."""
@@ -56,18 +49,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Case:
-    """Exemplars, all of them learned from, and images to judge on, with the levels that these belong to.
-
-    Attributes:
-        grows: Further classes come to those of the case before it: prompts keep the known ones as they are, and its
-            row says which share of the decisions for known classes stayed.
-    """
+    """Exemplars, all of them learned from, and images to judge on, with the levels that these belong to."""
 
     name: str
     exemplars: ImageSet
     test: ImageSet
     levels: Levels
-    grows: bool = False
+    grows: bool = False  # from the case before: its prompts stay, and decisions that stay are counted
 
 
 Situation = Callable[[Draw], Iterator[Case]]

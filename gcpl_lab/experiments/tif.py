@@ -20,12 +20,7 @@ MOST_IMAGES = 160
 
 
 def smallest_class_distance(latents: Tensor, labels: Tensor) -> float:
-    """How far images of different classes lie apart at least: the root of the sum over places.
-
-    Args:
-        latents: Scaled, (image, channel, height, width), of two classes or more.
-        labels: Class ids (image,).
-    """
+    """How far latents (image, channel, height, width) of different classes lie apart at least, over all places."""
     chosen = torch.linspace(0, len(latents) - 1, min(len(latents), MOST_IMAGES)).long()
     places, differ = latents[chosen].flatten(2).permute(2, 0, 1), labels[chosen, None] != labels[None, chosen]
     squares = (torch.cdist(part, part).square()[:, differ].numpy() for part in places.split(64))
@@ -37,11 +32,7 @@ def timestep_weights(products: np.ndarray, distance: float) -> np.ndarray:
 
     Two images at a distance d are taken for each other after noising with probability
     erfc(d·√ᾱ_t / (2√2·√(1 − ᾱ_t))); fine is that of the smallest distance of two classes, coarse the sum over larger
-    ones.
-
-    Args:
-        products: ᾱ_t of the timesteps.
-        distance: See :func:`smallest_class_distance`.
+    ones; ``products`` are ᾱ_t.
     """
     scale = np.sqrt(products / (8 * (1 - products)))[:, None]
     fine = erfc(scale[:, 0] * distance)

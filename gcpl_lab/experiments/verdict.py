@@ -25,7 +25,11 @@ Found = dict[str, Any]
 
 ALIKE = ("held_out", "num_test", "preset", "shots")
 """What runs that are merged have in common; a comparison has any number of shots."""
-LMPT_PARTS = ("comparison", "ablation", "tails")
+LMPT_TITLES = {
+    "tails": ("Several labels: newly drawn tails", "The sample are drawn tails: this holds for other scenes too."),
+    "comparison": ("Several labels: the bundled scenes", "The sample are seeds on one drawn set of scenes."),
+    "ablation": ("Several labels: LMPT's parts one by one, and captions", "Seeds on one drawn set of scenes, too."),
+}
 NUM_PAIRS = 6
 
 
@@ -49,8 +53,8 @@ def merge(
     Args:
         results: Contents of ``results.json`` of ``gcpl-lab situations`` or of ``gcpl-lab compare``, which adds draws
             to the situation of few images; all judged on the same kind of images.
-        lmpt: Of ``LMPT_PARTS``, contents of ``results.json`` of ``gcpl-lab ablate lmpt``; of several for one part, with
-            the same reference on the same data, the first that has a method counts.
+        lmpt: By part (``LMPT_TITLES``), contents of ``results.json`` of ``gcpl-lab ablate lmpt``; of several for one,
+            with the same reference on the same data, the first that has a method counts.
         busy: Like ``results``, of runs beside others on the same machine: their seconds do not count.
     """
     runs = [*map(_as_situation, results), *({**one, "cost": {}} for one in map(_as_situation, busy))]
@@ -91,9 +95,8 @@ def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any
     for name, one in parts:
         of = kept.setdefault(name, {"commands": [], "reference": one["reference"], "summary": {}})
         if of["reference"] != one["reference"]:
-            raise DataError(
-                f"{name}: results are paired with {of['reference']} and {one['reference']}; give equal ones"
-            )
+            both = f"{of['reference']} and {one['reference']}"
+            raise DataError(f"{name}: results are paired with {both}; give equal ones")
         of["commands"].append(one["command"])
         for score, entries in one["summary"].items():
             known = of["summary"].setdefault(score, [])
@@ -133,22 +136,15 @@ def mean_over(levels: Iterable[Mapping[str, Mapping[str, float]]]) -> Values:
 def winner(values: Values) -> str:
     """The highest mean among the methods that were run on half of the draws or more."""
     most = max(map(len, values.values()))
-    mean = {method: float(np.mean(list(of.values()))) for method, of in values.items() if 2 * len(of) >= most}
-    return max(mean, key=mean.__getitem__)
+    often = [method for method, of in values.items() if 2 * len(of) >= most]
+    return max(often, key=lambda method: np.mean(list(values[method].values())))
 
 
 def compare_families(values: Values, ours: Chooses = is_generative, theirs: Chooses | None = None) -> Found | None:
     """The best of some methods against the best of others: paired difference, and a word for it.
 
-    Both are the best of several on the same draws, so that either is a little too good.
-
-    Args:
-        values: Of all methods.
-        ours: Says of a method whether it is one of the first; by default generative prompts.
-        theirs: The same of the second; by default all that are not of the first.
-
-    Returns:
-        None where one side was not run.
+    Both are the best of several on the same draws, so that either is a little too good. ``ours`` says of a method
+    whether it is one of the first, ``theirs`` of the second, by default all others; None where one side was not run.
     """
     other = theirs or (lambda method: not ours(method))
     sides = [{m: v for m, v in values.items() if chosen(m)} for chosen in (ours, other)]
@@ -245,8 +241,8 @@ def _answer(kept: Mapping[str, Any]) -> str:
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
         if entry["method"] == "lmpt":
-            words = {"level": "level with", "open": "not told from", "ahead": "ahead of", "behind": "behind"}
-            word = words[word_for(entry)]
+            prepositions = {"level": "level with", "open": "not told from", "ahead": "ahead of"}
+            word = prepositions.get(word_for(entry), word_for(entry))
             text += f" **With several labels, LMPT is {word} {_title(tails['reference'])} over drawn tails**"
             text += f" ({_points(entry)})."
     return text
@@ -347,13 +343,6 @@ def _costs(kept: Mapping[str, Any]) -> list[str]:
     told = "Means over all trials, learning and classifying, of runs on a quiet machine; – where there is none."
     columns = ("method", "accuracy", "seconds", "denoiser evaluations")
     return ["## What it costs", "", told, "", *table(*columns, rows=rows)]
-
-
-LMPT_TITLES = {
-    "tails": ("Several labels: newly drawn tails", "The sample are drawn tails: this holds for other scenes too."),
-    "comparison": ("Several labels: the bundled scenes", "The sample are seeds on one drawn set of scenes."),
-    "ablation": ("Several labels: LMPT's parts one by one, and captions", "Seeds on one drawn set of scenes, too."),
-}
 
 
 def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

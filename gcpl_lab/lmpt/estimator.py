@@ -178,7 +178,7 @@ class LMPTClassifier(LabelJudge):
         """A fresh objective for the images of ``batches``."""
         self.class_counts_ = batches.targets.sum(dim=0).numpy().astype(np.int64)
         self.num_train_ = len(batches.targets)
-        self.objective_ = self._new_objective()
+        self.objective_ = self.new_objective()
         self.objective_.start_scale(batches.views[0], batches.targets)
 
     def _train(

@@ -49,7 +49,8 @@ class LabelJudge(PromptClassifier):
     def _load_model(self, dtype: torch.dtype | None = None) -> None:
         self._clip = load_clip(self.config, dtype)
 
-    def _new_objective(self) -> LMPT:
+    def new_objective(self, kind: type[LMPT] = LMPT) -> LMPT:
+        """A fresh one of the settings, for the classes and counts that are known."""
         config = self.config
         prompts = ContextPrompts(
             self.clip,
@@ -62,19 +63,10 @@ class LabelJudge(PromptClassifier):
             seed=config.seed,
         ).to(self.clip.device)
         same = (
-            "mix",
-            "classification",
-            "reading",
-            "token_offset",
-            "position_hinge",
-            "contrast_reduction",
-            "scale",
-            "margin",
-            "class_aware_margin",
-            "reweight_gamma",
-            "reweight",
+            *("mix", "classification", "reading", "token_offset", "position_hinge", "contrast_reduction"),
+            *("scale", "margin", "class_aware_margin", "reweight_gamma", "reweight"),
         )
-        return LMPT(
+        return kind(
             self.clip,
             prompts,
             class_counts=self.class_counts_,
@@ -174,7 +166,7 @@ class LabelJudge(PromptClassifier):
         self.class_counts_ = np.asarray(metadata["class_counts"], np.int64)
         self.given_counts_ = np.asarray(metadata["given_counts"], np.int64)
         self.num_train_ = int(metadata["num_train"])
-        self.objective_ = self._new_objective()
+        self.objective_ = self.new_objective()
         context, thresholds = self.objective_.prompts.context, np.asarray(metadata["thresholds"], np.float64)
         if vectors.shape[1:] != context.shape[1:] or thresholds.shape != self.classes_.shape:
             raise ValueError(
