@@ -221,7 +221,5 @@ def test_what_cannot_be_compared_or_run_is_refused(make_few_shot: Make, few_shot
     for method in ("linear_probe", "gcpl"):
         with pytest.raises(DataError, match="class 'bag' has 4 [a-z]+, fewer than the 5 shots"):
             few_shot.run(method, 5, 0)
-    with pytest.raises(
-        DataError, match="'magic' is no registered method; expected one of zero_shot_clip, .*discriminative"
-    ):
+    with pytest.raises(DataError, match="'magic' is no registered method; .* zero_shot_clip, .*discriminative"):
         few_shot.run("magic", 2, 0)
