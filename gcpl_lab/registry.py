@@ -71,13 +71,13 @@ class Registry:
         Raises:
             DataError: There is none; the message lists what there is.
         """
-        entries = self.entries()
-        if name not in entries:
+        found = self._entries.get(name) or self.entries().get(name)
+        if found is None:
             raise DataError(
-                f"{name!r} is no registered {self.kind}; expected one of {', '.join(entries)}. "
+                f"{name!r} is no registered {self.kind}; expected one of {', '.join(self.entries())}. "
                 f"One of your own must be defined, or its module imported, before it is named"
             )
-        return entries[name]
+        return found
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries()

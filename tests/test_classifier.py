@@ -63,7 +63,7 @@ def test_errors_are_answered_in_the_order_of_the_question(known: Any) -> None:
     chosen = classifier(known, batch_size=10)
     table = torch.from_numpy(chosen.exact(LATENTS, 4).errors)
     triples = torch.nonzero(torch.ones_like(table))[torch.randperm(168, generator=torch.Generator().manual_seed(0))]
-    found = chosen.errors(triples, LATENTS, chosen.timesteps(4), chosen.noises(4))
+    found = chosen.errors(triples, LATENTS, *chosen.samples(4))
     torch.testing.assert_close(found, table[tuple(triples.T)], rtol=1e-5, atol=0)
     nothing = chosen.exact(LATENTS[:0], 4)
     assert (nothing.errors.shape, nothing.num_evaluations) == ((0, NUM_CLASSES, 4), 0)

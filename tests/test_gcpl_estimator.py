@@ -25,6 +25,7 @@ from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
 from gcpl_lab.gcpl.calibration import class_scores
+from gcpl_lab.gcpl.growing import GrownClassifier
 from gcpl_lab.gcpl.objectives import GCPL, OBJECTIVES, register_objective
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, NoisyBatch
@@ -440,7 +441,7 @@ def test_classes_that_come_later_leave_the_known_ones_alone(random_pair: Any, pi
     settings = {"weight_decay": 0.5, "contrast_weight": 0.1} if objective == "comple" else {"weight_decay": 0.5}
     before = small(random_pair.diffusion, objective, **settings).fit(images[old], ANIMALS[ids[old]])
     frozen, scores = before.prompts_.vectors.detach().clone(), before.decision_function(images)
-    grown = small(random_pair.diffusion, objective, **settings).fit(images, ANIMALS[ids], known=before)
+    grown = GrownClassifier(before).fit(images, ANIMALS[ids])
     assert grown.classes_.tolist() == ["ant", "moth", "zebra"]
     places = [grown.class_names_.index(name) for name in before.class_names_]
     (new,) = set(range(3)) - set(places)
@@ -461,9 +462,9 @@ def test_classes_that_come_later_leave_the_known_ones_alone(random_pair: Any, pi
 
 def test_known_classes_must_fit(fitted: GCPLClassifier, random_pair: Any, pictures: Any) -> None:
     images, ids = pictures
-    with pytest.raises(DataError, match=r"learned with seed 0 \(now 5\)"):
-        small(random_pair.diffusion, seed=5).fit(images, ANIMALS[ids], known=fitted)
+    with pytest.raises(DataError, match="learned nothing yet"):
+        GrownClassifier(small(random_pair.diffusion))
     with pytest.raises(DataError, match="expected these and a further one"):
-        small(random_pair.diffusion).fit(images, ANIMALS[ids], known=fitted)
+        GrownClassifier(fitted).fit(images, ANIMALS[ids])
     with pytest.raises(DataError, match="known classes are ant, moth, zebra; expected these"):
-        small(random_pair.diffusion).fit(images, np.array(["ant", "moth", "yak"])[ids], known=fitted)
+        GrownClassifier(fitted).fit(images, np.array(["ant", "moth", "yak"])[ids])

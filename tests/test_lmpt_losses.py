@@ -236,5 +236,6 @@ def test_absent_classes_below_the_clip_cost_nothing() -> None:
 def test_defaults_are_those_of_voc_lt() -> None:
     assert LMPTConfig().mu == LOSSES["distribution_balanced"].defaults["mu"] == 0.3
     assert LMPTConfig().negative_scale == LOSSES["distribution_balanced"].defaults["negative_scale"] == 5.0
-    chosen = LMPTConfig(classification="distribution_balanced", mu=0.2, negative_scale=2.0).of_loss()  # COCO-LT
+    config = LMPTConfig(classification="distribution_balanced", mu=0.2, negative_scale=2.0)  # as for COCO-LT
+    chosen = config.chosen(LOSSES["distribution_balanced"].defaults)
     assert (chosen["mu"], chosen["negative_scale"]) == (0.2, 2.0)

@@ -170,7 +170,7 @@ def test_noop_trains_noises_alone_and_the_classifier_uses_them(diffusion: Any, p
         hidden = diffusion.encode_prompts(*prompts())
     classifier, before = DiffusionClassifier(diffusion, hidden, seed=3), diffusion.checksum()
     objective = NoOp(classifier, 4)
-    assert torch.equal(objective.noises.detach(), classifier.noises(4))
+    assert torch.equal(objective.noises.detach(), classifier.samples(4)[1])
     exemplars, vectors = exemplars_of(diffusion), prompts.vectors.detach().clone()
     latents = diffusion.scale_latents(exemplars.means[0])
     untrained = TunedClassifier(objective).exact(latents, 4).errors

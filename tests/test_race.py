@@ -47,10 +47,8 @@ class Table:
     def __init__(self, table: np.ndarray) -> None:
         self.table = torch.from_numpy(table)
 
-    def timesteps(self, num_samples: int) -> torch.Tensor:
-        return torch.arange(num_samples)
-
-    noises = timesteps
+    def samples(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.arange(num_samples), torch.arange(num_samples)
 
     def errors(self, triples: torch.Tensor, latents: torch.Tensor, timesteps: Any, noises: Any) -> torch.Tensor:
         assert len(triples.unique(dim=0)) == len(triples)  # nothing is asked twice

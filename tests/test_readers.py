@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcpl_lab.data.readers import in_parts, read_class_folders, read_image, read_images
+from gcpl_lab.data.readers import iter_images, read_class_folders, read_image, read_images
 from gcpl_lab.errors import DataError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -192,12 +192,11 @@ def test_large_images_are_reduced_in_bounded_memory(tmp_path: Path) -> None:
 def test_images_are_read_one_at_a_time(tmp_path: Path, most_alive: Callable[[], int]) -> None:
     """However many: a camera's image takes 9 MB, and five thousand of them more than a laptop has."""
     Image.fromarray(gradient()).save(tmp_path / "one.png")
-    widths = [sum(image.width for image in part) for part in in_parts([tmp_path / "one.png"] * 20, 8, "pad")]
-    assert widths == [8 * 16, 8 * 16, 4 * 16]
+    assert sum(image.width for image in iter_images([tmp_path / "one.png"] * 20, "pad")) == 20 * 16
     assert most_alive() <= 2  # the one that is looked at, and the next
     (tmp_path / "two.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 images cannot be used:\n .*two.png.*\n .*none.png"):
-        [list(part) for part in in_parts([tmp_path / name for name in ("one.png", "two.png", "none.png")], 2)]
+        list(iter_images([tmp_path / name for name in ("one.png", "two.png", "none.png")]))
 
 
 def test_read_images_keeps_the_order_and_lists_every_failure(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_exemplars_are_the_images_and_their_mirror_images(diffusion: Any) -> Non
     assert some.labels.tolist() == [1, 0]
     assert torch.equal(some.means, exemplars.means[:, [2, 0]])
     with pytest.raises(DataError, match="3 images and 2 labels"):
-        Exemplars(exemplars.means, exemplars.log_variances, torch.tensor([0, 1]))
+        Exemplars.encode(diffusion, pixels, [0, 1])
 
 
 def test_a_batch_depends_on_seed_and_step_alone(diffusion: Any) -> None:

@@ -25,23 +25,20 @@ METHOD = (
 
 ESTIMATORS = ("gcpl/estimator.py", "lmpt/estimator.py")
 MOST_FUNCTIONS, MOST_LINES = 90, 600
-READING = ("data/readers.py", "data/framing.py", "evaluation/mirroring.py")
-"""Not counted, as images are loaded: what reads and frames them, and looks whether they have a side."""
-
 MOST_LINES_OF_ROOMS = {
-    "data": 1_960,
-    "models": 1_490,
+    "data": 1_930,
+    "models": 1_485,
     "training": 1_420,
-    "evaluation": 2_440,
+    "evaluation": 2_430,
     "fast": 780,
-    "gcpl": 2_410,
-    "lmpt": 1_350,
+    "gcpl": 2_365,
+    "lmpt": 1_340,
     "baselines": 980,
     "views": 5_010,
     "experiments": 6_210,
     "pilot": 1_800,
-    "workshop": 490,
-    "cli": 1_410,
+    "workshop": 485,
+    "cli": 1_405,
 }
 """Lowered whenever a room gets smaller, and never raised: what is added to a room takes something out of it."""
 
@@ -69,7 +66,7 @@ def traced(run: Callable[[], Any]) -> tuple[set[str], set[tuple[str, int]]]:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
-        if not name.startswith(inside) or name.endswith(READING):
+        if not name.startswith(inside):
             return None
         if event == "call" and not frame.f_code.co_name.startswith("<"):
             functions.add(f"{name}:{frame.f_code.co_qualname}")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gcpl_lab.data.readers import ImageSource, read_each
+from gcpl_lab.data.readers import ImageSource, read_image
 from gcpl_lab.errors import DataError
 
 SIDE, FREQUENCIES = 32, 16
@@ -47,11 +47,11 @@ def hash_images(
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """Hashes uint8 (image, 32), read one at a time, and (index, message) of images that cannot be read: zeros."""
     hashes, failures = np.zeros((len(sources), 32), np.uint8), []
-    for index, found in enumerate(read_each(sources)):
-        if isinstance(found, DataError):
-            failures.append((index, str(found)))
-        else:
-            hashes[index] = perceptual_hash(found)
+    for index, source in enumerate(sources):
+        try:
+            hashes[index] = perceptual_hash(read_image(source))
+        except DataError as error:
+            failures.append((index, str(error)))
         if on_progress:
             on_progress(index + 1, len(sources))
     return hashes, failures

@@ -12,7 +12,6 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +66,8 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
             return _finish(_from_array(source, label), label)
         except DataError:
             raise
+        except MemoryError as error:
+            raise DataError(f"{label}: does not fit into memory; reduce it first") from error
         except Image.DecompressionBombError:
             raise DataError(f"{label}: has {_TOO_LARGE}") from None
         except UnidentifiedImageError:
@@ -77,29 +78,13 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
             ) from error
 
 
-class PixelChecksum:
-    """SHA-256 over the pixels of read images in their order: the same on every machine, as encodings are not."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Take an image into account, and give it on."""
-        self._digest.update(f"{image.size}|".encode())
-        self._digest.update(image.tobytes())
-        return image
-
-    def hexdigest(self) -> str:
-        """Of the images so far, as 64 hexadecimal digits."""
-        return self._digest.hexdigest()
-
-
 def images_checksum(images: Iterable[Image.Image]) -> str:
-    """The :class:`PixelChecksum` of images that are all there, or read one after another."""
-    seen = PixelChecksum()
+    """SHA-256 over the pixels of read images in their order: the same on every machine, as encodings are not."""
+    digest = hashlib.sha256()
     for image in images:
-        seen(image)
-    return seen.hexdigest()
+        digest.update(f"{image.size}|".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def read_images(sources: Iterable[ImageSource], fit: str | None = None) -> list[Image.Image]:
@@ -119,29 +104,16 @@ def iter_images(sources: Iterable[ImageSource], fit: str | None = None) -> Itera
         kind = f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else "one image"
         raise DataError(f"images are {kind}; expected a list of images: put it into brackets")
     failures: list[str] = []
-    for each in read_each(sources):
-        if isinstance(each, DataError):
-            failures.append(str(each))
-        elif not failures:
-            yield each if fit is None else frame(each, fit)
-    if failures:
-        raise DataError(f"{len(failures)} images cannot be used:" + list_lines(failures))
-
-
-def in_parts(sources: Sequence[ImageSource], size: int, fit: str | None = None) -> Iterator[Iterator[Image.Image]]:
-    """:func:`iter_images` in parts of at most ``size``, each to be gone through before the next is taken."""
-    images = iter_images(sources, fit)
-    for _ in range(0, len(sources), size):
-        yield islice(images, size)
-
-
-def read_each(sources: Iterable[ImageSource]) -> Iterator[Image.Image | DataError]:
-    """Read many images one at a time; in the place of one that cannot be read stands its error."""
     for index, source in enumerate(sources):
         try:
-            yield read_image(source, None if isinstance(source, str | Path) else f"image {index}")
+            image = read_image(source, None if isinstance(source, str | Path) else f"image {index}")
         except DataError as error:
-            yield error
+            failures.append(str(error))
+            continue
+        if not failures:
+            yield image if fit is None else frame(image, fit)
+    if failures:
+        raise DataError(f"{len(failures)} images cannot be used:" + list_lines(failures))
 
 
 def list_lines(lines: Sequence[str], most: int = 20) -> str:
@@ -195,14 +167,7 @@ def _finish(image: Image.Image, label: str, borrowed: bool = False) -> Image.Ima
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise DataError(f"{label}: holds {frames} frames; expected one image: save one frame as a file of its own")
-    try:
-        return _to_upright_rgb(image.copy() if borrowed else image)
-    except MemoryError as error:
-        raise DataError(f"{label}: {size} do not fit into memory; reduce it first") from error
-
-
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode and reduce, changing ``image`` in place where that saves a copy of a large one."""
+    image = image.copy() if borrowed else image  # changed in place: that saves a copy of a large one
     image.draft(None, (LARGEST_SIDE, LARGEST_SIDE))  # JPEG decodes at 1/2, 1/4 or 1/8; others ignore it.
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
+from scipy.special import log_softmax
 
 from gcpl_lab.data.episodes import cross_validation_folds
 
@@ -100,7 +101,7 @@ def _choose_penalty(stacked: np.ndarray, labels: np.ndarray, weight_penalty: flo
         for index, penalty in enumerate(PENALTIES):
             weights, offsets = _minimise(stacked[:, inside], labels[inside], penalty, weight_penalty)
             logits = np.tensordot(weights, stacked[:, outside], axes=1) + offsets
-            losses[index] += log_losses(logits, labels[outside]).sum() / len(labels)
+            losses[index] -= log_softmax(logits, axis=1)[np.arange(len(outside)), labels[outside]].sum() / len(labels)
     best = int(losses.argmin())
     return PENALTIES[best], float(losses[best])
 
@@ -114,16 +115,9 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 12.0), method="bounded").x))
 
 
-def log_sum_exp(logits: np.ndarray) -> np.ndarray:
-    """log Σ exp over the last axis of finite numbers; scipy's looks for special cases and takes much longer."""
-    top = logits.max(axis=-1)
-    result: np.ndarray = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
-    return result
-
-
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """−log softmax of each image's own class, (..., image) of logits (..., image, class)."""
-    result: np.ndarray = log_sum_exp(logits) - logits[..., np.arange(len(labels)), labels]
+    result: np.ndarray = -log_softmax(logits, axis=-1)[..., np.arange(len(labels)), labels]
     return result
 
 
@@ -137,9 +131,10 @@ def _minimise(
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, offsets = parameters[:num], parameters[num:]
         logits = np.tensordot(weights, stacked, axes=1) + offsets
-        residuals = np.exp(logits - log_sum_exp(logits)[:, None])
+        log_chances = log_softmax(logits, axis=1)
+        residuals = np.exp(log_chances)
         residuals[own] -= 1
-        loss = log_losses(logits, labels).mean() + weight_penalty * weights @ weights + penalty * (offsets**2).mean()
+        loss = -log_chances[own].mean() + weight_penalty * weights @ weights + penalty * (offsets**2).mean()
         of_weights = np.tensordot(stacked, residuals, axes=([1, 2], [0, 1])) / num_images + 2 * weight_penalty * weights
         of_offsets = residuals.mean(axis=0) + 2 * penalty * offsets / num_classes
         return float(loss), np.concatenate([of_weights, of_offsets])

@@ -51,10 +51,10 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray, even: bool = Fal
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """Mean of :func:`average_precisions` over the classes that have one; a DataError where none has."""
-    mean = _mean(average_precisions(scores, targets))
-    if mean is None:
+    known = [value for value in average_precisions(scores, targets) if value is not None]
+    if not known:
         raise DataError("no class has a positive image, so there is no average precision; check the targets")
-    return mean
+    return float(np.mean(known))
 
 
 def multilabel_report(

@@ -29,6 +29,7 @@ from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scor
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence
 from gcpl_lab.gcpl.encoding import read_exemplars, read_latents
 from gcpl_lab.gcpl.estimator import GCPLClassifier, make_classifier
+from gcpl_lab.gcpl.growing import GrownClassifier
 from gcpl_lab.gcpl.noop import NoiseSampler, NoOp, TunedClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
 from gcpl_lab.gcpl.sampling import Exemplars
@@ -233,7 +234,9 @@ class FewShotExperiment(Experiment[ImageSet]):
     def _run_objective(self, entry: Entry, shots: int, seed: int) -> Outcome:
         if (entry.name, shots, seed) in self._starts:
             return self._starts[entry.name, shots, seed]
+        known = self.known(entry.name, shots, seed)
         model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self._seen)
+        model = GrownClassifier(known) if known else model
         stage: Stage = entry.facts.get("stage", Stage())
         vectors, before = None, {"train_evaluations": 0, "train_seconds": 0.0}
         if first := entry.facts.get("starts_from"):  # its warm start is the other objective's run of the same episode
@@ -245,8 +248,7 @@ class FewShotExperiment(Experiment[ImageSet]):
         if entry.facts.get("reads_clip"):
             exemplars = replace(exemplars, features=self.views[:, torch.from_numpy(chosen)])
         watch = Stopwatch()
-        known = self.known(entry.name, shots, seed)
-        records = model.learn(exemplars, self.support.class_names, warm_start=vectors, known=known)
+        records = model.learn(exemplars, self.support.class_names, warm_start=vectors)
         self.follow(entry.name, records, lambda: getattr(model.config, stage.num_steps))
         watch.learned()
         evidence = model.evidence(latents)

@@ -190,8 +190,7 @@ class _Sets:
 
         def measure(size: int) -> Tensor:
             classifier = make_classifier(experiment.diffusion, hidden, config, config.seed, batch_size=size)
-            timesteps, noises = (part(config.num_evidence) for part in (classifier.timesteps, classifier.noises))
-            return classifier.errors(torch.from_numpy(triples), latents, timesteps, noises)
+            return classifier.errors(torch.from_numpy(triples), latents, *classifier.samples(config.num_evidence))
 
         errors = np.full((len(self.rows), len(self.places), len(samples)), np.nan, dtype=np.float32)
         errors[triples[:, 0], triples[:, 1], triples[:, 2] // 2] = fit(measure).numpy()

@@ -202,7 +202,7 @@ class Race:
             said = "missing" if prior is None else "given"
             raise DataError(f"CLIP's scores are {said}; the plan was learned the other way")
         chosen = torch.from_numpy(plan.samples)
-        timesteps, noises = classifier.timesteps(self.pool_size)[chosen], classifier.noises(self.pool_size)[chosen]
+        timesteps, noises = (each[chosen] for each in classifier.samples(self.pool_size))
         errors = np.full((num_images, classifier.num_classes, len(plan.samples)), np.nan, np.float32)
 
         def logits_after(num_steps: int, running: np.ndarray) -> np.ndarray:

@@ -77,17 +77,16 @@ def fit_reading(
         seed: Of the folds.
     """
     tried: tuple[Weighting, ...] = WEIGHTINGS if weighting == "chosen" else (weighting,)
-    found = [_fit(class_scores(errors, one), labels, class_offsets, seed) for one in tried]
-    losses = [np.inf if np.isnan(loss) else loss for _, _, loss in found]
-    best = int(np.argmin(losses))
-    return Reading(tried[best], *found[best][:2])
-
-
-def _fit(scores: np.ndarray, labels: np.ndarray, offsets: bool, seed: int) -> tuple[float, np.ndarray, float]:
-    """Temperature, offsets, and the log-loss that weightings are compared by."""
-    if not offsets:
-        temperature = fit_temperature(scores, labels)
-        return temperature, np.zeros(scores.shape[1]), float(log_losses(temperature * scores, labels).mean())
-    fitted = fit_logits([scores], labels, weight_penalty=0.0, seed=seed)
-    temperature = max(float(fitted.weights[0]), 1e-6)
-    return temperature, fitted.offsets / temperature, fitted.held_out_loss
+    readings, losses = list[Reading](), list[float]()
+    for one in tried:
+        scores = class_scores(errors, one)
+        if class_offsets:
+            fitted = fit_logits([scores], labels, weight_penalty=0.0, seed=seed)
+            temperature = max(float(fitted.weights[0]), 1e-6)
+            offsets, loss = fitted.offsets / temperature, fitted.held_out_loss
+        else:
+            temperature, offsets = fit_temperature(scores, labels), np.zeros(scores.shape[1])
+            loss = float(log_losses(temperature * scores, labels).mean())
+        readings.append(Reading(one, temperature, offsets))
+        losses.append(np.inf if np.isnan(loss) else loss)
+    return readings[int(np.argmin(losses))]

@@ -76,14 +76,11 @@ class DiffusionClassifier:
         self.timestep_range, self.seed, self.batch_size = timestep_range, seed, max(1, batch_size)
         self.bfloat16, self.num_classes = bfloat16, len(hidden)
 
-    def timesteps(self, num_samples: int) -> Tensor:
-        """Those of ``num_samples`` samples, int64 (sample,)."""
-        return spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
-
-    def noises(self, num_samples: int) -> Tensor:
-        """ε of ``num_samples`` samples, (sample, channel, height, width)."""
+    def samples(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """The t of ``num_samples`` samples, int64 (sample,), and their ε, (sample, channel, height, width)."""
+        timesteps = spaced_timesteps(self.diffusion.num_timesteps, num_samples, self.timestep_range)
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn((num_samples, *self.diffusion.latent_shape), generator=generator)
+        return timesteps, torch.randn((num_samples, *self.diffusion.latent_shape), generator=generator)
 
     @torch.no_grad()
     def errors(self, triples: Tensor, latents: Tensor, timesteps: Tensor, noises: Tensor) -> Tensor:
@@ -123,7 +120,7 @@ class DiffusionClassifier:
             latents: z0, (image, channel, height, width), scaled.
             num_samples: (t, ε) pairs; timesteps evenly spaced over the range.
         """
-        timesteps, noises = self.timesteps(num_samples), self.noises(num_samples)
+        timesteps, noises = self.samples(num_samples)
         shape, parts = (self.num_classes, num_samples), []
         images_a_pass = max(1, self.batch_size // (self.num_classes * num_samples))
         for chunk in latents.split(images_a_pass) if len(latents) else ():  # a process may have no share

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab.data.readers import PixelChecksum, in_parts
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.models.diffusion import FrozenDiffusion
 
@@ -36,18 +38,21 @@ def read_exemplars(
     Raises:
         DataError: Images that cannot be used, all of them named.
     """
-    seen, parts, ids = PixelChecksum(), [], np.asarray(labels)
-    for number, part in enumerate(in_parts(images, PART, fit)):
-        pixels = diffusion.preprocess(map(seen, part))
-        own = ids[number * PART : (number + 1) * PART]
-        parts.append(Exemplars.encode(diffusion, pixels, own, encode_moments))
-    return Exemplars.join(parts, seen.hexdigest())
+    digest, parts, ids, reader = hashlib.sha256(), list[Exemplars](), np.asarray(labels), iter_images(images, fit)
+    for start in range(0, len(images), PART):
+        pixels = diffusion.preprocess(islice(reader, PART))
+        digest.update(pixels.numpy().tobytes())
+        parts.append(Exemplars.encode(diffusion, pixels, ids[start : start + PART], encode_moments))
+    means, log_variances = (
+        torch.cat(each, 1) for each in zip(*((p.means, p.log_variances) for p in parts), strict=True)
+    )
+    return Exemplars(means, log_variances, torch.from_numpy(ids).long(), digest.hexdigest())
 
 
 def read_latents(
     diffusion: FrozenDiffusion, images: Sequence[Any], fit: str, encode_moments: Encode | None = None
 ) -> Tensor:
     """Scaled latents (image, channel, height, width) of images; arguments and errors as above."""
-    encode = encode_moments or diffusion.encode_moments
-    means = [encode(diffusion.preprocess(part))[0] for part in in_parts(images, PART, fit)]
+    encode, reader = encode_moments or diffusion.encode_moments, iter_images(images, fit)
+    means = [encode(diffusion.preprocess(islice(reader, PART)))[0] for _ in range(0, len(images), PART)]
     return diffusion.scale_latents(torch.cat(means) if means else torch.empty(0, *diffusion.latent_shape))

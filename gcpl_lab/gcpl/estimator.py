@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.gcpl import fast_decision
-from gcpl_lab.gcpl.calibration import Weighting, fit_reading
+from gcpl_lab.gcpl.calibration import fit_reading
 from gcpl_lab.gcpl.checks import check_calibration, check_fit, name_of
 from gcpl_lab.gcpl.encoding import read_exemplars
 from gcpl_lab.gcpl.evidence import make_classifier
-from gcpl_lab.gcpl.growing import KnownClasses
 from gcpl_lab.gcpl.judge import PromptJudge
 from gcpl_lab.gcpl.objectives import OBJECTIVES, Stage
 from gcpl_lab.gcpl.prompts import ClassPrompts
@@ -104,7 +104,6 @@ class GCPLClassifier(PromptJudge):
         coarse_words: Sequence[str] | None = None,
         checkpoint_folder: str | Path | None = None,
         calibration: tuple[Sequence[Any], Sequence[Any] | np.ndarray] | None = None,
-        known: GCPLClassifier | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn the class prompts, one record an update, for plotting or stopping on the way; ``fit`` runs them all.
 
@@ -117,8 +116,6 @@ class GCPLClassifier(PromptJudge):
             calibration: With ``classification="fast"``: further images and their labels that it is calibrated on, none
                 of them among ``images`` (errors on what was learned from are too good) and none that will be tested
                 on. Without them ``num_folds`` further trainings find out how held-out exemplars fare.
-            known: A classifier of some of the classes, with equal settings: their prompts stay as they are, to the
-                digit, and those of the other classes are learned (:mod:`gcpl_lab.gcpl.growing`).
 
         Raises:
             DataError: Images, labels or names that do not fit together, naming the item.
@@ -127,7 +124,7 @@ class GCPLClassifier(PromptJudge):
         classes, ids, names = check_fit(images, labels, class_names)
         if checkpoint_folder:
             check_writable(checkpoint_folder)
-        self.fit_ = known.fit_ if known else choose_fit(images, self.config.fit)
+        self.fit_ = choose_fit(images, self.config.fit)
         held_out, scores = None, None
         if calibration is not None:
             check_calibration(self.config.classification, *calibration, classes)
@@ -140,9 +137,8 @@ class GCPLClassifier(PromptJudge):
             exemplars = replace(exemplars, features=self._clip_views(images))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
-        given: dict[str, Any] = {"coarse_words": coarse_words, "checkpoint_folder": checkpoint_folder, "known": known}
-        given |= {"classes": classes, "calibration": held_out, "clip_scores": scores}
-        yield from self.learn(exemplars, names, **given)
+        given: dict[str, Any] = {"checkpoint_folder": checkpoint_folder, "calibration": held_out, "clip_scores": scores}
+        yield from self.learn(exemplars, names, classes=classes, coarse_words=coarse_words, **given)
 
     def learn(
         self,
@@ -155,7 +151,6 @@ class GCPLClassifier(PromptJudge):
         checkpoint_folder: str | Path | None = None,
         calibration: tuple[Tensor, np.ndarray, np.ndarray | None] | None = None,
         clip_scores: np.ndarray | None = None,
-        known: GCPLClassifier | None = None,
     ) -> Generator[StepRecord, bool | None, None]:
         """Learn from images whose latents are cached already: train, then calibrate.
 
@@ -163,7 +158,7 @@ class GCPLClassifier(PromptJudge):
             exemplars: Cached moments; labels are 0 to class − 1.
             class_names: One a class.
             classes: What ``predict`` answers; by default 0 to class − 1.
-            coarse_words, checkpoint_folder, known: See :meth:`steps`.
+            coarse_words, checkpoint_folder: See :meth:`steps`.
             warm_start: Vectors (class, V, dim) of a run of the objective that this one starts from; its own is skipped.
             calibration: See :meth:`steps`: scaled latents, labels 0 to class − 1, and CLIP's scores or None.
             clip_scores: CLIP's zero-shot logits (exemplar, class), for ``classification="fast"``.
@@ -171,9 +166,9 @@ class GCPLClassifier(PromptJudge):
         fast_wanted = self.config.classification == "fast"
         if fast_wanted and calibration is None:  # too few exemplars: rather now than at the end
             cross_validation_folds(exemplars.labels.numpy(), self.config.num_folds, self.config.seed)
-        vars(self).setdefault("fit_", known.fit_ if known else choose_fit((), self.config.fit))
+        vars(self).setdefault("fit_", choose_fit((), self.config.fit))
         self.classes_ = np.arange(len(class_names)) if classes is None else np.asarray(classes)
-        self.begin(class_names, coarse_words, warm_start, known)
+        self.begin(class_names, coarse_words, warm_start)
         before = self.diffusion.num_denoiser_evaluations
         yield from self.train(exemplars, Path(checkpoint_folder) if checkpoint_folder else None)
         self.train_evaluations_ = int(all_reduce(torch.tensor(self.diffusion.num_denoiser_evaluations - before)))
@@ -182,52 +177,34 @@ class GCPLClassifier(PromptJudge):
             self.fast_ = fast_decision.calibrate(self, calibration, exemplars, coarse_words, clip_scores)
 
     def begin(
-        self,
-        class_names: Sequence[str],
-        coarse_words: Sequence[str] | None = None,
-        warm_start: Tensor | None = None,
-        known: GCPLClassifier | None = None,
+        self, class_names: Sequence[str], coarse_words: Sequence[str] | None = None, warm_start: Tensor | None = None
     ) -> None:
         """The prompts before the first update; nothing of an earlier fit is left."""
         config, diffusion = self.config, self.diffusion
         self.class_names_ = tuple(class_names)
-        self._known = KnownClasses(known, class_names, config) if known else None
-        self.prompts_ = ClassPrompts(
-            diffusion,
-            class_names,
-            num_vectors=config.num_vectors,
-            templates=config.templates,
-            initial=config.initial,
-            coarse_words=coarse_words,
-            seed=config.seed,
-        ).to(diffusion.device)
+        chosen = {name: getattr(config, name) for name in ("num_vectors", "templates", "initial", "seed")}
+        prompts = ClassPrompts(diffusion, class_names, coarse_words=coarse_words, **chosen)
+        self.prompts_ = prompts.to(diffusion.device)
         first = OBJECTIVES[config.objective].facts.get("starts_from")
         self._objectives = [name for name in (first, config.objective) if name]
         if warm_start is not None:
             self._objectives = [config.objective]
             with torch.no_grad():
                 self.prompts_.vectors.copy_(warm_start)
-        if self._known:
-            self._known.keep(self.prompts_)
         self.history_, self.states_ = [], {0: self.prompts_.vectors.detach().cpu().clone()}
         for name in ("temperature_", "fast_", "support_errors_", "support_labels_"):
             vars(self).pop(name, None)
         self.offsets_ = np.zeros(len(self.class_names_))
         # Until it is chosen: relative, which reads errors without offsets better.
-        usual: dict[str, Weighting] = {"chosen": "relative", "relative": "relative"}
-        self.weighting_ = usual.get(config.weighting, "absolute")
+        self.weighting_ = "absolute" if config.weighting == "absolute" else "relative"
 
     def train(self, exemplars: Exemplars, folder: Path | None = None) -> Generator[StepRecord, bool | None, None]:
         """The updates of each objective in turn."""
         self.mirroring_ = choose_mirroring(self.config.flip, exemplars.means, exemplars.labels, self.class_names_)
         with checkpointed_activations(self.diffusion.denoiser) if self.config.gradient_checkpointing else nullcontext():
-            hook = self._known.without_gradient(self.prompts_) if self._known else None
             for name in self._objectives:
                 if (yield from self._train_objective(name, exemplars, folder)):
-                    break
-            if self._known and hook:
-                hook.remove()
-                self._known.keep(self.prompts_)
+                    return
 
     def _train_objective(
         self, name: str, exemplars: Exemplars, folder: Path | None
@@ -237,9 +214,6 @@ class GCPLClassifier(PromptJudge):
         stage: Stage = entry.facts.get("stage", Stage())
         more = {"clip": self._clip} if entry.facts.get("reads_clip") else {}
         objective = entry.target(self.diffusion, self.prompts_, **config.chosen(entry.defaults), **more)
-        batch_size = getattr(config, stage.batch_size)
-        if self._known and entry.facts.get("alone"):
-            exemplars, batch_size = self._known.shown(exemplars, batch_size)
         if hasattr(objective, "begin"):
             latents = self.diffusion.scale_latents(exemplars.means[0])
             labels = exemplars.labels.numpy()
@@ -247,32 +221,24 @@ class GCPLClassifier(PromptJudge):
         sampler = ExemplarSampler(
             self.diffusion,
             exemplars,
-            batch_size=batch_size,
+            batch_size=getattr(config, stage.batch_size),
             num_samples=getattr(config, stage.num_samples) if stage.num_samples else 1,
             timestep_range=self.timestep_range,
             num_templates=len(config.templates),
             flip=self.mirroring_.flip,
             seed=config.seed + stage.seed_offset,
         )
+        shared = ("schedule", "weight_decay", "gradient_clip", "checkpoint_every", "micro_batch_size")
+        num_steps, rate = getattr(config, stage.num_steps), getattr(config, stage.learning_rate)
         training = TrainingConfig(
-            num_steps=getattr(config, stage.num_steps),
-            learning_rate=getattr(config, stage.learning_rate),
-            schedule=config.schedule,
-            weight_decay=config.weight_decay,
-            gradient_clip=config.gradient_clip,
-            checkpoint_every=config.checkpoint_every,
-            micro_batch_size=config.micro_batch_size,
-            epsilon=stage.epsilon,
+            num_steps, rate, epsilon=stage.epsilon, **{name: getattr(config, name) for name in shared}
         )
-        ended = yield from self._updates(
-            objective,
-            sampler,
-            training,
-            checkpoint=folder and folder / f"{name}.checkpoint.safetensors",
-            fingerprint=lambda: self._fingerprint(exemplars),
-            keep_every=max(self.journey_every, training.num_steps // MAX_STATES),
-            keep_early=True,
+        file, fingerprint = folder and folder / f"{name}.checkpoint.safetensors", partial(self._fingerprint, exemplars)
+        every = max(self.journey_every, num_steps // MAX_STATES)
+        updates = self._updates(
+            objective, sampler, training, checkpoint=file, fingerprint=fingerprint, keep_every=every
         )
+        ended = yield from updates
         if hasattr(objective, "end"):
             objective.end()
         return ended
@@ -284,22 +250,17 @@ class GCPLClassifier(PromptJudge):
         data, model = exemplars.source + tensor_checksum(tensors.items()), self.diffusion.checksum()
         return repr((self.config.identity(), self.timestep_range, self.class_names_, data, model))
 
-    def _calibrate(self, exemplars: Exemplars) -> None:
-        """Temperature, offsets and weighting, from what the exemplars show under the learned prompts."""
-        chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
-        if self._known:  # as many of a new class as of any other
-            chosen = self._known.first_of_each(chosen, exemplars.labels.numpy(), MAX_TEMPERATURE_IMAGES)
-        else:
-            chosen = chosen[:MAX_TEMPERATURE_IMAGES]
-        chosen = np.sort(chosen)
+    def _calibrate(self, exemplars: Exemplars, chosen: np.ndarray | None = None) -> None:
+        """Temperature, offsets and weighting, from what some exemplars, or the chosen, show under learned prompts."""
+        if chosen is None:
+            chosen = np.random.default_rng([self.config.seed, 19]).permutation(len(exemplars.labels))
+            chosen = np.sort(chosen[:MAX_TEMPERATURE_IMAGES])
         latents = self.diffusion.scale_latents(exemplars.means[0][torch.from_numpy(chosen)])
         # The very noises that test images will see: a part of a prompt's head start is theirs.
         self.support_errors_ = self.errors(latents, self.config.num_evidence)
         self.support_labels_ = exemplars.labels.numpy()[chosen]
-        seen, offsets = (self.support_errors_, self.support_labels_), self.config.class_offsets
-        if self._known:
-            reading = self._known.read(*seen, offsets)
-        else:
-            given: dict[str, Any] = {"weighting": self.config.weighting, "seed": self.config.seed}
-            reading = fit_reading(*seen, class_offsets=offsets, **given)
+        config, errors, labels = self.config, self.support_errors_, self.support_labels_
+        reading = fit_reading(
+            errors, labels, weighting=config.weighting, class_offsets=config.class_offsets, seed=config.seed
+        )
         self.weighting_, self.temperature_, self.offsets_ = reading.weighting, reading.temperature, reading.offsets

@@ -21,15 +21,11 @@ def make_classifier(
     batch_size: int | None = None,
 ) -> DiffusionClassifier:
     """The classifier that the settings ask for; arguments as for it, ``batch_size`` by default that of the settings."""
+    # Weights in half precision need no autocast: it would compute norms in float32 and cast around them.
+    half, size = config.evidence_bfloat16 and diffusion.dtype is torch.float32, batch_size or config.evidence_batch_size
+    part = config.timestep_range or diffusion.evidence_range
     return DiffusionClassifier(
-        diffusion,
-        hidden,
-        norm=norm,
-        timestep_range=config.timestep_range or diffusion.evidence_range,
-        seed=seed,
-        batch_size=batch_size or config.evidence_batch_size,
-        # Weights in half precision need no autocast: it would compute norms in float32 and cast around them.
-        bfloat16=config.evidence_bfloat16 and diffusion.dtype is torch.float32,
+        diffusion, hidden, norm=norm, timestep_range=part, seed=seed, batch_size=size, bfloat16=half
     )
 
 
@@ -49,7 +45,7 @@ def evidence_map(
         float32 (height, width) of the latent: mean squared error under b minus that under a; positive is for a.
     """
     diffusion = classifier.diffusion
-    timesteps, noises = classifier.timesteps(num_samples), classifier.noises(num_samples).to(diffusion.device)
+    timesteps, noises = (each.to(diffusion.device) for each in classifier.samples(num_samples))
     noisy = diffusion.add_noise(latent.to(diffusion.device).expand_as(noises), noises, timesteps)
     rows, prompts = torch.arange(num_samples).repeat(2), torch.tensor([class_a, class_b]).repeat_interleave(num_samples)
     predicted = diffusion.predict_noise(noisy, timesteps, classifier.hidden, rows, prompts)

@@ -103,12 +103,13 @@ class PromptJudge(PromptClassifier):
         """Errors (image, class, sample) on ``num_samples`` (t, ε) with noises from ``seed`` (that of the settings)."""
         seed = self.config.seed if seed is None else seed
         fit = MemoryFit(self.config.evidence_batch_size, FORWARD_ADVICE)
-
-        def of_share(own: Tensor) -> tuple[Tensor]:
-            evidence = fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples))
-            return (torch.from_numpy(evidence.errors),)
-
-        return split_work(latents, of_share)[0].numpy()
+        found = split_work(
+            latents,
+            lambda own: [
+                torch.from_numpy(fit(lambda n: self.classifier(seed, batch_size=n).exact(own, num_samples).errors))
+            ],
+        )
+        return found[0].numpy()
 
     def staged_evidence(
         self,

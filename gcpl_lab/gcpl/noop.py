@@ -42,8 +42,9 @@ class NoOp:
         """Start from the classifier's own noises at its own timesteps."""
         if classifier.num_classes < 3:
             raise DataError(f"learned noises need three classes or more, got {classifier.num_classes}")
-        self.classifier, self.timesteps = classifier, classifier.timesteps(num_samples)
-        self.noises = nn.Parameter(classifier.noises(num_samples).to(classifier.diffusion.device))
+        self.classifier = classifier
+        self.timesteps, noises = classifier.samples(num_samples)
+        self.noises = nn.Parameter(noises.to(classifier.diffusion.device))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The noises alone, (sample, channel, height, width)."""
@@ -93,8 +94,8 @@ class TunedClassifier(DiffusionClassifier):
         vars(self).update(vars(objective.classifier))
         self._learned = objective.noises.detach().cpu()
 
-    def noises(self, num_samples: int) -> Tensor:
-        """Those that were learned, of so many samples alone."""
+    def samples(self, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Timesteps, and the noises that were learned, of so many samples alone."""
         if num_samples != len(self._learned):
             raise DataError(f"{len(self._learned)} noises were learned, and {num_samples} are asked for")
-        return self._learned
+        return super().samples(num_samples)[0], self._learned

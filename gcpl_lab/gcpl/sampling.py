@@ -31,10 +31,6 @@ class Exemplars:
     source: str = ""
     features: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.means.shape[1] != len(self.labels):
-            raise DataError(f"{self.means.shape[1]} images and {len(self.labels)} labels; expected one label each")
-
     def subset(self, indices: np.ndarray) -> Exemplars:
         """Some of the images, int64 (count,)."""
         chosen = torch.from_numpy(indices)
@@ -55,18 +51,12 @@ class Exemplars:
             diffusion, pixels, labels: The frozen model; (image, 3, size, size) in [-1, 1]; one class id an image.
             encode_moments: Instead of the model's own, for instance to share the work among processes.
         """
+        if len(pixels) != len(labels):
+            raise DataError(f"{len(pixels)} images and {len(labels)} labels; expected one label each")
         encode_moments = encode_moments or diffusion.encode_moments
         moments = zip(encode_moments(pixels), encode_moments(pixels.flip(-1)), strict=True)
         means, log_variances = (torch.stack(both) for both in moments)
         return cls(means, log_variances, torch.as_tensor(np.asarray(labels), dtype=torch.int64))
-
-    @classmethod
-    def join(cls, parts: Sequence[Exemplars], source: str = "") -> Exemplars:
-        """Parts one after another; ``source`` is the checksum of all."""
-        means, log_variances = (
-            torch.cat([getattr(part, name) for part in parts], 1) for name in ("means", "log_variances")
-        )
-        return cls(means, log_variances, torch.cat([part.labels for part in parts]), source=source)
 
 
 @dataclass(frozen=True)

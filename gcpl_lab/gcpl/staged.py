@@ -39,7 +39,7 @@ def staged_evidence(
     """
     check_stages(to_keep, n_samples)
     total, stages, spent = n_samples[-1], stage_samples(n_samples, schedule), 0
-    timesteps, noises = classifier.timesteps(total), classifier.noises(total)
+    timesteps, noises = classifier.samples(total)
     if schedule == "published":
         timesteps = published_timesteps(classifier.diffusion.num_timesteps, total, classifier.timestep_range)
     errors = np.full((len(latents), classifier.num_classes, total), np.nan, np.float32)

@@ -15,6 +15,7 @@ from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.multilabel import mean_average_precision, measure_scores, sigmoid
 from gcpl_lab.lmpt.encoding import encode_views, load_clip
+from gcpl_lab.lmpt.losses import LOSSES
 from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
@@ -71,7 +72,7 @@ class LabelJudge(PromptClassifier):
             prompts,
             class_counts=self.class_counts_,
             num_images=self.num_train_,
-            loss_settings=config.of_loss(),
+            loss_settings=config.chosen(LOSSES[config.classification].defaults),
             **{name: getattr(config, name) for name in same},
         )
 

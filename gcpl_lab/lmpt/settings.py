@@ -104,7 +104,3 @@ class LMPTConfig(Settings):
         self.require("classification", self.classification in LOSSES, "a registered loss: " + ", ".join(LOSSES))
         self.require("flip", isinstance(self.flip, bool) or self.flip == "auto", "True, False or 'auto'")
         self.require("mix", 0 <= self.mix <= 1, "0 (captions alone) to 1 (labels alone)")
-
-    def of_loss(self) -> dict[str, Any]:
-        """The settings of the classification loss."""
-        return self.chosen(LOSSES[self.classification].defaults)

@@ -52,13 +52,12 @@ class PromptClassifier:
         checkpoint: Path | None = None,
         fingerprint: Callable[[], str] = str,
         keep_every: int = 0,
-        keep_early: bool = False,
     ) -> Generator[StepRecord, bool | None, bool]:
         """The updates of one objective, counted on from those before; returns whether the caller ended them early."""
         model, precision = getattr(self, self.MODEL), self.config.precision
         mixed = str(model.dtype) if precision == "auto" else precision
         done, taken = self.history_[-1].step if self.history_ else 0, 0
-        history = History(keep_every, keep_early)
+        history = History(keep_every, early=True)
         records = train(
             objective,
             batch_at,

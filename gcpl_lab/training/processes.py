@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def broadcast_number(value: float) -> float:
     return float(broadcast(torch.tensor([value], dtype=torch.float64, device=_process_state().device))[0])
 
 
-def split_work(items: Tensor, work: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def split_work(items: Tensor, work: Callable[[Tensor], Sequence[Tensor]]) -> Sequence[Tensor]:
     """What ``work`` finds for items (item, ...), each process on its share; every process gets the whole.
 
     Args:
