@@ -90,8 +90,7 @@ def run_comparison(
         entry |= {name: _mean([row[name] for row in same]) for name in AVERAGED}
         if all("readings" in row for row in same):
             entry |= _reading_of(same)
-    data: dict[str, Any] = {"name": test.name, "checksum": test.checksum, "classes": list(test.class_names)}
-    data |= {"shots": list(shots), "test_size": len(test), "held_out": held_out, "fit": whole.fit}
+    data = whole.describe_data() | {"shots": list(shots), "held_out": held_out, "fit": whole.fit}
     data |= {"chance": 1 / len(test.class_names), "largest_class": float(np.bincount(test.labels).max() / len(test))}
     machine = {**describe_machine(), **describe_workers(usable_workers(num_workers))}
     return whole.write_results(folder, command, data=data, machine=machine, methods=rows, summary=summary)

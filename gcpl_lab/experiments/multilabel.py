@@ -374,12 +374,9 @@ def run_validation(
             # Each candidate has a fingerprint of its own: another one beside it makes no result out of date.
             own = f"validation {dict(settings)} {fingerprint}"
             rows += run_all(folder, [Trial(name, 0, number)], run, own, "{method}, part {seed}", **running)
-    tried: dict[str, Any] = {
-        "candidates": {name: dict(settings) for name, settings in candidates.items()},
-        "methods": rows,
-    }
-    tried |= {"train_checksum": train.checksum, **_summed_up(rows, reference)}
-    return experiment.write_results(folder, command, **tried)
+    tried = {"candidates": {name: dict(settings) for name, settings in candidates.items()}, "methods": rows}
+    found = {**tried, "train_checksum": train.checksum, **_summed_up(rows, reference)}
+    return experiment.write_results(folder, command, **found)
 
 
 def _summed_up(rows: Sequence[dict[str, Any]], reference: str) -> dict[str, Any]:

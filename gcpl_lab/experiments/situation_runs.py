@@ -21,8 +21,6 @@ from gcpl_lab.experiments.compare import left_over
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw
 from gcpl_lab.gcpl.estimator import GCPLClassifier
-from gcpl_lab.storage import write_json
-from gcpl_lab.training.machine import describe_machine, describe_versions
 
 COSTS = ("train_seconds", "predict_seconds", "train_evaluations", "denoiser_evaluations")
 Accuracies = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
@@ -177,11 +175,8 @@ def run_situations(
     sources = [inspect.getsource(SITUATIONS[name].target) for name in sorted(SITUATIONS)]
     fingerprint = repr((whole.fingerprint(), num_test, held_out, sources))
     rows = run_all(folder, trials, judge, fingerprint, "{situation} {case}: {method}, seed {seed}", **running)
-    found = {"command": command, "preset": preset, "settings": dict(settings or {}), "held_out": held_out}
-    found |= {"shots": shots, "num_test": num_test, "accuracy": accuracies(rows), "cost": costs(rows)}
-    found |= {"joined": joined_pairs(rows), "machine": describe_machine(), "versions": describe_versions()}
-    write_json(Path(folder) / "results.json", found)
-    return found
+    found: dict[str, Any] = {"held_out": held_out, "shots": shots, "num_test": num_test, "joined": joined_pairs(rows)}
+    return whole.write_results(folder, command, **found, accuracy=accuracies(rows), cost=costs(rows))
 
 
 def accuracies(rows: Iterable[Mapping[str, Any]]) -> Accuracies:

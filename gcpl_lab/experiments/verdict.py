@@ -14,6 +14,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import paired_difference
 from gcpl_lab.experiments.few_shot import METHOD_TITLES
 from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
+from gcpl_lab.experiments.registry import BEFORE
 from gcpl_lab.experiments.situation_runs import accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
 from gcpl_lab.views import plots, situations, style
@@ -41,6 +42,11 @@ def is_generative(method: str) -> bool:
 def reads_clip(method: str) -> bool:
     """Whether it is fitted on CLIP's features alone."""
     return method in BASELINES and BASELINES[method].facts.get("sees", "features") == "features"
+
+
+def learns_nothing(method: str) -> bool:
+    """Whether no exemplar can mislead it."""
+    return method == BEFORE or (method in BASELINES and not BASELINES[method].facts.get("shots", True))
 
 
 def merge(
@@ -156,7 +162,6 @@ def compare_families(values: Values, ours: Chooses = is_generative, theirs: Choo
     return {"ours": first, "theirs": second, "num_seeds": len(shared), "word": word_for(difference), **difference}
 
 
-WORDS = ("ahead", "level", "behind", "open")
 LEVEL = 0.05
 """An interval that holds zero says "level" where neither of its ends is further away: else nothing is known."""
 
@@ -180,18 +185,22 @@ def _points(difference: Mapping[str, Any]) -> str:
 
 def _mean(values: Mapping[str, float]) -> str:
     numbers = list(values.values())
-    spread = f" ± {100 * np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else ""
-    return f"{100 * np.mean(numbers):.1f}{spread}"
+    return _entry({"mean": np.mean(numbers), "standard_deviation": np.std(numbers, ddof=1) if numbers[1:] else None})
 
 
-def questions(situation: str, group: str, levels: Mapping[str, Values]) -> list[tuple[str, list[Values]]]:
-    """What is decided, and the levels whose mean decides: all that change something, or each for itself."""
-    plain = SITUATIONS[situation].facts["plain"]
-    if plain:
-        changed = [of for level, of in levels.items() if level != plain or len(levels) == 1]
-        return [(group, changed)] if changed else []
-    varied = SITUATIONS[situation].facts["varied"]
-    return [(f"{group}, {level} {varied}", [of]) for level, of in levels.items()]
+def questions(situation: str, group: str, levels: Mapping[str, Values]) -> list[tuple[str, Values]]:
+    """What is decided, and by which numbers of a method and seed.
+
+    Where a level changes nothing: the mean over those that do, and what that takes away. Else each level for itself.
+    """
+    plain, varied = (SITUATIONS[situation].facts[name] for name in ("plain", "varied"))
+    if not plain:
+        return [(f"{group}, {level} {varied}", of) for level, of in levels.items()]
+    changed = mean_over(of for level, of in levels.items() if level != plain)
+    first = {method: of for method, of in levels.get(plain, {}).items() if not learns_nothing(method)}
+    loss = {m: {s: v - first[m][s] for s, v in of.items() if s in first[m]} for m, of in changed.items() if m in first}
+    found = [(group, changed), (f"{group}, what it takes", {m: of for m, of in loss.items() if of})]
+    return [(label, values) for label, values in found if values]
 
 
 def write_page(kept: Mapping[str, Any]) -> str:
@@ -201,14 +210,15 @@ def write_page(kept: Mapping[str, Any]) -> str:
         entry = SITUATIONS[situation]
         lines += [f"## {entry.title}", "", " ".join((entry.target.__doc__ or "").split()), ""]
         for group, levels in groups.items():
-            lines += [f"By {entry.facts['varied']}, {group}:", "", *_by_level(levels)]
+            lines += _by_level(f"By {entry.facts['varied']}, {group}:", levels)
     return "\n".join(lines)
 
 
-def table(*columns: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown."""
+def section(heading: str, told: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines in Markdown: a heading, a sentence where there is one, and a table; none without rows."""
     cells = [columns, ["---"] * len(columns), *rows]
-    return [*(f"| {' | '.join(row)} |" for row in cells), ""]
+    lines = [heading, "", *([told, ""] if told else []), *(f"| {' | '.join(row)} |" for row in cells), ""]
+    return lines if rows else []
 
 
 def _title(method: str) -> str:
@@ -236,7 +246,7 @@ def _head(kept: Mapping[str, Any]) -> list[str]:
 def _answer(kept: Mapping[str, Any]) -> str:
     """The page in two sentences."""
     words = [found["word"] for *_, found in compared(kept, is_generative)]
-    counts = ", ".join(f"{word} on {words.count(word)}" for word in WORDS if word in words)
+    counts = ", ".join(f"{word} on {words.count(word)}" for word in sorted(set(words)))
     text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
@@ -258,9 +268,8 @@ def compared(
     found = []
     for situation, groups in kept["accuracy"].items():
         for group, levels in groups.items():
-            for label, of in questions(situation, group, levels):
-                values = mean_over(of)
-                first = ours or (winner(values).__eq__ if values else is_generative)
+            for label, values in questions(situation, group, levels):
+                first = ours or winner(values).__eq__
                 if outcome := compare_families(values, first, theirs):
                     found.append((situation, label, values, outcome))
     return found
@@ -286,9 +295,9 @@ def _summary(kept: Mapping[str, Any]) -> list[str]:
             seconds = " / ".join(_seconds(kept["cost"], found[side]) for side in ("ours", "theirs"))
             cells = [_points(found), str(found["num_seeds"]), seconds, f"**{found['word']}**"]
             rows.append([f"{SITUATIONS[situation].title}: {group}", *names, *cells])
-        if rows:
-            columns = ("situation", ours, theirs, "difference", "draws", "seconds", "it is")
-            lines += [f"## {heading}", "", *table(*columns, rows=rows)]
+        lines += section(
+            f"## {heading}", "", ("situation", ours, theirs, "difference", "draws", "seconds", "it is"), rows
+        )
     return lines
 
 
@@ -297,16 +306,14 @@ def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
     return f"{of['train_seconds'] + of['predict_seconds']:.3g}" if of else "–"
 
 
-def _by_level(levels: Mapping[str, Values]) -> list[str]:
+def _by_level(heading: str, levels: Mapping[str, Values]) -> list[str]:
     methods = list(dict.fromkeys(name for of in levels.values() for name in of))
     methods.sort(key=lambda m: -np.mean([np.mean(list(of[m].values())) for of in levels.values() if m in of]))
-    rows = ([_title(m), *(_mean(of[m]) if m in of else "" for of in levels.values())] for m in methods)
-    return table("method", *levels, rows=rows)
+    rows = [[_title(m), *(_mean(of[m]) if m in of else "" for of in levels.values())] for m in methods]
+    return section(heading, "", ("method", *levels), rows)
 
 
 def _joined(kept: Mapping[str, Any]) -> list[str]:
-    if not kept["joined"]:
-        return []
     rows = []
     for pair in sorted(kept["joined"], key=lambda pair: -pair["accuracy"])[: 2 * NUM_PAIRS]:
         alone = ", ".join(f"{100 * value:.1f}" for value in pair["alone"])
@@ -316,7 +323,7 @@ def _joined(kept: Mapping[str, Any]) -> list[str]:
         rows.append([names, together, alone, _points(pair["gain"]), correlation, oracle, str(pair["num_seeds"])])
     told = "The product of both probabilities; what one of both tells right is the most that a choice could reach."
     columns = ("pair", "together", "alone", "gain over the better", "mistakes' correlation", "one of both", "draws")
-    return ["## Two methods together", "", told, "", *table(*columns, rows=rows)]
+    return section("## Two methods together", told, columns, rows)
 
 
 def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -337,12 +344,9 @@ def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _costs(kept: Mapping[str, Any]) -> list[str]:
     found = sorted(cost_rows(kept), key=lambda row: -row["accuracy"])
-    if not found:
-        return []
     rows = [[r["name"], f"{100 * r['accuracy']:.1f}", f"{r['seconds']:.3g}", f"{r['evaluations']:,.0f}"] for r in found]
     told = "Means over all trials, learning and classifying, of runs on a quiet machine; – where there is none."
-    columns = ("method", "accuracy", "seconds", "denoiser evaluations")
-    return ["## What it costs", "", told, "", *table(*columns, rows=rows)]
+    return section("## What it costs", told, ("method", "accuracy", "seconds", "denoiser evaluations"), rows)
 
 
 def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -359,13 +363,13 @@ def _lmpt(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             rows.append([_title(entry["method"]), _entry(entry), *paired])
         told = f"Mean average precision in percent; differences are from {_title(part['reference'])}. {sample}"
         columns = ("method", "all", "difference", "tail", "difference", "on all it is")
-        lines += [f"## {title}", "", told, "", *table(*columns, rows=rows)]
+        lines += section(f"## {title}", told, columns, rows)
     return lines
 
 
 def _entry(entry: Mapping[str, Any]) -> str:
     spread = entry["standard_deviation"]
-    return f"{100 * entry['mean']:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    return f"{100 * entry['mean']:.1f}".replace("-", "−") + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
 def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -374,7 +378,7 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
     strong = [method for method in METHOD_TITLES if is_generative(method)]
     with style.figure_style():
         for name, groups in kept["accuracy"].items():
-            points = {g: {lv: _intervals(of) for lv, of in levels.items()} for g, levels in groups.items()}
+            points = {group: intervals(levels) for group, levels in groups.items()}
             varied = SITUATIONS[name].facts["varied"]
             paths += plots.save_figure(situations.plot_situation(points, METHOD_TITLES, varied, strong), folder, name)
         if rows := cost_rows(kept):
@@ -384,11 +388,19 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
     return paths
 
 
-def _intervals(values: Values) -> dict[str, situations.Point]:
-    """Mean and 95 % interval over seeds; without one where there is a single seed."""
-    found: dict[str, situations.Point] = {}
-    for method, of in values.items():
-        interval, mean = paired_difference(of, dict.fromkeys(of, 0.0)), float(np.mean(list(of.values())))
-        low, high = (mean if interval[end] is None else interval[end] for end in ("low", "high"))
-        found[method] = mean, float(low or 0.0), float(high or 0.0)
+def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, situations.Point]]:
+    """By level and method the mean and its 95 % interval over draws, of three or more.
+
+    What a draw adds to all methods and levels alike is taken out first, as methods are compared on the same draws
+    (Cousineau 2005, https://doi.org/10.20982/tqmp.01.1.p042); below three draws the ends are the mean.
+    """
+    cells = [(dict(of), float(np.mean(list(of.values())))) for values in levels.values() for of in values.values()]
+    seeds = dict.fromkeys(seed for of, _ in cells for seed in of)
+    shift = {seed: float(np.mean([of[seed] - mean for of, mean in cells if seed in of])) for seed in seeds}
+    found: dict[str, dict[str, situations.Point]] = {level: {} for level in levels}
+    for level, values in levels.items():
+        for method, of in values.items():
+            left, mean = paired_difference(of, shift), float(np.mean(list(of.values())))
+            low, high = (mean if left[end] is None or len(of) < 3 else left[end] for end in ("low", "high"))
+            found[level][method] = mean, low, high  # type: ignore[assignment]
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from gcpl_lab.views import panels, style
 
@@ -61,15 +62,8 @@ def _draw_group(
         mean, low, high = np.array(found, float).T
         places = np.arange(len(names))
         bold = method in strong
-        ax.plot(
-            places,
-            mean,
-            color=color,
-            marker=marker,
-            markersize=7 if bold else 5,
-            linewidth=2.6 if bold else 1.2,
-            linestyle="-" if bold else panels.LINES[turn % 4],
-        )
+        look: Any = {"markersize": 7, "linewidth": 2.6} if bold else {"markersize": 5, "linewidth": 1.2}
+        ax.plot(places, mean, "-" if bold else panels.LINES[turn % 4], color=color, marker=marker, **look)
         ax.fill_between(places, low, high, color=color, alpha=0.18 if bold else 0.07, linewidth=0)
     ax.set_xticks(np.arange(len(names)), names)
 
@@ -84,16 +78,29 @@ def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
     ordered = sorted(rows, key=lambda row: (row["seconds"], -row["accuracy"]))
     front = [row for place, row in enumerate(ordered) if all(r["accuracy"] < row["accuracy"] for r in ordered[:place])]
     ax.step([r["seconds"] for r in front], [r["accuracy"] for r in front], where="post", color=style.FAINT, zorder=0)
-    for turn, row in enumerate(ordered):
-        face = style.BLUE if row["strong"] else "white"
-        ax.scatter(
-            row["seconds"], row["accuracy"], s=60, color=face, edgecolor=style.BLUE if row["strong"] else style.INK
-        )
-        # Neighbours have their names on four sides in turn.
-        aside, above, side = ((8, -4, "left"), (-8, -4, "right"), (0, 9, "center"), (0, -17, "center"))[turn % 4]
-        place = row["seconds"], row["accuracy"]
-        ax.annotate(row["name"], place, (aside, above), textcoords="offset points", fontsize="small", ha=side)
+    for row in ordered:
+        face, edge = (style.BLUE, style.BLUE) if row["strong"] else ("white", style.INK)
+        ax.scatter(row["seconds"], row["accuracy"], s=60, color=face, edgecolor=edge)
     ax.set(xscale="log", xlabel="seconds to learn and to classify the test images", ylabel="accuracy")
     ax.margins(x=0.22, y=0.1)
     panels.percent_axis(ax.yaxis)
+    _name_points(ax, {row["name"]: (row["seconds"], row["accuracy"]) for row in ordered})
     return ax
+
+
+SIDES = ((8, -4, "left"), (-8, -4, "right"), (0, 9, "center"), (0, -17, "center"), (6, 8, "left"), (6, -16, "left"))
+"""Where a name may stand beside its point, in points, and what of it stands there."""
+
+
+def _name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Each name on the first side where it covers neither a point nor another name."""
+    ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # sets sizes and limits
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(list(points.values()))]
+    look: Any = {"textcoords": "offset points", "fontsize": "small", "bbox": {"color": "white", "pad": 0.5}}
+    for name, place in points.items():
+        texts = [ax.annotate(name, place, (aside, above), ha=side, **look) for aside, above, side in SIDES]
+        boxes = [text.get_window_extent() for text in texts]
+        chosen = int(np.argmin([box.count_overlaps(taken) for box in boxes]))
+        taken.append(boxes[chosen])
+        for text in texts[:chosen] + texts[chosen + 1 :]:
+            text.remove()
