@@ -72,12 +72,9 @@ class ClassPrompts(nn.Module):
         if num_vectors < 1:
             raise ValueError(f"num_vectors is {num_vectors}; expected 1 or more")
         self.class_names, self.templates, self.initial = tuple(class_names), tuple(templates), initial
-        self._ids: list[Tensor] = []
-        self._starts: list[int] = []
-        for index, template in enumerate(self.templates):
-            ids, start = _template_ids(tower, template, num_vectors)
-            self._ids.append(ids)
-            self._starts.append(start)
+        placed = [_template_ids(tower, template, num_vectors) for template in self.templates]
+        self._ids, self._starts = [ids for ids, _ in placed], [start for _, start in placed]
+        for index, ids in enumerate(self._ids):
             self.register_buffer(f"base_{index}", tower.embedding_table.detach()[ids].float().cpu(), persistent=False)
         self.vectors = nn.Parameter(self._initial_vectors(tower, num_vectors, coarse_words, seed))
 
@@ -133,5 +130,4 @@ def _template_ids(tower: TextTower, template: str, num_vectors: int) -> tuple[Te
     front, behind = (tower.word_ids(part) if part.strip() else [] for part in template.split("{}"))
     ids = [tower.start_id, *front, *[PLACEHOLDER_ID] * num_vectors, *behind, tower.end_id]
     check_length(len(ids), tower.context_length, f"the template {template!r} with {num_vectors} vectors")
-    ids += [tower.pad_id] * (tower.context_length - len(ids))
-    return torch.tensor(ids), 1 + len(front)
+    return torch.tensor(ids + [tower.pad_id] * (tower.context_length - len(ids))), 1 + len(front)
