@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gcpl_lab.data.episodes import cross_validation_folds
@@ -73,6 +74,22 @@ class LatentSupport(Support):
 
     diffusion: FrozenDiffusion
     latents: Tensor
+
+
+class Tuned:
+    """Base of what is tuned with cross entropy of ``_logits``: an objective for the training loop, and its scores."""
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Cross entropy of (inputs (image, ...), labels (image,))."""
+        inputs, labels = batch
+        return {"loss": F.cross_entropy(self._logits(inputs), labels)}
+
+    @torch.no_grad()
+    def scores(self, inputs: Tensor) -> Tensor:
+        return self._logits(inputs)
 
 
 def exemplar_folds(labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcpl_lab.baselines.base import FeatureSupport, feature_batches, register_baseline
+from gcpl_lab.baselines.base import FeatureSupport, Tuned, feature_batches, register_baseline
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.training.loop import TrainingConfig
 
@@ -15,7 +14,7 @@ CLAP_TRAINING = TrainingConfig(num_steps=300, learning_rate=0.1, optimizer="sgd"
 BATCH_SIZE = 256
 
 
-class CLAP:
+class CLAP(Tuned):
     """Cross entropy of prototypes that start at the text features t_c, plus mean_c λ_c‖w_c − t_c‖².
 
     λ_c is the mean probability that zero-shot CLIP gives the right class on its exemplars, so that no validation is
@@ -40,16 +39,11 @@ class CLAP:
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """The loss of (features (image, feature), labels (image,)), and ``penalty``, its second term."""
-        features, labels = batch
         penalty = (self.firmness * (self.prototypes - self.start).square().sum(1)).mean()
-        return {"loss": F.cross_entropy(self._logits(features), labels) + penalty, "penalty": penalty.detach()}
+        return {"loss": super().__call__(batch)["loss"] + penalty, "penalty": penalty.detach()}
 
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.scale * features @ F.normalize(self.prototypes, dim=1).T
-
-    @torch.no_grad()
-    def scores(self, features: Tensor) -> Tensor:
-        return self._logits(features)
+    def _logits(self, inputs: Tensor) -> Tensor:
+        return self.scale * inputs @ F.normalize(self.prototypes, dim=1).T
 
 
 @register_baseline("clap", title="CLAP")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcpl_lab.baselines.base import FeatureSupport, feature_batches, register_baseline
+from gcpl_lab.baselines.base import FeatureSupport, Tuned, feature_batches, register_baseline
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.training.loop import TrainingConfig
@@ -17,7 +15,7 @@ docs/gcpl_settings.md."""
 BATCH_SIZE = 64
 
 
-class CoOp:
+class CoOp(Tuned):
     """Context vectors tuned with cross entropy on cached image features; an objective for the training loop.
 
     Source: Zhou et al. 2022, https://arxiv.org/abs/2109.01134
@@ -29,17 +27,8 @@ class CoOp:
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [self.prompts.context]
 
-    def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Cross entropy of (features (image, feature), labels (image,))."""
-        features, labels = batch
-        return {"loss": F.cross_entropy(self._logits(features), labels)}
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.clip.logit_scale * features @ self.clip.encode_prompts(*self.prompts()).cpu().T
-
-    @torch.no_grad()
-    def scores(self, features: Tensor) -> Tensor:
-        return self._logits(features)
+    def _logits(self, inputs: Tensor) -> Tensor:
+        return self.clip.logit_scale * inputs @ self.clip.encode_prompts(*self.prompts()).cpu().T
 
 
 @register_baseline("coop_class_specific", title="CoOp, class-specific", defaults={"class_specific": True})

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcpl_lab.baselines.base import FeatureSupport, register_baseline
+from gcpl_lab.baselines.base import FeatureSupport, Tuned, register_baseline
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 
 NUM_EPOCHS, MOMENTUM = 300, 0.9
@@ -16,7 +16,7 @@ FIRST_BLEND = 250.0
 """The authors' factor on the mean cosine of an image and its own class name."""
 
 
-class LPPlusPlus:
+class LPPlusPlus(Tuned):
     """Logits f·(w_k + α_k t_k) + b_k, all trained on every exemplar at once; needs no validation.
 
     The rates are bounds from the loss's curvature: 4N / λ_max(FᵀF) for w and b, N / (4·max_k Σ_i (f_i·t_k)²) for α,
@@ -45,17 +45,13 @@ class LPPlusPlus:
         for epoch in range(num_epochs):
             optimizer.zero_grad()
             blender.zero_grad()
-            F.cross_entropy(self._logits(features), labels).backward()
+            self((features, labels))["loss"].backward()
             optimizer.step()
             if (epoch + 1) % BLEND_EVERY == 0:
                 blender.step()
 
-    def _logits(self, features: Tensor) -> Tensor:
-        return features @ self.weights.T + self.blend * (features @ self.text_features.T) + self.bias
-
-    @torch.no_grad()
-    def scores(self, features: Tensor) -> Tensor:
-        return self._logits(features)
+    def _logits(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weights.T + self.blend * (inputs @ self.text_features.T) + self.bias
 
 
 @register_baseline("lp_plus_plus", title="LP++")

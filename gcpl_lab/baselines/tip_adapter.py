@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcpl_lab.baselines.base import FeatureSupport, feature_batches, register_baseline
+from gcpl_lab.baselines.base import FeatureSupport, Tuned, feature_batches, register_baseline
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.training.loop import TrainingConfig
 
@@ -26,7 +26,7 @@ START = (1.17, 1.0)
 BATCH_SIZE = 256
 
 
-class TipAdapter:
+class TipAdapter(Tuned):
     """Zero-shot logits plus a vote of the support images by similarity.
 
     Its keys can be trained (Tip-Adapter-F): an objective for the training loop.
@@ -49,11 +49,11 @@ class TipAdapter:
         self.values = F.one_hot(labels, len(zero_shot.text_features)).float()
         self.setting = setting or self.SETTINGS[int(self.right(features, labels, own_votes=False).argmax())]
 
-    def _logits(self, features: Tensor, setting: tuple[float, float], own_votes: bool = True) -> Tensor:
-        weight, sharpness = setting
-        votes = torch.exp(-sharpness * (1 - features @ self.keys.T))
+    def _logits(self, inputs: Tensor, setting: tuple[float, float] | None = None, own_votes: bool = True) -> Tensor:
+        weight, sharpness = setting or self.setting
+        votes = torch.exp(-sharpness * (1 - inputs @ self.keys.T))
         votes = votes if own_votes else votes.fill_diagonal_(0)
-        return self.zero_shot.scores(features) + weight * votes @ self.values
+        return self.zero_shot.scores(inputs) + weight * votes @ self.values
 
     @torch.no_grad()
     def right(self, features: Tensor, labels: Tensor, own_votes: bool = True) -> np.ndarray:
@@ -61,17 +61,8 @@ class TipAdapter:
         found = [self._logits(features, setting, own_votes).argmax(1) == labels for setting in self.SETTINGS]
         return np.array([int(right.sum()) for right in found])
 
-    @torch.no_grad()
-    def scores(self, features: Tensor) -> Tensor:
-        return self._logits(features, self.setting)
-
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [self.keys]
-
-    def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Cross entropy of (features (image, feature), labels (image,))."""
-        features, labels = batch
-        return {"loss": F.cross_entropy(self._logits(features, self.setting), labels)}
 
 
 @register_baseline("tip_adapter", title="Tip-Adapter")
