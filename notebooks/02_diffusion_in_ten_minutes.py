@@ -39,6 +39,22 @@ preset = "tiny"  # the same cells run with "sd-1.4" on a GPU
 diffusion = FrozenDiffusion.load(preset, device=default_device())
 
 # %% [markdown]
+# ## The whole on one page
+#
+# This notebook is about the upper row: image, autoencoder, noise, denoiser. The lower row is the text; notebook 03
+# replaces its class word by something learned.
+
+# %%
+from gcpl_lab.views.diagrams import draw_gcpl
+
+draw_gcpl()
+
+# %% [markdown]
+# **What you see.** Grey parts are frozen. Noise enters the latent, and the denoiser is asked for it while it hears the
+# text.
+#
+# **What it does not say.** How much noise: that is t, and what follows is about it.
+#
 # ## The idea
 #
 # Take an image, add noise to it, a little or a lot, and train a network to predict that noise. A network that can do
@@ -223,12 +239,39 @@ check_mixing(back_to_image)
 # %% [markdown]
 # ### Exercise 2 · easy · 5 minutes
 #
-# Generate a dress with `guidance=1.0` (off), 3 and 8. What does guidance do?
+# *Guidance* w asks the denoiser twice, with the text and with the empty one, and goes on in the direction from the one
+# to the other: w = 0 is the empty text, w = 1 the text, more is further. Write it; then generate a dress with 1, 3 and
+# 8.
 #
-# <details><summary>Hint</summary><code>diffusion.generate(texts, num_steps=20, guidance=3.0, seed=0)</code>, six equal
-# texts.</details>
+# <details><summary>Hint</summary>A start, and w times a difference. For the images:
+# <code>diffusion.generate(texts, num_steps=20, guidance=3.0, seed=0)</code>, six equal texts.</details>
 #
-# **Expected:** three rows that differ a little: fewer sleeves as guidance grows.
+# **Expected:** `right`; three rows that differ a little: fewer sleeves as guidance grows.
+
+
+# %% tags=["exercise"]
+def guide(with_text, without, w):
+    return w * with_text  # yours instead
+
+
+# %% tags=["check"]
+def check_guidance(rule):
+    with_text, without = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    for w, expected in ((0.0, without), (1.0, with_text), (3.0, 3 * with_text - 2 * without)):
+        if not torch.allclose(rule(with_text, without, w), expected, atol=1e-5):
+            return f"still wrong: with w = {w:g} it is not where it should be"
+    return "right"
+
+
+check_guidance(guide)
+
+
+# %% tags=["solution"]
+def guide(with_text, without, w):
+    return without + w * (with_text - without)
+
+
+check_guidance(guide)
 
 # %% tags=["solution"]
 texts_of_dress = diffusion.encode_texts(["a photo of a dress"] * 6)
@@ -252,12 +295,31 @@ plot_sample_grid(rows)
 #
 # **Expected:** three rows that you could not sort back into their classes.
 
+# %% tags=["exercise"]
+made = {"shirt": [], "pullover": [], "coat": []}  # six images for each word
+
+
+# %% tags=["check"]
+def check_images(found):
+    for word, images in found.items():
+        if len(images) != 6:
+            return f"still wrong: {len(images)} images of {word}, six are asked for"
+    first = [np.asarray(images[0], dtype=int) for images in found.values()]
+    if any(np.array_equal(first[0], other) for other in first[1:]):
+        return "still wrong: two words give the same image: is the text another one?"
+    return "right"
+
+
+check_images(made)
+
 # %% tags=["solution"]
-rows = []
-for word in ("shirt", "pullover", "coat"):
-    made = diffusion.generate(diffusion.encode_texts([f"a photo of a {word}"] * 6), num_steps=20, seed=0)
-    rows.append((word, [np.asarray(each) for each in made]))
-plot_sample_grid(rows)
+for word in made:
+    texts_of_word = diffusion.encode_texts([f"a photo of a {word}"] * 6)
+    made[word] = diffusion.generate(texts_of_word, num_steps=20, seed=0)
+check_images(made)
+
+# %% tags=["solution"]
+plot_sample_grid([(word, [np.asarray(each) for each in images]) for word, images in made.items()])
 
 # %% [markdown]
 # ## Check yourself

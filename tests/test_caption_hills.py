@@ -1,17 +1,28 @@
 """What captions pull: followed over epochs with the control beside, and hills with the margins of the loss."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.experiments.captions import WAYS, caption_columns, choose_pairs, epochs_of, follow_captions
-from gcpl_lab.experiments.figures import draw_caption_hills
+from gcpl_lab.experiments.captions import (
+    HELD_OUT,
+    WAYS,
+    caption_columns,
+    choose_pairs,
+    epochs_of,
+    follow_captions,
+    keep_captions,
+    load_captions,
+)
+from gcpl_lab.experiments.figures import save_caption_hills
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.lmpt.losses import class_aware_margins
-from gcpl_lab.views.caption_hills import CaptionDistances, caption_hills
+from gcpl_lab.views.hills import CaptionDistances, caption_hills
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +51,11 @@ def test_every_way_starts_from_the_same_prompts_and_is_kept_at_some_epochs(found
 
 
 def test_columns_hold_the_distances_and_the_loss_s_margins(
-    experiment: MultiLabelExperiment, found: dict[str, np.ndarray]
+    experiment: MultiLabelExperiment, found: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    names, pairs = experiment.train.class_names, choose_pairs(found, experiment.train.class_counts())
+    names, pairs = experiment.train.class_names, choose_pairs(found)
     assert pairs
-    columns, scores = caption_columns(found, names, pairs, margin=0.2)
+    columns, scores = caption_columns(found, names, pairs)
     assert list(columns) == list(WAYS)
     pair = pairs[0]
     first = next(iter(columns["LMPT"].values()))
@@ -52,11 +63,20 @@ def test_columns_hold_the_distances_and_the_loss_s_margins(
     mine = found["targets"][:, pair.label] == 1
     np.testing.assert_array_equal(first.present, distances[mine])
     assert len(first.absent) == int((~mine & (found["targets"][:, pair.rival] == 1)).sum())
-    assert first.margin == pytest.approx(float(class_aware_margins(found["counts"], 0.2)[pair.label]))
+    learned, _ = split_validation(experiment.train.targets, HELD_OUT, 0)
+    margins = class_aware_margins(experiment.train.targets[learned].sum(axis=0), experiment.config.margin)
+    assert first.margin == pytest.approx(float(margins[pair.label]))
     assert all(text.startswith("tail mAP") for text in scores.values())
-    figure = draw_caption_hills(experiment, found)
-    assert figure is not None
+    figure = caption_hills(columns, scores)
     assert [ax.get_title(loc="center").replace("\n", " ") for ax in figure.axes] == list(WAYS)
+    (shown,) = save_caption_hills(found, names, tmp_path)
+    assert Path(shown.png_path).is_file()
+    assert save_caption_hills({}, names, tmp_path) == []
+    keep_captions(tmp_path / "a.safetensors", found, names)
+    kept, called = load_captions(tmp_path / "a.safetensors")
+    assert called == list(names)
+    assert {name: values.tolist() for name, values in kept.items()} == {n: v.tolist() for n, v in found.items()}
+    assert load_captions(tmp_path / "none") == ({}, [])
 
 
 def test_the_auc_beside_a_ridge_is_scikit_learns() -> None:

@@ -37,7 +37,8 @@ class Run:
             place / "runs" / "demo",
             set(figures.WORDS["few_shot"])
             | set(figures.WORDS["pictures"])
-            | {f"{name}_narrow" for name in ("before_after", "decision_maps") if name in figures.WORDS["pictures"]},
+            | {f"{name}_narrow" for name in ("before_after", "decision_maps") if name in figures.WORDS["pictures"]}
+            | {f"{name}_narrow" for name in ("samples",) if name in figures.WORDS["few_shot"]},
         )
         self.methods: list[str] = []
         self.steps: list[tuple[str, int, int]] = []

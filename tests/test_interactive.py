@@ -12,7 +12,8 @@ from PIL import Image
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import interactive
-from gcpl_lab.views.interactive import BOKEH_MARKERS, journey_frames, write_flip_book, write_gif
+from gcpl_lab.views.interactive import BOKEH_MARKERS, frames_of, write_flip_book, write_gif
+from gcpl_lab.views.moving import moving_tokens
 from gcpl_lab.views.projection import Projection
 from gcpl_lab.views.style import MARKERS, class_style, figure_style, new_figure
 
@@ -28,11 +29,11 @@ def moving(after):
 
 @pytest.fixture(scope="module")
 def frames():
-    return journey_frames(PATHS, [0, 10, 20], NAMES)
+    return frames_of(moving_tokens(dict(zip((0, 10, 20), PATHS, strict=True)), NAMES).pages(), width=600)
 
 
 def test_a_journey_has_a_page_a_state(frames):
-    assert [frame.caption for frame in frames] == ["step 0 of 20", "step 10 of 20", "step 20 of 20"]
+    assert [frame.caption.split(":")[0] for frame in frames] == ["Step 0 of 20", "Step 10 of 20", "Step 20 of 20"]
     assert len({frame.picture.size for frame in frames}) == 1
     assert len({frame.picture.tobytes() for frame in frames}) == 3
 
@@ -152,8 +153,6 @@ def test_markers_are_as_different_as_in_figures():
 @pytest.mark.parametrize(
     ("message", "make"),
     [
-        (r"expected \(1, 2, 2\)", lambda path, frames: journey_frames(PATHS, [0], NAMES)),
-        ("2 steps or more", lambda path, frames: journey_frames(PATHS[:1], [0], NAMES)),
         ("of one size", lambda path, frames: write_gif(path, [*frames, interactive.Frame(Image.new("L", (3, 3)), "")])),
         ("alt text", lambda path, frames: write_flip_book(path, frames, title="t", alt=" ")),
         ("no state 'after'", lambda path, frames: hover_page(path, predictions={"before": [0, 0, 1]})),

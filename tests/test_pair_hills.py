@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
-from gcpl_lab.views.pair_hills import draw_hills, pair_hills
+from gcpl_lab.views.hills import draw_hills, pair_hills
 
 RNG = np.random.default_rng(0)
 NEAR = RNG.normal(0, 1, 40), RNG.normal(0, 1, 30)

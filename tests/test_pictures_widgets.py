@@ -7,16 +7,10 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.errors import ArtifactError, DataError
-from gcpl_lab.views.caption_hills import CaptionDistances
+from gcpl_lab.views import moving
+from gcpl_lab.views.hills import CaptionDistances
 from gcpl_lab.views.score_strip import fit_score_map
-from gcpl_lab.views.widgets import (
-    CaptionHillsPlayer,
-    DecisionMapPlayer,
-    PairHillsPlayer,
-    PromptsAndImagesPlayer,
-    SampleReviewer,
-    ScoreMapPlayer,
-)
+from gcpl_lab.views.widgets import Player, SampleReviewer
 from gcpl_lab.views.widgets.review import read_review
 
 RNG = np.random.default_rng(0)
@@ -29,29 +23,31 @@ def scores(lead):
 
 
 STATES = {"class names": scores(0.02), "step 8": scores(0.1), "step 240": scores(0.4)}
+JUDGED = {name: (part, LABELS) for name, part in STATES.items()}
 HILLS = {name: (RNG.normal(gap, 1, 9), RNG.normal(-gap, 1, 9)) for name, gap in (("names", 0.0), ("step 8", 2.0))}
 STEPS = np.array([0, 8])
 
 
-def captions():
-    ridge = {"head": CaptionDistances(RNG.uniform(0, 1, 6), RNG.uniform(0, 1, 6), 0.1)}
+def captions(lead=0.0):
+    ridge = {"head": CaptionDistances(RNG.uniform(0, 1, 6), RNG.uniform(0, 1, 6) + lead, 0.1)}
     return {"LMPT": ridge, "shuffled": ridge}
 
 
 PLAYERS = {
-    "map": lambda: DecisionMapPlayer(STATES, LABELS, NAMES, {"shuffled": scores(0.0)}),
-    "hills": lambda: PairHillsPlayer(HILLS, ("shirt", "coat"), {"shuffled": HILLS["names"]}),
-    "prompts": lambda: PromptsAndImagesPlayer(
+    "map": lambda: moving.moving_maps(JUDGED, NAMES, {"shuffled": (scores(0.0), LABELS)}),
+    "hills": lambda: moving.moving_hills(HILLS, ("shirt", "coat"), {"shuffled": HILLS["names"]}),
+    "prompts": lambda: moving.moving_lines(
         {"GCPL": (STEPS, np.array([0.9, 0.3]))}, {"GCPL": [(0, 0.4, 0.3, 0.5), (8, 0.6, 0.5, 0.7)]}, chance=1 / 3
     ),
-    "scores": lambda: ScoreMapPlayer(fit_score_map(STATES, LABELS, NAMES, "pca")),
-    "captions": lambda: CaptionHillsPlayer({"epoch 0": captions(), "epoch 4": captions()}, ["shuffled"]),
+    "scores": lambda: moving.moving_scores(fit_score_map(STATES, LABELS, NAMES, "pca")),
+    "captions": lambda: moving.moving_captions({"epoch 0": captions(), "epoch 4": captions(0.2)}, ["shuffled"]),
+    "tokens": lambda: moving.moving_tokens({step: RNG.normal(size=(3, 2, 5)) for step in (0, 10, 20)}, NAMES),
 }
 
 
 @pytest.mark.parametrize("name", PLAYERS)
 def test_the_play_button_moves_the_slider_and_the_strip_stands_behind(name):
-    player = PLAYERS[name]()
+    player = Player(PLAYERS[name]())
     first, said = player.png.value, player.sentence
     player.play.value = 1
     assert player.error is None
@@ -66,16 +62,31 @@ def test_the_play_button_moves_the_slider_and_the_strip_stands_behind(name):
 
 
 def test_sentences_say_the_numbers():
-    player = PLAYERS["map"]()
+    player = Player(PLAYERS["map"]())
     right = int((STATES["class names"].argmax(axis=1) == LABELS).sum())
     assert player.sentence.startswith(f"class names: {right / 24:.0%}")
     assert "of 24" in player.sentence
-    assert PLAYERS["prompts"]().sentence == "Step 0: cosine of the prompts GCPL 0.90; in their own sector GCPL 40%."
+    assert PLAYERS["prompts"]().say("0") == "Step 0: cosine of the prompts GCPL 0.90; in their own sector GCPL 40%."
 
 
 def test_one_state_is_no_way():
     with pytest.raises(DataError, match="expected two or more to go through"):
-        DecisionMapPlayer({"a": scores(0.1)}, LABELS, NAMES)
+        moving.moving_maps({"a": (scores(0.1), LABELS)}, NAMES)
+    with pytest.raises(DataError, match="train first"):
+        moving.moving_tokens({0: np.zeros((3, 1, 2))}, NAMES)
+    with pytest.raises(DataError, match="one row for each class"):
+        moving.moving_tokens(dict.fromkeys((0, 1), np.zeros((2, 1, 2))), NAMES)
+
+
+def test_tokens_say_how_far_they_moved_and_have_a_page_a_step():
+    start = np.zeros((3, 1, 2))
+    end = start.copy()
+    end[1] = [3, 4]
+    tokens = moving.moving_tokens({7: end, 0: start}, NAMES)
+    assert tokens.say("7").startswith("Step 7 of 7: the tokens have moved 1.67 on average, coat farthest (5.00)")
+    pages = list(tokens.pages())
+    assert [said.split(":")[0] for _, said in pages] == ["Step 0 of 7", "Step 7 of 7"]
+    assert len({tuple(figure.get_size_inches()) for figure, _ in pages}) == 1
 
 
 def test_a_saved_selection_of_the_hover_map_opens_for_review(tmp_path):

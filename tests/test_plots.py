@@ -8,12 +8,10 @@ import pytest
 
 from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.separation import measure_within_families
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.views import evidence, plots
 from gcpl_lab.views.evidence import plot_race, race_leads, race_order
 from gcpl_lab.views.panels import label_ends, spread_apart
-from gcpl_lab.views.projection import project
 from gcpl_lab.views.style import GREY, figure_style, new_figure
 
 LONG = [f"a rather long name, ${place} each, of the {name}" for place, name in enumerate(FASHION_CLASSES)]
@@ -55,18 +53,11 @@ def error_map():
     return figure
 
 
-def before_after():
-    states = {"before": BEFORE, "after": AFTER}
-    found = {state: measure_within_families(points, LABELS, LONG, LONG_FAMILIES) for state, points in states.items()}
-    words = ("Title " * 20, "careful " * 20)
-    return plots.plot_before_after(project(states, "pca"), LABELS, LONG, LONG_FAMILIES, found, *words)
-
-
 BOTH = (np.corrcoef(BEFORE[:10]), np.corrcoef(AFTER[:10]))
 FIGURES = {
     "map": partial(on_axes, plots.plot_map, BEFORE[:, :2], LABELS, LONG, LONG_FAMILIES, "T " * 80, "c " * 99),
     "journey": partial(on_axes, plots.plot_token_journey, PATHS, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES),
-    "journey_step": partial(on_axes, plots.plot_journey_step, PATHS, 3, LONG, LONG_FAMILIES, "c " * 99),
+    "journey_step": partial(on_axes, plots.plot_token_journey, PATHS, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES, 3),
     "losses": partial(on_axes, plots.plot_losses, CURVES),
     "shots": partial(on_axes, plots.plot_shots, SHOTS, 0.1),
     "accuracy": partial(on_axes, plots.plot_accuracy, ACCURACIES, 0.1),
@@ -76,7 +67,6 @@ FIGURES = {
     "reliability": partial(on_axes, evidence.plot_reliability, CONFIDENCES, RNG.random(200) < CONFIDENCES),
     "norms": partial(on_axes, evidence.plot_norms, CURVES, {LONG[0]: 1.4}),
     "words": partial(on_axes, evidence.plot_nearest_words, WORDS, 0.3),
-    "before_after": before_after,
     "similarity_pair": partial(evidence.plot_similarity_pair, *BOTH, LONG, LONG_FAMILIES),
     "error_map": error_map,
     "sample_grid": partial(evidence.plot_sample_grid, [(name, IMAGES[: 2 + i % 4]) for i, name in enumerate(LONG)]),
@@ -98,7 +88,7 @@ def test_nothing_is_cut_off_with_ten_long_names(name):
     assert max(box.y1 for box in boxes) <= figure.bbox.height + 1
 
 
-@pytest.mark.parametrize("name", ["map", "journey", "journey_step", "before_after"])
+@pytest.mark.parametrize("name", ["map", "journey", "journey_step"])
 def test_names_on_maps_lie_apart_and_inside(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
@@ -126,15 +116,6 @@ SPREAD = [([], []), ([0.1, 0.9], [0.1, 0.9]), ([0.5, 0.5, 0.5], [0.3, 0.5, 0.7])
 @pytest.mark.parametrize(("wanted", "places"), SPREAD)
 def test_spread_apart_keeps_order_and_gap(wanted, places):
     assert spread_apart(wanted, 0.2) == pytest.approx(places)
-
-
-def test_before_and_after_share_their_window_and_state_what_was_measured():
-    figure = before_after()
-    first, second = figure.axes
-    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
-    assert "silhouette" in first.get_xlabel()
-    caption = " ".join(figure._supxlabel.get_text().split())
-    assert "seed 0; trustworthiness of the map" in caption
 
 
 def test_race_order_spans_the_schedule_from_the_start_and_keeps_the_stages():

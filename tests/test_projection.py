@@ -5,8 +5,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.views import projection
-from gcpl_lab.views.projection import Projection, project, warn_if_flattering
+from gcpl_lab.views.projection import project
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +91,3 @@ def test_one_dimension_and_equal_points():
 def test_bad_input_is_named(states, options, message):
     with pytest.raises(DataError, match=message):
         project(states, **options)
-
-
-def test_flattering_map_is_told_apart_from_an_honest_one():
-    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 30)
-    mixed, apart = rng.normal(size=(60, 8)), rng.normal(size=(60, 2)) + 10 * labels[:, None]
-    flattering = Projection({"all": apart}, "umap", 0, {"all": 0.5}, "")
-    assert "flatters the state 'all'" in str(warn_if_flattering(flattering, mixed, labels))
-    assert warn_if_flattering(Projection({"all": apart}, "pca", 0, {"all": 1.0}, ""), apart, labels) is None
-    with pytest.raises(DataError, match="there are 3 labels"):
-        warn_if_flattering(flattering, mixed, labels[:3])
-
-
-def test_umap_keeps_what_it_compiles():
-    """Or every notebook and every demonstration would wait for the compiler before its first map."""
-    projection._load_umap()
-    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
-
-    for function in (smooth_knn_dist, compute_membership_strengths):
-        assert function.stats.cache_path is not None

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -15,11 +16,13 @@ from typer.testing import CliRunner
 
 from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError
+from gcpl_lab.experiments import figures, pictures
 from gcpl_lab.experiments.deck import make_deck
 from gcpl_lab.experiments.look_alikes import LookAlikes
 from gcpl_lab.experiments.run_views import make_animation, make_map
 from gcpl_lab.experiments.runs import STATES, load_states
 from gcpl_lab.storage import read_json, write_json, write_tensors
+from gcpl_lab.views import letters
 
 LEARNED = {"gcpl": 0.75, "comple": 0.74, "discriminative": 0.78}
 SHARES = {"zero_shot_clip": 0.5, "linear_probe": 0.7, "zero_shot_diffusion": 0.6, **LEARNED}
@@ -37,36 +40,42 @@ def run(tmp_path):
 
 
 NAMES = ["shirt", "coat", "dress"]
+FORTY = [f"scratch on brushed steel with a name of sixty letters {place:06d}" for place in range(40)]
 
 
-def add_states(run, each=12):
-    """Kept states of three classes that GCPL parts and shuffled labels do not."""
-    rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), each)
-    own = np.eye(3)[labels][:, :, None]
+def add_states(run, names=NAMES, num_sets=1, each=12):
+    """Kept states of sets of three classes that GCPL parts and shuffled labels do not."""
+    count = 3 * num_sets
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(count), each)
+    own, sets = np.eye(count)[labels][:, :, None], [names[3 * turn : 3 * turn + 3] for turn in range(num_sets)]
 
     def errors(gap, samples):
-        return (1 - gap * own + rng.normal(0, 0.05, (len(labels), 3, samples))).astype(np.float32)
+        return (1 - gap * own + rng.normal(0, 0.05, (len(labels), count, samples))).astype(np.float32)
 
     keys = {"zero_shot_diffusion.0": (0.02, 4), "gcpl.20": (0.3, 4), "shuffled0.4": (0.0, 2), "gcpl.1": (0.1, 2)}
     found = LookAlikes(
-        [NAMES],
+        sets,
         np.arange(len(labels)),
         labels,
         {key: errors(*how) for key, how in keys.items()},
-        {"zero_shot_clip": rng.normal(size=(len(labels), 3)).astype(np.float32)},
-        {"gcpl": np.array([[0, 0.9], [1, 0.5], [20, 0.2]]), "shuffled0": np.array([[0, 0.9], [4, 0.8]])},
+        {"zero_shot_clip": rng.normal(size=(len(labels), count)).astype(np.float32)},
+        {"gcpl": np.array([[0, 0.9], [1, 0.5], [20, 0.2]]), "shuffled0": np.array([[0, 0.9], [4, 0.8]])}
+        if num_sets == 1
+        else {name: np.c_[[0, 1, 20], rng.uniform(size=(3, num_sets))] for name in ("gcpl", "shuffled0")},
     )
-    arrays = {"labels": labels, "journey": rng.normal(size=(3, 3, 5)).astype(np.float32), **found.arrays()}
+    arrays = {"labels": labels, "journey": rng.normal(size=(3, len(names), 5)).astype(np.float32), **found.arrays()}
     arrays |= {
         "images": np.full((len(labels), 48, 48, 3), 200, np.uint8),
-        "exemplars": np.zeros((3, 48, 48, 3), np.uint8),
+        "exemplars": np.zeros((len(names), 48, 48, 3), np.uint8),
     }
     for state, right in (("before", 0.4), ("after", 0.8)):
-        chances = np.where(np.eye(3)[labels] > 0, right, (1 - right) / 2) * rng.uniform(0.7, 1.3, (len(labels), 3))
+        chances = np.where(np.eye(len(names))[labels] > 0, right, (1 - right) / 2)
+        chances = chances * rng.uniform(0.7, 1.3, chances.shape)
         arrays[f"probabilities.{state}"] = (chances / chances.sum(1, keepdims=True)).astype(np.float32)
         arrays[f"scores.{state}"] = (chances - chances.mean(1, keepdims=True)).astype(np.float32)
-    facts = {"steps": [0, 10, 20], "class_names": NAMES, "families": {"tops": NAMES}, "seed": 4}
-    facts |= {"files": [f"{NAMES[label]}/{place}.png" for place, label in enumerate(labels)]}
+    families = {f"family {turn}": members for turn, members in enumerate(sets)}
+    facts = {"steps": [0, 10, 20], "class_names": names, "families": families, "seed": 4}
+    facts |= {"files": [f"{names[label]}/{place}.png" for place, label in enumerate(labels)]}
     facts |= {"sets": found.sets, "order": list(found.arrays())}
     write_tensors(run / STATES, {name: torch.from_numpy(v) for name, v in arrays.items()}, {"facts": json.dumps(facts)})
     return found
@@ -84,6 +93,7 @@ def test_the_deck_says_what_was_measured(run):
     result = CliRunner().invoke(app, ["slides", str(run), "--json"])
     assert result.exit_code == 0, result.output
     pages, charts = read_deck(json.loads(result.stdout)["files"][0])
+    last_but_one = list(Presentation(json.loads(result.stdout)["files"][0]).slides)[-2]
     assert [page.split("\n")[0] for page in pages] == [
         "Only a word is learned: the diffusion model stays frozen",
         "learned words bring +18 points more",
@@ -92,7 +102,9 @@ def test_the_deck_says_what_was_measured(run):
         "What this does not show",
         "Next step: your own images, in three commands",
     ]
-    assert "CoMPLe's contrast (λ = 0.1)" in pages[4]
+    (limits,) = [shape for shape in last_but_one.shapes if shape.shape_type == MSO_SHAPE_TYPE.PICTURE]
+    described = limits._element.xpath(".//p:cNvPr")[0].get("descr")
+    assert "CoMPLe did not separate the classes better than GCPL here: 74.0% against 75.0%" in described
     assert all("gcpl-lab demo --seed 4 · seed 4 · data c0ffeec0" in page for page in pages)
     assert list(charts[1].series[0].values) == sorted(SHARES.values(), reverse=True)
 
@@ -127,7 +139,31 @@ def test_the_deck_of_a_run_with_look_alikes_says_each_message_with_its_numbers(r
             described = shape._element.xpath(".//p:cNvPr")[0].get("descr")
             if shape.shape_type == MSO_SHAPE_TYPE.PICTURE or shape.has_chart:
                 assert described.startswith(page.shapes.title.text)  # the alt text says the message
-        assert "They will ask" in page.notes_slide.notes_text_frame.text or page.shapes.title.text in titles[-2:]
+        assert "They will ask" in page.notes_slide.notes_text_frame.text
+        assert any(shape.has_chart or shape.shape_type == MSO_SHAPE_TYPE.PICTURE for shape in page.shapes)
+    for told in ("All on one map", "The prompts part", "the hills come apart"):
+        assert any(told in title for title in titles)
+
+
+def test_forty_classes_and_names_of_sixty_letters_are_drawn_whole(run):
+    add_states(run, FORTY, num_sets=4, each=4)
+    states = load_states(run)
+    drawn = {name: getattr(pictures, f"draw_{name}") for name in figures.WORDS["pictures"]}
+    drawn["before_after"] = partial(pictures.draw_before_after, method="pca")
+    for name, draw in drawn.items():
+        figure = draw(states)
+        left, bottom, right, top = figure.bbox.padded(2).extents
+        texts = letters.shown_texts(figure)
+        boxes = {text: text.get_window_extent() for text in texts if not text.get_rotation() % 90}
+        outside = [
+            t.get_text() for t, b in boxes.items() if min(b.x0 - left, b.y0 - bottom, right - b.x1, top - b.y1) < 0
+        ]
+        assert outside == [], name
+        ours = [(text, box) for text, box in boxes.items() if not text.get_text().endswith("\n")]  # room for others
+        for (one, a), (other, b) in combinations(ours, 2):
+            shared = max(0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0, min(a.y1, b.y1) - max(a.y0, b.y0))
+            assert shared < 0.3 * min(a.width * a.height, b.width * b.height), (name, one.get_text(), other.get_text())
+    assert len(Presentation(str(make_deck(run, method="pca")[0])).slides) > 8  # its slides refuse what does not fit
 
 
 def test_map_and_animation_are_made_of_the_kept_states(run):

@@ -18,13 +18,11 @@ import numpy as np
 import pytest
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
-from pptx import Presentation
 
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
 from gcpl_lab.gcpl.classifier import Evidence
 from gcpl_lab.views import style, widgets
-from gcpl_lab.views.slides import THEMES, Provenance
 from gcpl_lab.views.widgets.base import View
 
 NAMES = ["bag", "boot", "shirt"]
@@ -61,28 +59,22 @@ def run_folder(tmp_path: Path) -> Path:
     return figures.parent
 
 
-def builder(folder: Path) -> widgets.SlideBuilder:
-    return widgets.SlideBuilder(folder, folder / "deck.pptx", Provenance(0, "ab12cd34ef", "gcpl-lab demo", "0.1"))
-
-
 def record(step: int, **values: float) -> Any:
     """What the monitor reads of a StepRecord."""
     return SimpleNamespace(step=step, loss=1 / step, values=values, seconds=float(step))
 
 
 @pytest.fixture
-def every_widget(tmp_path: Path, run_folder: Path, diffusion: Any) -> list[View]:
+def every_widget(tmp_path: Path, diffusion: Any) -> list[View]:
     rng = np.random.default_rng(1)
     monitor = widgets.TrainingMonitor(iter([record(1)]), num_steps=1)
     monitor.wait()
     return [
-        widgets.JourneySlider({step: rng.normal(size=(3, 2, 5)) for step in (0, 10, 20)}, NAMES),
         widgets.NoiseSlider(diffusion, IMAGES[7]),
         widgets.ClassifierRace(FOUND, NAMES, IMAGES[:6], LABELS),
         widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6]),
         widgets.ThresholdExplorer(rng.random((20, 3)), rng.integers(0, 2, (20, 3)), [200, 50, 5], NAMES),
         widgets.SampleReviewer(IMAGES[:2], tmp_path / "review.csv", ids=["a", "b"]),
-        builder(run_folder),
         monitor,
     ]
 
@@ -119,8 +111,6 @@ def test_every_widget_carries_its_figure_and_says_what_its_controls_do_and_what_
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("JourneySlider", ({0: np.zeros((3, 1, 2))}, NAMES), "train first"),
-        ("JourneySlider", (dict.fromkeys((0, 1), np.zeros((2, 1, 2))), NAMES), "one row for each class"),
         ("NoiseSlider", (None, None, ["a", "b", "c"]), "one or two texts"),
         ("NoiseSlider", (None, None, "a photo"), "one or two texts"),
         ("ClassifierRace", (FOUND, NAMES, None, LABELS[:2]), "2 entries; expected 6, one for each image"),
@@ -130,7 +120,6 @@ def test_every_widget_carries_its_figure_and_says_what_its_controls_do_and_what_
         ("SampleReviewer", (IMAGES[:2],), "give ids"),
         ("SampleReviewer", (IMAGES[:2], "review.csv", ["a", "a"]), "more than one image"),
         ("SampleReviewer", ([],), "no image"),
-        ("SlideBuilder", ({}, "deck.pptx", None), "no figure to choose from"),
     ],
 )
 def test_a_widget_refuses_what_it_cannot_show(name: str, arguments: Any, message: str) -> None:
@@ -199,22 +188,6 @@ def test_drawing_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
     times = [at for phase, at in drawn if phase == "running"]
     assert times[0] == 2 + 5
     assert np.diff(times).tolist() == [2 + 18] * 5
-
-
-def test_journey_says_how_far_the_tokens_moved_and_draws_each_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = np.zeros((3, 1, 2))
-    end = start.copy()
-    end[1] = [3, 4]
-    view = widgets.JourneySlider({0: start, 7: end}, NAMES)
-    assert view.step.options == (0, 7)
-    assert "Step 7 of 7: the tokens have moved 1.67 on average, boot farthest (5.00)" in view.sentence
-    last = view.png.value
-    view.step.value = 0
-    assert "moved 0.00 on average" in view.sentence
-    assert view.png.value != last
-    monkeypatch.setattr(widgets.JourneySlider, "_draw", None)
-    view.step.value = 7
-    assert (view.error, view.png.value) == (None, last)
 
 
 def test_noise_slider_changes_figure_and_errors(diffusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,35 +307,6 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path, text: 
     with pytest.raises(ArtifactError, match=message):
         widgets.SampleReviewer(IMAGES[:1], path, ["a"])
     assert path.read_text() == text
-
-
-def test_slide_builder_writes_the_deck_that_was_chosen_and_says_what_is_missing(run_folder: Path) -> None:
-    view = builder(run_folder)
-    assert view.figure.options == ("losses", "token journey")
-    view.title.value = "Losses"
-    problems = {"drop": "no slide to take away", "save": "no slides; add some", "add": "no alt text"}
-    for button, problem in problems.items():
-        getattr(view, button).click()
-        assert problem in view.problem.value
-    assert view.title.value == "Losses", "what was written stays"
-    view.alt.value = "A falling curve."
-    view.add.click()
-    view.drop.click()
-    assert (view.slides, view.error) == ([], None)
-    before = view.png.value
-    view.figure.value = "token journey"
-    assert view.png.value != before
-    view.title.value, view.message.value = "Tokens move", "Most of the way is done early."
-    view.notes.value, view.alt.value = "Say slowly.", "Ten paths on a plane."
-    view.add.click()
-    assert (view.error, view.title.value) == (None, "")
-    assert "1 slides in the deck (Tokens move). Slide 1 was added." in view.sentence
-    view.theme.value = "dark"
-    view.save.click()
-    (slide,) = Presentation(str(run_folder / "deck.pptx")).slides
-    assert "Tokens move" in [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
-    assert "Say slowly." in slide.notes_slide.notes_text_frame.text
-    assert str(slide.background.fill.fore_color.rgb) == THEMES["dark"]["ground"]
 
 
 def test_drawing_in_two_threads_leaves_the_settings_as_they_were() -> None:

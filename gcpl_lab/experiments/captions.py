@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.lmpt.batches import encode_captions
 from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.losses import class_aware_margins
-from gcpl_lab.views.caption_hills import CaptionDistances
+from gcpl_lab.storage import read_tensors, write_tensors
+from gcpl_lab.views.hills import CaptionDistances
+from gcpl_lab.views.style import label_text
 
 WAYS: dict[str, dict[str, Any]] = {
     "Labels only": {"mix": 1.0},
@@ -25,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "LMPT, shuffled captions": {"captions": "shuffled"},
 }
 CONTROLS = ("LMPT, shuffled captions",)
+CAPTIONS = "captions.safetensors"
 HELD_OUT = 0.4
 """Share of the training images whose captions are kept from training, so that rare classes have some."""
 NUM_BOOTSTRAP = 200
@@ -38,9 +43,9 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
     """Learn in each of ``WAYS`` and keep the prompts' features at some epochs, as arrays for a file.
 
     ``captions`` (caption, feature) and ``targets`` (caption, class) are held out from all of them; ``counts`` (class,)
-    are the training images with each class; ``way/epoch`` are the prompts' features (class, feature); ``way/map`` the
-    mean average precision of the tail on the test images, with the ends of its interval. Nothing where a class has too
-    few images for both parts.
+    are all training images with each class, ``margins`` (class,) those of the loss; ``way/epoch`` are the prompts'
+    features (class, feature); ``way/map`` the mean average precision of the tail on the test images, with the ends of
+    its interval. Nothing where a class has too few images for both parts.
     """
     train = experiment.train
     learned, held_out = split_validation(train.targets, HELD_OUT, seed)
@@ -49,8 +54,9 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
     texts = [train.captions[place] for place in held_out]
     captions, present = encode_captions(experiment.clip, texts)
     found: Arrays = {"captions": captions[present].numpy(), "targets": train.targets[held_out][present.numpy()]}
-    found["counts"] = train.targets[learned].sum(axis=0)
     views, targets = experiment.views[:, torch.from_numpy(learned)], train.targets[learned]
+    found["counts"] = train.class_counts()
+    found["margins"] = class_aware_margins(targets.sum(axis=0), experiment.config.margin).numpy()
     known = [train.captions[place] for place in learned]
     for way, settings in WAYS.items():
         own = dict(settings)
@@ -59,7 +65,7 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
         model = LMPTClassifier(clip=experiment.clip, **config)
         for epoch, features in _epochs(model, views, targets, train.class_names, taught):
             found[f"{way}/{epoch}"] = features
-        tail = head_medium_tail(train.class_counts())["tail"]
+        tail = head_medium_tail(found["counts"])["tail"]
         logits = model.scores_of(experiment.test_features)
         found[f"{way}/map"] = np.array(_tail_map(logits, experiment.test.targets, tail))
     return found
@@ -94,6 +100,20 @@ def _tail_map(scores: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> Es
     return Estimate(mean_average_precision(scores, targets), *np.percentile(values, [2.5, 97.5]).tolist())
 
 
+def keep_captions(path: str | Path, found: Arrays, class_names: Sequence[str]) -> None:
+    """Write what :func:`follow_captions` found, for slides."""
+    tensors = {name: torch.from_numpy(values) for name, values in found.items()}
+    write_tensors(path, tensors, {"class_names": json.dumps(list(class_names))})
+
+
+def load_captions(path: str | Path) -> tuple[Arrays, list[str]]:
+    """What :func:`keep_captions` wrote, and the class names; nothing where there is no file."""
+    if not Path(path).is_file():
+        return {}, []
+    tensors, header = read_tensors(path)
+    return {name: values.numpy() for name, values in tensors.items()}, json.loads(header["class_names"])
+
+
 @dataclass(frozen=True)
 class Pair:
     """A class and the one that its name is nearest to."""
@@ -103,7 +123,7 @@ class Pair:
     part: str  # head or tail
 
 
-def choose_pairs(found: Mapping[str, np.ndarray], train_counts: Sequence[int] | np.ndarray) -> list[Pair]:
+def choose_pairs(found: Mapping[str, np.ndarray]) -> list[Pair]:
     """A head and a tail class with their look-alikes: those with the most held-out captions of both kinds."""
     way = next(iter(WAYS))
     start = found[f"{way}/0"]
@@ -116,7 +136,7 @@ def choose_pairs(found: Mapping[str, np.ndarray], train_counts: Sequence[int] | 
         return int(min(mine.sum(), (other & ~mine).sum()))
 
     pairs = []
-    for part, labels in head_medium_tail(train_counts).items():
+    for part, labels in head_medium_tail(found["counts"]).items():
         if part != "medium" and len(labels):
             best = max((int(label) for label in labels), key=captions)
             if captions(best) >= LEAST:
@@ -134,11 +154,10 @@ def caption_columns(
     found: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     pairs: Sequence[Pair],
-    margin: float,
     epochs: Sequence[int] | None = None,
 ) -> tuple[dict[str, dict[str, CaptionDistances]], dict[str, str]]:
     """Columns for ``caption_hills``, and what stands under each: the tail's mean average precision."""
-    targets, margins = found["targets"].astype(bool), class_aware_margins(found["counts"], margin).numpy()
+    targets, margins = found["targets"].astype(bool), found["margins"]
     kept = epochs_of(found)
     shown = list(epochs) if epochs is not None else sorted({kept[0], *kept[1:2], kept[-1]})
     columns: dict[str, dict[str, CaptionDistances]] = {way: {} for way in WAYS}
@@ -148,7 +167,8 @@ def caption_columns(
             mine, other = targets[:, pair.label], targets[:, pair.rival] & ~targets[:, pair.label]
             for epoch in shown:
                 distances = 1 - found["captions"] @ found[f"{way}/{epoch}"][pair.label]
-                name = f"{pair.part}: {class_names[pair.label]}\n(not {class_names[pair.rival]})\nepoch {epoch}"
+                mine_called, other_called = (label_text(class_names[place], 16) for place in (pair.label, pair.rival))
+                name = f"{pair.part}: {mine_called}\n(not {other_called})\nepoch {epoch}"
                 columns[way][name] = CaptionDistances(distances[mine], distances[other], float(margins[pair.label]))
         value, low, high = 100 * found[f"{way}/map"]
         scores[way] = f"tail mAP {value:.0f} ({low:.0f}\N{EN DASH}{high:.0f})"

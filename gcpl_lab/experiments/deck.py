@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,25 @@ from matplotlib.figure import Figure
 from gcpl_lab.evaluation.look_alikes import pair_statistics, share_in_own_sector
 from gcpl_lab.evaluation.metrics import confusion_matrix
 from gcpl_lab.evaluation.trust import share_with_interval
-from gcpl_lab.experiments import pictures
+from gcpl_lab.experiments import captions, pictures
+from gcpl_lab.experiments.look_alikes import LookAlikes
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.runs import STATES, Run, RunStates, load_states, read_run
 from gcpl_lab.experiments.sentences import LIMITS, QUESTION, SLIDES, answer_of, caveats_of
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import decision_row
-from gcpl_lab.views.diagrams import draw_gcpl, draw_lmpt
+from gcpl_lab.views.diagrams import draw_cards, draw_gcpl, draw_lmpt
 from gcpl_lab.views.evidence import plot_confusion
-from gcpl_lab.views.pair_hills import draw_hills
+from gcpl_lab.views.hills import caption_key, draw_caption_hills, draw_hills
+from gcpl_lab.views.panels import Looks
+from gcpl_lab.views.prompts_and_images import plot_held_out, plot_prompt_cosines
+from gcpl_lab.views.score_strip import ScoreMap, class_key, draw_score_map
 from gcpl_lab.views.slides import MOST_BARS, Bars, Deck, Provenance, Slide, slide_figure, to_slide
 
 OFFSETS = "diffusion_offsets"
 MOST_PHOTOGRAPHS = 12
 MOST_CONFUSED = 6
+MOST_CAVEATS = 2
 
 
 def make_deck(folder: str | Path, theme: str = "light", method: str = "umap") -> list[Path]:
@@ -50,20 +57,17 @@ def make_deck(folder: str | Path, theme: str = "light", method: str = "umap") ->
 def _provenance(run: Run) -> Provenance:
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in run.rows.values()}))
     recorded = str(run.results.get("versions", {}).get("gcpl-lab", ""))
-    command = str(run.results.get("command", "gcpl-lab demo"))
-    if len(command) > 48:  # more would leave no room on a slide; the whole stands in results.json
-        command = f"{command[:47]}…"
-    version = recorded if recorded[:1].isdigit() else ""
-    return Provenance(seeds, run.results["data"]["checksum"], command, version)
+    # A longer command would leave no room on a slide; the whole stands in results.json.
+    command = style.shortened(str(run.results.get("command", "gcpl-lab demo")), 48)
+    return Provenance(seeds, run.results["data"]["checksum"], command, recorded if recorded[:1].isdigit() else "")
 
 
 def _slide(key: str, shown: Figure | Bars | Path | None, **values: Any) -> Slide:
     """The slide with the words under this key; its alt text begins with the message."""
     words = SLIDES[key]
-    title, message = words["title"].format(**values), words["message"]
-    message = tuple(message) if isinstance(message, list) else message.format(**values)
-    if isinstance(message, tuple):
-        message = tuple(line for line in (part.format(**values) for part in message) if line)
+    title, message = (
+        re.sub(r"\B-(?=\d)", "\N{MINUS SIGN}", words[part].format(**values)) for part in ("title", "message")
+    )
     notes = "\n\n".join(words[part].format(**values) for part in ("say", "asked", "numbers") if part in words)
     drawn = words.get("alt", "").format(**values)
     if isinstance(shown, Bars):
@@ -79,32 +83,45 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
         yield _slide("opening", _photographs(states), **facts)
         if hook := _hook(states):
             yield _slide("hook", hook[0], **facts, **hook[1])
-    yield _slide("method", draw_gcpl(theme), **facts, preset=run.results.get("preset", "unknown"))
-    if (samples := run.folder / "figures" / "samples.png").is_file():
+    yield _slide("method", draw_gcpl(theme, slide=True), **facts, preset=run.results.get("preset", "unknown"))
+    if (samples := run.folder / "figures" / "samples_narrow.png").is_file():
         yield _slide("samples", samples, **facts)
     if states is not None:
         confusions, values = _confusions(states)
         yield _slide("confusion", confusions, **values)
-        yield from _look_alike_slides(states)
+        yield from _look_alike_slides(states, method)
     yield from _numbers(run, facts)
     if scenes := run.results.get("multilabel"):
-        yield from _scenes(scenes, theme)
-    yield to_slide(None, "What this does not show", (*caveats_of(run), *LIMITS[:2]), SLIDES["limits"]["say"])
-    yield _slide("next", None, **facts)
+        yield from _scenes(scenes, run.folder / "multilabel", theme)
+    caveats = caveats_of(run)
+    cards = [("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]]
+    cards += [(heading, words) for heading, words in SLIDES["limits"]["cards"]]
+    beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *LIMITS])}
+    yield _slide("limits", draw_cards(cards, theme), **beside, drawn=" ".join(words for _, words in cards))
+    steps = [(heading, words) for heading, words in SLIDES["next"]["cards"]]
+    yield _slide("next", draw_cards(steps, theme, flow=True), drawn=" ".join(words for _, words in steps))
+
+
+@contextmanager
+def _drawn() -> Iterator[Figure]:
+    """A figure of a slide's size in a slide's letters."""
+    with style.figure_style("slide"):
+        yield slide_figure()
+
+
+def _images(states: RunStates, rows: Mapping[str, np.ndarray]) -> Figure:
+    """Rows of images, by what they are called and their places."""
+    shown = [(words, [states.images[place] for place in places[:MOST_PHOTOGRAPHS]]) for words, places in rows.items()]
+    with _drawn() as figure:
+        panels.image_rows(figure, shown, max(len(images) for _, images in shown))
+    return figure
 
 
 def _photographs(states: RunStates) -> Figure:
     """Test images of the hardest look-alikes, a row a class: what the talk is about."""
     found = states.look_alikes
     classes = pictures.hardest_pair(found)[0] if found else states.class_names[:3]
-    rows = []
-    for name in classes:
-        mine = np.flatnonzero(states.labels == states.class_names.index(name))[:MOST_PHOTOGRAPHS]
-        rows.append((name, [states.images[place] for place in mine]))
-    with style.figure_style("slide"):
-        figure = slide_figure()
-        panels.image_rows(figure, rows, max(len(images) for _, images in rows))
-    return figure
+    return _images(states, {n: np.flatnonzero(states.labels == states.class_names.index(n)) for n in classes})
 
 
 def _hook(states: RunStates) -> tuple[Figure, dict[str, Any]] | None:
@@ -116,18 +133,13 @@ def _hook(states: RunStates) -> tuple[Figure, dict[str, Any]] | None:
         return None
     true, called = np.unravel_index(int(mended.argmax()), mended.shape)
     wrong = np.flatnonzero((states.labels == true) & (before == called))
-    right = [place for place in wrong if after[place] == true]
-    still = [place for place in wrong if after[place] != true]
     names = states.class_names
-    rows = [(f"now: {names[true]}", right[:MOST_PHOTOGRAPHS]), ("still wrong", still[:MOST_PHOTOGRAPHS])]
-    shown = [(words, [states.images[place] for place in places]) for words, places in rows if places]
-    with style.figure_style("slide"):
-        figure = slide_figure()
-        panels.image_rows(figure, shown, max(len(images) for _, images in shown))
-    values = {"true": names[true], "called": names[called], "of": int((states.labels == true).sum())}
+    rows = {f"now: {names[true]}": wrong[after[wrong] == true], "still wrong": wrong[after[wrong] != true]}
+    values: dict[str, Any] = {"of": int((states.labels == true).sum())}
+    values |= {"true": style.shortened(names[true], 16), "called": style.shortened(names[called], 16)}
     values |= {"before": int(matrices[0][true, called]), "after": int(matrices[1][true, called])}
     values |= {"right_before": int(matrices[0][true, true]), "right_after": int(matrices[1][true, true])}
-    return figure, values
+    return _images(states, {words: places for words, places in rows.items() if len(places)}), values
 
 
 def _counts(states: RunStates, predicted: np.ndarray) -> np.ndarray:
@@ -141,8 +153,7 @@ def _confusions(states: RunStates) -> tuple[Figure, dict[str, Any]]:
     off = first - np.diag(np.diag(first))
     chosen = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:MOST_CONFUSED])
     names = [states.class_names[place] for place in chosen]
-    with style.figure_style("slide"):
-        figure = slide_figure()
+    with _drawn() as figure:
         for ax, (title, matrix) in zip(figure.subplots(1, 2), matrices.items(), strict=True):
             plot_confusion(ax, matrix[np.ix_(chosen, chosen)], names)
             ax.set_title(title)
@@ -150,35 +161,68 @@ def _confusions(states: RunStates) -> tuple[Figure, dict[str, Any]]:
     return figure, {"before": wrong[0], "after": wrong[1], "count": len(states.labels), "num_shown": len(names)}
 
 
-def _look_alike_slides(states: RunStates) -> Iterator[Slide]:
+def _look_alike_slides(states: RunStates, method: str) -> Iterator[Slide]:
     found = states.look_alikes
     if found is None:
         return
     keys, controls = pictures.shown_keys(found)
-    keys = [keys[0], found.last(found.tracked), *controls]
+    keys, looks = [keys[0], found.last(found.tracked), *controls], pictures.looks_of(states)
+    titles = [pictures.caption_of(found, key) for key in controls]
     for classes in pictures.triples(found)[:2]:
         judged = {pictures.caption_of(found, key): found.judged(key, classes) for key in keys}
-        with style.figure_style("slide"):
-            figure = slide_figure()
-            names = [pictures.caption_of(found, key) for key in controls]
-            decision_row(figure, judged, classes, pictures.looks_of(states), names, rings=())
-        shares = [share_in_own_sector(*found.judged(key, classes)).value for key in keys]
-        values: dict[str, Any] = {"before": shares[0], "after": shares[1], "classes": ", ".join(classes)}
+        with _drawn() as figure:
+            decision_row(figure, judged, classes, looks, titles, rings=(), aside=True)
+        shares = [share_in_own_sector(*one).value for one in judged.values()]
+        values: dict[str, Any] = {"before": shares[0], "after": shares[1]}
+        values["classes"] = ", ".join(style.shortened(name, 16) for name in classes)
         values["control"] = f" With shuffled labels it is {shares[2]:.0%}." if len(shares) > 2 else ""
         yield _slide("decision_map", figure, **values)
+    if scored := pictures.run_score_map(states, method):
+        yield _strip(*scored, looks)
     classes, pair = pictures.hardest_pair(found)
-    names = [classes[place] for place in pair]
     columns = pictures.hills_of(found, classes, pair)
-    chosen = {title_of(found.tracked), *(name for name in columns if name.startswith("Control"))}
-    with style.figure_style("slide"):
-        figure = slide_figure()
+    names = classes[pair[0]], classes[pair[1]]
+    chosen = {title_of(found.tracked), *(name for name in columns if name.startswith(pictures.CONTROL_WORDS))}
+    with _drawn() as figure:
         shown = {name: ridges for name, ridges in columns.items() if name in chosen}
         for ax, (name, ridges) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
             ends = {row: ridges[row] for row in (pictures.NAMES, pictures.END) if row in ridges}
-            draw_hills(ax, ends, (names[0], names[1]), pictures.looks_of(states))
+            draw_hills(ax, ends, names, looks)
             ax.set_title(name, loc="center")
     apart = [pair_statistics(*hills) for hills in columns[title_of(found.tracked)].values()]
-    yield _slide("pair_hills", figure, a=names[0], b=names[1], before=apart[0], after=apart[-1])
+    a, b = (style.shortened(name, 16) for name in names)
+    yield _slide("pair_hills", figure, a=a, b=b, before=apart[0], after=apart[-1])
+    yield _prompts_and_images(found)
+
+
+def _strip(scored: ScoreMap, controls: Sequence[str], looks: Looks) -> Slide:
+    """One map of probabilities: the first state, one on the way, the last, and the control."""
+    way = [name for name in scored.probabilities if name not in controls]
+    shown = [*dict.fromkeys((way[0], way[len(way) // 2], way[-1])), *controls]
+    with _drawn() as figure:
+        right = [share_in_own_sector(scored.probabilities[name], scored.labels) for name in shown]
+        for ax, name, share in zip(figure.subplots(1, len(shown)), shown, right, strict=True):
+            draw_score_map(ax, scored, name, looks).set_title(style.wrap_lines(name, 2.9, 18), size=18, loc="center")
+            ax.set_xlabel(f"{share.value:.0%} ({100 * share.low:.0f}\N{EN DASH}{share.high:.0%})", weight="bold")
+        class_key(figure, scored.class_names, looks)
+    values = {"before": right[0].value, "after": right[shown.index(way[-1])].value}
+    return _slide("strip", figure, num_images=len(scored.labels), **values)
+
+
+def _prompts_and_images(found: LookAlikes) -> Slide:
+    """Of two learned methods and the control, so that names have room."""
+    curves, shares, shuffles, chance, classes = pictures.prompts_beside_images(found)
+    chosen = [*list(curves)[:2], found.title(pictures.FIRST)]
+    curves = {name: curve for name, curve in curves.items() if name in chosen}
+    shares = {name: points for name, points in shares.items() if name in chosen}
+    with _drawn() as figure:
+        left, right = figure.subplots(1, 2)
+        plot_prompt_cosines(left, curves, shuffles).set_ylabel("mean cosine")
+        plot_held_out(right, shares, chance).set_ylabel("in own sector")
+    tracked = title_of(found.tracked)
+    cosines, right_shares = curves[tracked][1], [point[1] for point in shares[tracked]]
+    values = {"start": cosines[0], "end": cosines[-1], "before": right_shares[0], "after": right_shares[-1]}
+    return _slide("prompts_and_images", figure, classes=classes, **values)
 
 
 def _numbers(run: Run, facts: Mapping[str, Any]) -> Iterator[Slide]:
@@ -202,12 +246,15 @@ def _numbers(run: Run, facts: Mapping[str, Any]) -> Iterator[Slide]:
     seconds = {name: run.seconds(name) for name in order[:MOST_BARS]}
     values = {"machine": ", ".join(part for part in where if part), "seconds": run.seconds(run.best)}
     values |= {"simple": title_of(simple), "simple_seconds": run.seconds(simple)}
-    yield _slide("cost", _seconds(seconds), **facts, **values)
+    seconds = dict(sorted(seconds.items(), key=lambda pair: -pair[1]))
+    bars = Bars([title_of(name) for name in seconds], list(seconds.values()), unit="s", axis="seconds")
+    yield _slide("cost", bars, **facts, **values)
 
 
-def _scenes(scenes: Mapping[str, Any], theme: str) -> Iterator[Slide]:
+def _scenes(scenes: Mapping[str, Any], folder: Path, theme: str) -> Iterator[Slide]:
     rows = {row["name"]: float(row["map"]) for row in scenes["methods"]}
-    yield _slide("lmpt", draw_lmpt(theme))
+    yield _slide("lmpt", draw_lmpt(theme, slide=True))
+    yield from _captions(*captions.load_captions(folder / captions.CAPTIONS))
     best = max(rows, key=rows.__getitem__)
     others = {name: value for name, value in rows.items() if name != "lmpt"}
     rival = max(others, key=others.__getitem__, default=best)
@@ -218,14 +265,26 @@ def _scenes(scenes: Mapping[str, Any], theme: str) -> Iterator[Slide]:
     yield _slide("scenes", bars, count=scenes["data"]["test_size"], **values)
 
 
+def _captions(found: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Iterator[Slide]:
+    """The rarest pair at the end of three ways of learning; nothing where captions are too few."""
+    pairs = captions.choose_pairs(found)[-1:] if found else []
+    if not pairs:
+        return
+    columns, _ = captions.caption_columns(found, class_names, pairs, captions.epochs_of(found)[-1:])
+    shown = {way: next(iter(columns[way].values())) for way in ("Labels only", "LMPT", *captions.CONTROLS)}
+    with _drawn() as figure:
+        for ax, (way, ridge) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
+            draw_caption_hills(ax, {"": ridge}).set_title(way.replace(", ", ",\n"), loc="center")
+            ax.locator_params(axis="x", nbins=3)
+        caption_key(figure, figure.axes[0])
+    aucs = [pair_statistics(ridge.absent, ridge.present).auc for ridge in shown.values()]
+    names = {end: style.shortened(class_names[getattr(pairs[0], end)], 16) for end in ("label", "rival")}
+    yield _slide("captions", figure, labels=aucs[0], lmpt=aucs[1], control=aucs[2], **names)
+
+
 def _bars(shares: Mapping[str, float], count: int) -> Bars:
     """Shares of ``count`` images with their intervals, the largest first."""
     names = sorted(shares, key=lambda name: -shares[name])[:MOST_BARS]
     ends = [share_with_interval(round(shares[name] * count), count) for name in names]
     titles, values = [title_of(name) for name in names], [shares[name] for name in names]
     return Bars(titles, values, [end.low for end in ends], [end.high for end in ends], "%", "accuracy")
-
-
-def _seconds(seconds: Mapping[str, float]) -> Bars:
-    names = sorted(seconds, key=lambda name: -seconds[name])
-    return Bars([title_of(name) for name in names], [seconds[name] for name in names], unit="s", axis="seconds")

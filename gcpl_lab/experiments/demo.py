@@ -14,13 +14,13 @@ from gcpl_lab.data.folders import read_support_and_test
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
-from gcpl_lab.experiments.captions import follow_captions
+from gcpl_lab.experiments.captions import CAPTIONS, follow_captions, keep_captions
 from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment, Outcome
 from gcpl_lab.experiments.figures import draw_figures, draw_pictures, save_caption_hills
-from gcpl_lab.experiments.look_alikes import gather, judge_controls, judge_early, tracked_method
+from gcpl_lab.experiments.look_alikes import LookAlikeSets, gather, judge_controls, judge_early, tracked_method
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.experiments.registry import title_of, usable_workers
-from gcpl_lab.experiments.results import collect_results, collect_scenes, read_prompts
+from gcpl_lab.experiments.results import collect_results, read_prompts
 from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states
 from gcpl_lab.experiments.sentences import LIMITS, QUESTION, answer_of, caveats_of, scenes_answer, scenes_caveats
 from gcpl_lab.storage import write_json
@@ -107,15 +107,15 @@ def run_demo(
             outcome.model.save(folder / PROMPTS / outcome.method)
     results = collect_results(experiment, outcomes, shots, command)
     results["machine"] |= describe_workers(num_workers)
-    parts: list[Task] = []
-    if (tracked := tracked_method(outcomes)) is not None:
-        parts = [(judge, cache, experiment, (tracked.method, *trial)) for judge in (judge_controls, judge_early)]
+    chosen, tracked = LookAlikeSets.of(experiment), tracked_method(outcomes)
+    judges = (judge_controls, judge_early) if chosen.sets and tracked is not None else ()
+    parts: list[Task] = [(judge, cache, experiment, chosen, (tracked.method, *trial)) for judge in judges if tracked]
     parts.append((_draw, cache, experiment, trial, folder / "figures"))
     if scenes:
         parts.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
     made = run_side_by_side(parts, num_workers=min(num_workers, len(parts)), on_event=tell)
-    judged, (others, *shown) = (made[:2], made[2:]) if tracked else ([], made)
-    look_alikes = gather(experiment, outcomes, *judged)
+    judged, (others, *shown) = made[: len(judges)], made[len(judges) :]
+    look_alikes = gather(experiment, chosen, outcomes, judged) if chosen.sets else None
     keep_states(experiment, outcomes, folder, look_alikes)
     results["look_alikes"] = look_alikes.table() if look_alikes else []
     figures, run = [*draw_pictures(folder), *others], Run(folder, results)
@@ -160,8 +160,8 @@ def show_scenes(
 ) -> tuple[dict[str, Any], list[ReportFigure]]:
     """Learn the scenes with every multi-label method, and draw what came of it.
 
-    ``folder`` receives ``figures/``, ``prompts/lmpt/`` and ``reading.json``. Gives data and methods for
-    ``results.json``, and the figures for the report.
+    ``folder`` receives ``figures/``, ``prompts/lmpt/``, ``captions.safetensors`` and ``reading.json``. Gives data and
+    methods for ``results.json``, and the figures for the report.
     """
     outcomes = [cache.run(experiment, method, seed) for method in DEMO_METHODS]
     learned = outcomes[-1]
@@ -170,4 +170,7 @@ def show_scenes(
     write_json(folder / "reading.json", read_prompts(learned))
     drawn = draw_figures(experiment, outcomes, folder / "figures")
     found = cache.arrays(experiment, ("captions", seed), partial(follow_captions, experiment, seed))
-    return collect_scenes(experiment, outcomes), [*drawn, *save_caption_hills(experiment, found, folder / "figures")]
+    names = experiment.train.class_names
+    keep_captions(folder / CAPTIONS, found, names)
+    measured = {"data": experiment.describe_data(), "methods": [outcome.row for outcome in outcomes]}
+    return measured, [*drawn, *save_caption_hills(found, names, folder / "figures")]

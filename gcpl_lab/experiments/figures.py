@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,14 @@ from gcpl_lab.experiments.runs import STATE_NAMES, STATES, before_and_after, loa
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
 from gcpl_lab.views import evidence, multilabel, plots, style
-from gcpl_lab.views.caption_hills import caption_hills
-from gcpl_lab.views.projection import project
+from gcpl_lab.views.hills import caption_hills
+from gcpl_lab.views.moving import moving_tokens
 from gcpl_lab.views.report import ReportFigure
 
 WORDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("figures.toml").read_text(encoding="utf-8"))
 """Kind of run to figure to its title, message and alt text, and the methods that it needs.
 
-The figure ``losses`` is drawn by ``_draw_losses`` below, and so on.
+The figure ``accuracy`` is drawn by ``_draw_accuracy`` below, and so on.
 """
 
 
@@ -61,30 +61,28 @@ class ShownRun:
     def curve(self, method: str, value: str) -> tuple[np.ndarray, np.ndarray]:
         """Updates, and what a method's history holds of each."""
         history = self.by_name[method].model.history_
-        found = [record.loss if value == "loss" else record.values[value] for record in history]
-        return np.array([record.step for record in history]), np.array(found)
+        return np.array([record.step for record in history]), np.array([record.values[value] for record in history])
 
 
 def draw_figures(
     experiment: FewShotExperiment | MultiLabelExperiment,
     outcomes: Sequence[Outcome | MultiLabelOutcome],
     folder: str | Path,
-    only: Collection[str] | None = None,
 ) -> list[ReportFigure]:
-    """Draw the figures of a one-seed run, all or ``only`` some, and write each as PNG and SVG.
+    """Draw the figures of a one-seed run, and write each as PNG and SVG.
 
     ``outcomes`` are one a method; a figure of a method that is not among them is left out.
     """
     run = ShownRun(experiment, {outcome.method: outcome for outcome in outcomes})
     saved = []
     for name, words in WORDS["few_shot" if isinstance(experiment, FewShotExperiment) else "scenes"].items():
-        if (only is not None and name not in only) or not run.by_name.keys() >= set(words.get("needs", ())):
+        if not run.by_name.keys() >= set(words.get("needs", ())):
             continue
         with style.figure_style():
             drawn = globals()[f"_draw_{name}"](run)
+            narrow = globals().get(f"_draw_{name}_narrow", lambda _: None)(run)
         if drawn is not None:
-            png = _write(drawn, folder, name)
-            saved.append(ReportFigure(name, words["title"], words["message"], png, words["alt"]))
+            saved.append(_save(drawn, narrow, folder, name, words))
     return saved
 
 
@@ -94,20 +92,23 @@ def draw_pictures(folder: str | Path) -> list[ReportFigure]:
         return []
     states, saved, place = load_states(folder), list[ReportFigure](), Path(folder) / "figures"
     narrow: dict[str, Any] = {
-        "before_after": pictures.draw_narrow,
-        "decision_maps": partial(pictures.draw_decision_maps, narrow=True),
+        "before_after": partial(pictures.draw_decision_maps, columns=2, most=1),
+        "decision_maps": partial(pictures.draw_decision_maps, columns=2),
     }
     for name, words in WORDS["pictures"].items():
         figure = getattr(pictures, f"draw_{name}")(states)
-        if figure is None:
-            continue
-        said = words["title"], words["message"]
-        png, phone = plots.save_figure(figure, place, name)[0], None
-        if name in narrow and (small := narrow[name](states)) is not None:
-            path = plots.save_figure(small, place, f"{name}_narrow")[0]
-            phone = ReportFigure(f"{name}_narrow", *said, path, words["alt"])
-        saved.append(ReportFigure(name, *said, png, words["alt"], phone))
+        if figure is not None:
+            small = narrow[name](states) if name in narrow else None
+            saved.append(_save(figure, small, place, name, words))
     return saved
+
+
+def _save(
+    drawn: Axes | Figure, narrow: Figure | None, folder: str | Path, name: str, words: Mapping[str, str]
+) -> ReportFigure:
+    """A figure in files, with its words, and the one for a phone where there is one."""
+    phone = None if narrow is None else _save(narrow, None, folder, f"{name}_narrow", words)
+    return ReportFigure(name, words["title"], words["message"], _write(drawn, folder, name), words["alt"], phone)
 
 
 def _write(drawn: Axes | Figure, folder: str | Path, name: str) -> Path:
@@ -144,17 +145,9 @@ def _draw_prompt_similarity(run: ShownRun) -> Figure:
     return evidence.plot_similarity_pair(before, after, test.class_names, test.families, titles)
 
 
-def _draw_token_journey(run: ShownRun) -> Axes:
+def _draw_token_journey(run: ShownRun) -> Figure:
     test, (steps, points) = run.experiment.test, token_journey(list(run.by_name.values()))
-    shown = np.unique(np.linspace(0, len(steps) - 1, 12).astype(int))
-    placed = project(points[shown].flatten(0, 1).numpy(), method="pca").points["all"]
-    paths, shown_steps = placed.reshape(len(shown), len(test.class_names), 2), [steps[place] for place in shown]
-    return plots.plot_token_journey(_axes(9.5, 9.5), paths, shown_steps, test.class_names, test.families)
-
-
-def _draw_losses(run: ShownRun) -> Axes:
-    curves = {"GCPL": run.curve("gcpl", "loss"), "CoMPLe, own term": run.curve("comple", "own")}
-    return plots.plot_losses(_axes(11, 6), curves, "denoising loss")
+    return moving_tokens(dict(zip(steps, points, strict=True)), test.class_names, test.families).strip()
 
 
 def _draw_comple_norm(run: ShownRun) -> Axes:
@@ -194,23 +187,31 @@ def _draw_error_map(run: ShownRun) -> Figure:
     return figure
 
 
-def _draw_samples(run: ShownRun, each: int = 3) -> Figure:
+def _draw_samples(run: ShownRun, each: int = 3, labels: Sequence[int] = (), context: str = "figure") -> Figure:
     experiment, support = run.experiment, run.experiment.support
+    labels = list(labels or range(len(support.class_names)))
     size, drawn = (experiment.diffusion.image_size,) * 2, []
     for outcome in run.states:
-        hidden = conditioning(experiment, outcome, ("a photo of a {}",))[0].repeat_interleave(each, 0)
+        hidden = conditioning(experiment, outcome, ("a photo of a {}",))[0][labels].repeat_interleave(each, 0)
         images = experiment.diffusion.generate(hidden, num_steps=20, guidance=3.0, seed=0)
         drawn.append([np.asarray(image) for image in images])
     blank, rows = np.full((*size, 3), 255, np.uint8), []
-    for label, name in enumerate(support.class_names):
+    for place, label in enumerate(labels):
         chosen = np.flatnonzero(support.labels == label)[:each]
         real = [np.asarray(frame(read_image(support.images[index]), experiment.fit).resize(size)) for index in chosen]
-        part = slice(label * each, (label + 1) * each)
-        rows.append((name, [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
-    figure = evidence.plot_sample_grid(rows)
-    for column, title in ((1, "real"), (each + 2, "from the name"), (2 * each + 3, "from the learned prompt")):
-        figure.axes[column].set_title(title, fontsize=12, pad=6, loc="center")
+        part = slice(place * each, (place + 1) * each)
+        rows.append((support.class_names[label], [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
+    figure = evidence.plot_sample_grid(rows, context)
+    for column, title in ((each // 2, "real"), (each + 2, "from the name"), (2 * each + 3, "from the learned prompt")):
+        figure.axes[column].set_title(title, fontsize=style.FONT_SIZES[context], pad=6, loc="center")
     return figure
+
+
+def _draw_samples_narrow(run: ShownRun) -> Figure:
+    """The classes that are confused most, for a phone and a slide."""
+    counts = confusion_matrix(run.states[0].scores, run.experiment.test.labels)
+    wrong = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
+    return _draw_samples(run, 2, np.sort(np.argsort(-wrong, kind="stable")[:3]).tolist(), "slide")
 
 
 def _draw_reliability(run: ShownRun) -> Axes:
@@ -236,23 +237,13 @@ def _draw_multilabel_tail(run: ShownRun) -> Axes:
     return multilabel.plot_tail_bars(_axes(10, 4.5), rows, MULTILABEL_TITLES)
 
 
-def draw_caption_hills(experiment: MultiLabelExperiment, found: Mapping[str, np.ndarray]) -> Figure | None:
-    """What captions pull, of what :func:`~gcpl_lab.experiments.captions.follow_captions` found."""
-    pairs = captions.choose_pairs(found, experiment.train.class_counts()) if found else []
+def save_caption_hills(found: captions.Arrays, class_names: Sequence[str], folder: str | Path) -> list[ReportFigure]:
+    """Write the figure of what ``follow_captions`` found; none where captions are too few."""
+    pairs, words = captions.choose_pairs(found) if found else [], WORDS["captions"]["caption_hills"]
     if not pairs:
-        return None
-    columns, scores = captions.caption_columns(found, experiment.train.class_names, pairs, experiment.config.margin)
-    return caption_hills(columns, scores, captions.CONTROLS)
-
-
-def save_caption_hills(
-    experiment: MultiLabelExperiment, found: Mapping[str, np.ndarray], folder: str | Path
-) -> list[ReportFigure]:
-    """The figure of :func:`draw_caption_hills` in files; none where captions are too few."""
-    figure, words = draw_caption_hills(experiment, found), WORDS["captions"]["caption_hills"]
-    if figure is None:
         return []
-    png = plots.save_figure(figure, folder, "caption_hills")[0]
+    columns, scores = captions.caption_columns(found, class_names, pairs)
+    png = plots.save_figure(caption_hills(columns, scores, captions.CONTROLS), folder, "caption_hills")[0]
     return [ReportFigure("caption_hills", words["title"], words["message"], png, words["alt"])]
 
 

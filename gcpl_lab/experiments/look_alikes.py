@@ -28,11 +28,11 @@ from gcpl_lab.gcpl.estimator import GCPLClassifier, make_classifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.training.memory import FORWARD_ADVICE, MemoryFit
 
-EARLY_STEPS = (1, 2, 4, 8, 16, 64)
+EARLY_STEPS = (1, 4, 16, 64)
 """States between names and the end in which test images are judged too."""
-NUM_CONTROLS, CONTROL_STEPS, CONTROL_SHOWN = 3, 32, (4, 32)
-"""Shufflings; updates of all but the first, which learns as long as true labels do; states of the first in which images
-are judged besides its last."""
+NUM_CONTROLS, CONTROL_STEPS, CONTROL_SHOWN = 3, 16, 16
+"""Shufflings; updates of all but the first, which learns as long as true labels do, and under which alone images are
+judged; its state in which they are judged besides its last."""
 MOST_EARLY = 30
 """Images a class that are judged in these states, on half of the samples; one in three under every prompt."""
 CONTROL = "shuffled"
@@ -137,7 +137,7 @@ class LookAlikes:
 
 
 @dataclass(frozen=True)
-class _Sets:
+class LookAlikeSets:
     """The sets of look-alikes of an experiment: chosen on the images to learn from, seen on the test images."""
 
     sets: list[list[str]]
@@ -146,7 +146,7 @@ class _Sets:
     labels: np.ndarray
 
     @classmethod
-    def of(cls, experiment: FewShotExperiment) -> _Sets:
+    def of(cls, experiment: FewShotExperiment) -> LookAlikeSets:
         test, support = experiment.test, experiment.support
         enough = [name for label, name in enumerate(test.class_names) if (test.labels == label).sum() > 1]
         known = np.isin(support.labels, [support.class_names.index(name) for name in enough])
@@ -204,15 +204,13 @@ def tracked_method(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def judge_early(
-    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[str, int, int]
+    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int]
 ) -> Arrays:
     """Errors of the test images in the early states of one method."""
 
     def compute() -> Arrays:
-        chosen, model = _Sets.of(experiment), cache.run(experiment, *trial).model
+        model = cache.run(experiment, *trial).model
         steps = [step for step in EARLY_STEPS if step in model.states_ and step < max(model.states_)]
-        if not chosen.sets:
-            return {}
         return {
             f"errors/{trial[0]}.{step}": chosen.judge(experiment, model, model.states_[step], chosen.places)
             for step in steps
@@ -222,25 +220,23 @@ def judge_early(
 
 
 def judge_controls(
-    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[str, int, int]
+    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int]
 ) -> Arrays:
     """Errors under prompts that one objective learned from shuffled labels, for several shufflings."""
 
     def compute() -> Arrays:
         model = cache.run(experiment, *trial).model
         true = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
-        return _learn_controls(experiment, *trial, true)
+        return _learn_controls(experiment, chosen, trial, true)
 
     return cache.arrays(experiment, ("controls", *trial), compute)
 
 
 def _learn_controls(
-    experiment: FewShotExperiment, objective: str, shots: int, seed: int, true: Mapping[int, np.ndarray]
+    experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int], true: Mapping[int, np.ndarray]
 ) -> Arrays:
     """``true`` are the prompts of all classes that were learned from true labels, by their steps."""
-    chosen, found = _Sets.of(experiment), dict[str, np.ndarray]()
-    if not chosen.sets:
-        return found
+    (objective, shots, seed), found = trial, dict[str, np.ndarray]()
     places, own = chosen.places, list(range(len(chosen.places)))
     episode = draw_episode(experiment.support, shots, seed)
     episode = episode[np.isin(experiment.support.labels[episode], places)]
@@ -254,8 +250,7 @@ def _learn_controls(
         model.begin(names)
         deque(islice(model.train(replace(exemplars, labels=labels)), CONTROL_STEPS if turn else None), maxlen=0)
         last = max(model.states_)
-        steps = [*(step for step in CONTROL_SHOWN if step in model.states_ and step < last and not turn), last]
-        for step in steps:
+        for step in sorted({CONTROL_SHOWN, last} & model.states_.keys()) if not turn else ():
             found[f"errors/{CONTROL}{turn}.{step}"] = chosen.judge(experiment, model, model.states_[step], own)
         outputs = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
         whole = {step: true[step].copy() for step in outputs if step in true}
@@ -275,14 +270,10 @@ def _shuffled(truth: np.ndarray, sets: Sequence[Sequence[str]], rng: np.random.G
     return labels
 
 
-def gather(experiment: FewShotExperiment, outcomes: Sequence[Outcome], *found: Arrays) -> LookAlikes | None:
-    """Everything about the look-alikes of a run: its outcomes, and what the two functions above gave.
-
-    None where no two classes have two test images each.
-    """
-    chosen = _Sets.of(experiment)
-    if not chosen.sets:
-        return None
+def gather(
+    experiment: FewShotExperiment, chosen: LookAlikeSets, outcomes: Sequence[Outcome], found: Sequence[Arrays]
+) -> LookAlikes:
+    """Everything about the look-alikes of a run: its outcomes, and what the two functions above gave."""
     arrays: Arrays = {"look_alikes/rows": chosen.rows, "look_alikes/labels": chosen.labels}
     for outcome in outcomes:
         if outcome.evidence is not None and (outcome.model is not None or outcome.method == BEFORE):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,15 @@ from gcpl_lab.experiments.runs import RunStates
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import SCALE, decision_row, map_reach
-from gcpl_lab.views.pair_hills import Hills, pair_hills
-from gcpl_lab.views.prompts_and_images import prompts_and_images
-from gcpl_lab.views.score_strip import ScoreMap, class_key, fit_score_map, score_strip, strip_row
+from gcpl_lab.views.hills import Hills, draw_hills, pair_hills
+from gcpl_lab.views.moving import Judged, Moving, moving_hills, moving_lines, moving_maps, moving_scores
+from gcpl_lab.views.plots import Curves
+from gcpl_lab.views.prompts_and_images import Shares
+from gcpl_lab.views.score_strip import ScoreMap, class_key, fit_score_map, strip_row
 
 NAMES, END = "class names", "end"
+FIRST, CONTROL_WORDS = f"{CONTROL}0", "Control: labels shuffled"
+"""The control that learns as long as true labels do, and what it is called."""
 MOST_MAPS = 5
 MOST_STATES = 4
 """Of the tracked method's way in a strip, class names among them; the control stands beside."""
@@ -30,7 +36,7 @@ def caption_of(found: LookAlikes, key: str) -> str:
     method, step = key.rpartition(".")[0], found.step_of(key)
     if method == BEFORE:
         return "Class names"
-    name = "Control: labels shuffled" if method.startswith(CONTROL) else found.title(key)
+    name = CONTROL_WORDS if method.startswith(CONTROL) else found.title(key)
     return f"{name}, step {step}"
 
 
@@ -76,16 +82,16 @@ def _maps(part: Any, states: RunStates, classes: Sequence[str], reach: float | N
     decision_row(part, judged, classes, looks, names, reach, False, thumbnails, columns=columns)
 
 
-def draw_decision_maps(states: RunStates, narrow: bool = False) -> Figure | None:
-    """Names, methods and the control for every set of three look-alikes, all on one scale.
+def draw_decision_maps(states: RunStates, columns: int = 0, most: int | None = None) -> Figure | None:
+    """Names, methods and the control for every set of three look-alikes, or ``most`` of them, all on one scale.
 
-    A row a set; ``narrow``, for a phone, has two maps a row.
+    A row a set, or rows of ``columns`` maps: a phone has room for two.
     """
     found = states.look_alikes
-    if found is None or not (sets := triples(found)):
+    if found is None or not (sets := triples(found)[:most]):
         return None
     keys, _ = shown_keys(found)
-    columns = 2 if narrow else len(keys)
+    columns = columns or len(keys)
     with style.figure_style():
         rows = len(sets) * -(-len(keys) // columns)
         figure = style.new_figure(3.05 * columns, 5.0 * rows + 0.6)
@@ -93,34 +99,29 @@ def draw_decision_maps(states: RunStates, narrow: bool = False) -> Figure | None
         parts: Any = figure.subfigures(len(sets), 1, squeeze=False)
         for part, classes in zip(parts[:, 0], sets, strict=True):
             _maps(part, states, classes, reach, columns)
-        panels.write_around(
-            figure, under=f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}"
-        )
+        under = f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}"
+        panels.write_around(figure, under=under)
     return figure
 
 
 def run_score_map(states: RunStates, method: str = "umap") -> tuple[ScoreMap, list[str]] | None:
-    """One map for the states of the tracked method and the control; and the controls among them."""
+    """One map for the states of the tracked method and the control; and the controls among them.
+
+    It holds the images that were judged in all states, on the samples on which they were.
+    """
     found = states.look_alikes
     if found is None:
         return None
-    way, controls = [key for key in found.errors if key.startswith(f"{BEFORE}.")], shown_keys(found)[1]
-    way += found.keys(found.tracked)
-    judged, known = {}, None
-    for key in [*way, *controls]:
-        errors = np.isfinite(found.errors[key]).all(axis=(1, 2))
-        known = errors if known is None else known & errors
-    assert known is not None
-    part = LookAlikes(found.sets, found.rows[known], found.labels[known], {}, {}, {})
-    for key in [*way, *controls]:
-        errors = found.errors[key][known]
-        # States on the way were judged on every second sample: here all are, so that they can be compared.
-        halved = errors[:, :, ::2] if errors.shape[2] == max(e.shape[2] for e in found.errors.values()) > 1 else errors
-        part.errors[key] = halved
-        judged[caption_of(found, key)] = part.judged(key, found.names)[0]
+    controls = shown_keys(found)[1]
+    keys = [*found.keys(BEFORE), *found.keys(found.tracked), *controls]
+    known = np.logical_and.reduce([np.isfinite(found.errors[key]).all(axis=(1, 2)) for key in keys])
     if known.sum() < 4:
         return None
-    scored = fit_score_map(judged, found.labels[known], found.names, method, states.seed)
+    least = min(found.errors[key].shape[2] for key in keys)
+    errors = {key: found.errors[key][known, :, :: found.errors[key].shape[2] // least] for key in keys}
+    part = replace(found, labels=found.labels[known], errors=errors, scores={})
+    scores = {caption_of(found, key): part.judged(key, found.names)[0] for key in keys}
+    scored = fit_score_map(scores, part.labels, found.names, method, states.seed)
     return scored, [caption_of(found, key) for key in controls]
 
 
@@ -129,17 +130,6 @@ def strip_states(scored: ScoreMap, controls: Sequence[str]) -> list[str]:
     way = [name for name in scored.probabilities if name not in controls]
     chosen = sorted({round(place) for place in np.linspace(0, len(way) - 1, MOST_STATES)})
     return [*(way[place] for place in chosen), *controls]
-
-
-def draw_narrow(states: RunStates) -> Figure | None:
-    """The decision map of one set for a phone: two maps a row."""
-    found = states.look_alikes
-    if found is None or not (sets := triples(found)):
-        return None
-    with style.figure_style():
-        figure = style.new_figure(6.1, 5.0 * -(-len(shown_keys(found)[0]) // 2))
-        _maps(figure, states, sets[0], columns=2)
-    return figure
 
 
 def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:
@@ -165,22 +155,23 @@ def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:
     return figure
 
 
+def shown_methods(found: LookAlikes) -> list[str]:
+    """Methods that learned prompts, and the first control."""
+    return [name for name in found.methods if name != BEFORE and (name == FIRST or not name.startswith(CONTROL))]
+
+
 def hills_of(found: LookAlikes, classes: Sequence[str], pair: tuple[int, int]) -> dict[str, dict[str, Hills]]:
     """Columns of the pair hills: the tracked method at all its states, the others and the control at their ends."""
-    columns: dict[str, dict[str, Hills]] = {}
 
     def margins(key: str) -> Hills:
         return pair_margins(*found.judged(key, classes), pair)
 
     start = {NAMES: margins(found.last(BEFORE))} if BEFORE in found.methods else {}
-    for method in found.methods:
-        if method == BEFORE or (method.startswith(CONTROL) and method != f"{CONTROL}0"):
-            continue
-        keys = found.keys(method)
-        title = f"Control: labels shuffled ({found.step_of(keys[-1])} steps)"
-        title = title if method.startswith(CONTROL) else title_of(method)
-        way = {f"step {found.step_of(key)}": margins(key) for key in keys[:-1]}
-        columns[title] = {**start, **way, END: margins(keys[-1])}
+    columns = {}
+    for method in shown_methods(found):
+        *way, end = found.keys(method)
+        title = f"{CONTROL_WORDS} ({found.step_of(end)} steps)" if method == FIRST else title_of(method)
+        columns[title] = {**start, **{f"step {found.step_of(key)}": margins(key) for key in way}, END: margins(end)}
     return columns
 
 
@@ -191,126 +182,94 @@ def draw_pair_hills(states: RunStates) -> Figure | None:
         return None
     classes, pair = hardest_pair(found)
     columns = hills_of(found, classes, pair)
-    steps = [f"step {found.step_of(key)}" for key in found.keys(found.tracked)[:-1]]
-    rows = [name for name in (NAMES, *steps, END) if any(name in ridges for ridges in columns.values())]
-    rows = list(dict.fromkeys([*rows[:-1], *(name for ridges in columns.values() for name in ridges), END]))
-    rows = [name for name in rows if name != END] + [END]
-    controls = [name for name in columns if name.startswith("Control")]
+    named = {name for ridges in columns.values() for name in ridges} - {NAMES, END}
+    steps = sorted(named, key=lambda name: int(name.removeprefix("step ")))
+    rows = [*([NAMES] if BEFORE in found.methods else []), *steps, END]
+    controls = [name for name in columns if name.startswith(CONTROL_WORDS)]
     return pair_hills(columns, (classes[pair[0]], classes[pair[1]]), looks_of(states), controls, rows)
 
 
-def draw_prompts_and_images(states: RunStates, step: int | None = None) -> Figure | None:
-    """Cosines of the prompts of the set that names tell apart least, beside the shares of its images."""
+def draw_all_pairs(states: RunStates) -> Figure | None:
+    """Every pair of every set, a column a pair: class names, ends of all methods, and the control as ridges."""
     found = states.look_alikes
     if found is None:
         return None
+    ends = [found.last(method) for method in (*found.methods[: BEFORE in found.methods], *shown_methods(found))]
+    pairs = [[(classes, pair) for pair in combinations(range(len(classes)), 2)] for classes in found.sets]
+    columns, looks = max(map(len, pairs)), looks_of(states)
+    with style.figure_style():
+        figure = style.new_figure(1.5 + 4.6 * columns, len(pairs) * (1.1 + 0.8 * len(ends)))
+        axes = figure.subplots(len(pairs), columns, squeeze=False)
+        for row, own in zip(axes, pairs, strict=True):
+            for place, ax in enumerate(row):
+                if place >= len(own):
+                    ax.set_axis_off()
+                    continue
+                classes, (a, b) = own[place]
+                ridges = {found.title(key): pair_margins(*found.judged(key, classes), (a, b)) for key in ends}
+                draw_hills(ax, ridges, (classes[a], classes[b]), looks)
+                if place:
+                    ax.set_yticks([])
+    return figure
+
+
+def prompts_beside_images(found: LookAlikes) -> tuple[Curves, Shares, list[tuple[np.ndarray, np.ndarray]], float, str]:
+    """Of the set that names tell apart least: cosines of its prompts, shares of its images, cosines of the shufflings,
+    the share of guessing, and its names.
+    """
     classes, _ = hardest_pair(found)
     column = 1 + found.sets.index(list(classes))
-    curves, shuffles, shares = {}, [], {}
-    for method, values in found.similarities.items():
-        if method.startswith(CONTROL):
-            shuffles.append((values[:, 0], values[:, column]))
-            continue
+
+    def before(method: str) -> int:
+        """Steps of the objective that a method starts from."""
         start = OBJECTIVES[method].facts.get("starts_from") if method in OBJECTIVES else None
-        ended = found.similarities[start][-1, 0] if start in found.similarities else 0
-        curves[title_of(method)] = (values[:, 0] + ended, values[:, column])
-    for method in found.methods:
-        if method == BEFORE or (method.startswith(CONTROL) and method != f"{CONTROL}0"):
-            continue
-        keys, points = found.keys(method), []
-        start = OBJECTIVES[method].facts.get("starts_from") if method in OBJECTIVES else None
-        ended = int(found.similarities[start][-1, 0]) if start in found.similarities else 0
-        begin = [found.last(BEFORE)] if BEFORE in found.methods and not ended else []
-        for key in [*begin, *keys]:
-            right = share_in_own_sector(*found.judged(key, classes))
-            points.append(((found.step_of(key) or 0) + ended, right.value, right.low, right.high))
-        shares["Shuffled labels" if method.startswith(CONTROL) else title_of(method)] = points
-    title = f"{', '.join(classes[:-1])} and {classes[-1]}"
-    return prompts_and_images(curves, shares, shuffles, 1 / len(classes), step, title)
+        return int(found.similarities[start][-1, 0]) if start in found.similarities else 0
+
+    def curve(method: str) -> tuple[np.ndarray, np.ndarray]:
+        values = found.similarities[method]
+        return values[:, 0] + before(method), values[:, column]
+
+    controls = [name for name in found.similarities if name.startswith(CONTROL)]
+    curves = {title_of(name): curve(name) for name in found.similarities if name not in controls}
+    shares = {}
+    for method in shown_methods(found):
+        begin = [found.last(BEFORE)] if BEFORE in found.methods and not before(method) else []
+        right = {key: share_in_own_sector(*found.judged(key, classes)) for key in (*begin, *found.keys(method))}
+        points = [((found.step_of(key) or 0) + before(method), *share) for key, share in right.items()]
+        shares[found.title(found.last(method))] = points
+    title = f"{', '.join(map(style.shortened, classes[:-1]))} and {style.shortened(classes[-1])}"
+    return curves, shares, [curve(name) for name in controls], 1 / len(classes), title
 
 
-Pages = Iterator[tuple[Figure, str]]
+def draw_prompts_and_images(states: RunStates) -> Figure | None:
+    """Both panels over all steps."""
+    found = states.look_alikes
+    return None if found is None else moving_lines(*prompts_beside_images(found)).strip()
 
 
-def moving_pictures(states: RunStates, method: str = "umap") -> dict[str, tuple[str, str, Pages]]:
-    """Name of a picture that moves to its title, its alt text, and its pages, drawn when they are asked for."""
+def moving_pictures(states: RunStates, method: str = "umap") -> dict[str, Moving]:
+    """Pictures of the look-alikes that go down the training steps of the tracked method, by name."""
     found = states.look_alikes
     if found is None:
         return {}
     keys = [*([found.last(BEFORE)] if BEFORE in found.methods else []), *found.keys(found.tracked)]
     if len(keys) < 2:
         return {}
-    pictures: dict[str, tuple[str, str, Pages]] = {}
+    looks, controls = looks_of(states), shown_keys(found)[1]
+
+    def judged(shown: Sequence[str], classes: Sequence[str]) -> dict[str, Judged]:
+        return {caption_of(found, key): found.judged(key, classes) for key in shown}
+
+    pictures: dict[str, Moving] = {}
     for classes in triples(found)[:1]:
-        alt = f"Decision map of {', '.join(classes)} down the training steps, beside shuffled labels."
-        pictures["decision_map"] = ("The decision map through training", alt, _map_pages(states, classes, keys))
+        way, beside = judged(keys, classes), judged(controls, classes)
+        pictures["decision_map"] = moving_maps(way, classes, beside, looks, exemplars_of(states, classes))
     classes, pair = hardest_pair(found)
-    alt = f"Two hills of {classes[pair[0]]} and {classes[pair[1]]} down the training steps."
-    pictures["pair_hills"] = ("A pair through training", alt, _hill_pages(states, keys))
-    alt = "Cosine of the prompts and share of the images in their own sector, with a line at each training step."
-    pictures["prompts_and_images"] = ("Prompts part; do the images follow?", alt, _line_pages(states, keys))
+    way, beside = (
+        {name: pair_margins(*one, pair) for name, one in judged(shown, classes).items()} for shown in (keys, controls)
+    )
+    pictures["pair_hills"] = moving_hills(way, (classes[pair[0]], classes[pair[1]]), beside, looks)
+    pictures["prompts_and_images"] = moving_lines(*prompts_beside_images(found))
     if scored := run_score_map(states, method):
-        alt = "Map of the probabilities of the test images, which move towards the places of their classes."
-        pictures["score_map"] = ("What the classifier reads, through training", alt, _score_pages(states, *scored))
+        pictures["score_map"] = moving_scores(*scored, looks)
     return pictures
-
-
-def draw_map_at(states: RunStates, classes: Sequence[str], key: str) -> Figure:
-    """The decision map of one state beside class names and the control, on the scale of all states."""
-    found = states.look_alikes
-    assert found is not None
-    _, controls = shown_keys(found)
-    shown = {caption_of(found, one): found.judged(one, classes) for one in (key, *controls)}
-    way = [found.judged(one, classes)[0] for one in [*found.keys(found.tracked), *controls]]
-    names = [caption_of(found, one) for one in controls]
-    with style.figure_style():
-        figure = style.new_figure(8.4, 6.2)
-        decision_row(
-            figure, shown, classes, looks_of(states), names, map_reach(way), False, exemplars_of(states, classes)
-        )
-    return figure
-
-
-def _map_pages(states: RunStates, classes: Sequence[str], keys: Sequence[str]) -> Pages:
-    for key in keys:
-        assert states.look_alikes is not None
-        yield draw_map_at(states, classes, key), caption_of(states.look_alikes, key)
-
-
-def draw_hills_at(states: RunStates, key: str) -> Figure:
-    """The hills of the hardest pair at one state, beside those of the control."""
-    found = states.look_alikes
-    assert found is not None
-    classes, pair = hardest_pair(found)
-    _, controls = shown_keys(found)
-    columns = {
-        caption_of(found, one): {"": pair_margins(*found.judged(one, classes), pair)} for one in (key, *controls)
-    }
-    names = classes[pair[0]], classes[pair[1]]
-    return pair_hills(columns, names, looks_of(states), [caption_of(found, one) for one in controls])
-
-
-def _hill_pages(states: RunStates, keys: Sequence[str]) -> Pages:
-    for key in keys:
-        assert states.look_alikes is not None
-        yield draw_hills_at(states, key), caption_of(states.look_alikes, key)
-
-
-def _line_pages(states: RunStates, keys: Sequence[str]) -> Pages:
-    found = states.look_alikes
-    assert found is not None
-    for key in keys:
-        figure = draw_prompts_and_images(states, found.step_of(key))
-        assert figure is not None
-        yield figure, caption_of(found, key)
-
-
-def draw_score_at(states: RunStates, scored: ScoreMap, shown: Sequence[str], controls: Sequence[str]) -> Figure:
-    """Some states of one score map side by side."""
-    return score_strip(scored, list(shown), looks_of(states), controls)
-
-
-def _score_pages(states: RunStates, scored: ScoreMap, controls: Sequence[str]) -> Pages:
-    for name in scored.probabilities:
-        if name not in controls:
-            yield draw_score_at(states, scored, [name, *controls], controls), name

@@ -15,7 +15,7 @@ from gcpl_lab.evaluation.explaining import compare_prompts, read_contexts
 from gcpl_lab.evaluation.reading import mean_similarity, prompt_similarity
 from gcpl_lab.evaluation.separation import Separation, measure_within_families, profile_points
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
-from gcpl_lab.experiments.multilabel import MultiLabelExperiment, MultiLabelOutcome
+from gcpl_lab.experiments.multilabel import MultiLabelOutcome
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.training.machine import describe_machine, describe_versions
 
@@ -35,11 +35,6 @@ def collect_results(
         "separation": {name: separation_of(experiment, outcome).as_dict() for name, outcome in trials.items()},
         "prompts": {name: measure_prompts(experiment, outcome) for name, outcome in trials.items()},
     }
-
-
-def collect_scenes(experiment: MultiLabelExperiment, outcomes: Sequence[MultiLabelOutcome]) -> dict[str, Any]:
-    """What ``results.json`` holds of the scenes: data and methods."""
-    return {"data": experiment.describe_data(), "methods": [outcome.row for outcome in outcomes]}
 
 
 def separation_of(experiment: FewShotExperiment, outcome: Outcome) -> Separation:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from gcpl_lab.experiments import captions
 from gcpl_lab.experiments.pictures import moving_pictures
 from gcpl_lab.experiments.runs import load_states
-from gcpl_lab.views.interactive import (
-    Frame,
-    frames_of,
-    journey_frames,
-    write_flip_book,
-    write_gif,
-    write_hover_map,
-    write_movie,
-)
-from gcpl_lab.views.projection import project
-
-MAP_TITLE = "Test images before and after learning"
+from gcpl_lab.views.interactive import frames_of, write_flip_book, write_gif, write_hover_map, write_movie
+from gcpl_lab.views.moving import moving_captions, moving_tokens
 
 
 def make_map(folder: str | Path, method: str = "umap") -> Path:
@@ -34,7 +24,7 @@ def make_map(folder: str | Path, method: str = "umap") -> Path:
         probabilities={name: chances.max(axis=1) for name, chances in states.probabilities.items()},
         files=states.files,
         families=states.families,
-        title=MAP_TITLE,
+        title="Test images before and after learning",
     )
 
 
@@ -42,21 +32,19 @@ def make_animation(folder: str | Path, method: str = "umap") -> list[Path]:
     """Write the pictures that move, each as GIF, flip book and, where ffmpeg is, MP4.
 
     ``journey`` (class tokens); and of a run with look-alikes ``decision_map``, ``pair_hills``, ``prompts_and_images``
-    and ``score_map``, which go down the training steps.
+    and ``score_map``, which go down the training steps; ``captions`` of a run with scenes goes down its epochs.
     """
-    states, place = load_states(folder), Path(folder) / "animation"
-    names, families = states.class_names, states.families
-    count, classes, _ = states.journey.shape
-    placed = project(states.journey.reshape(count * classes, -1), method="pca", seed=states.seed).points["all"]
-    journey = journey_frames(placed.reshape(count, classes, 2), states.steps, names, families)
-    paths = "Paths of the learned class tokens on their first two principal components."
-    made = _write_moving(place / "journey", journey, "The way of the class tokens", paths)
-    for name, (title, alt, pages) in moving_pictures(states, method).items():
-        made += _write_moving(place / name, frames_of(pages), title, alt)
+    states, made = load_states(folder), list[Path]()
+    journey = moving_tokens(dict(zip(states.steps, states.journey, strict=True)), states.class_names, states.families)
+    pictures = {"journey": journey, **moving_pictures(states, method)}
+    found, names = captions.load_captions(Path(folder) / "multilabel" / captions.CAPTIONS)
+    if pairs := captions.choose_pairs(found) if found else []:
+        epochs = captions.epochs_of(found)
+        columns = {f"epoch {e}": captions.caption_columns(found, names, pairs, [e])[0] for e in epochs}
+        pictures["captions"] = moving_captions(columns, captions.CONTROLS)
+    for name, moving in pictures.items():
+        path, frames = Path(folder) / "animation" / name, frames_of(moving.pages())
+        made.append(write_gif(path.with_suffix(".gif"), frames))
+        made.append(write_flip_book(path.with_suffix(".html"), frames, title=moving.title, alt=moving.alt))
+        made += write_movie(path.with_suffix(".mp4"), frames)
     return made
-
-
-def _write_moving(path: Path, frames: Sequence[Frame], title: str, alt: str) -> list[Path]:
-    made = [write_gif(path.with_suffix(".gif"), frames)]
-    made.append(write_flip_book(path.with_suffix(".html"), frames, title=title, alt=alt))
-    return [*made, *write_movie(path.with_suffix(".mp4"), frames)]

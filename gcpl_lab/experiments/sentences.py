@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gcpl_lab.experiments.registry import BEFORE, title_of
-from gcpl_lab.experiments.runs import PROMPTS, Run
-from gcpl_lab.storage import read_json
+from gcpl_lab.experiments.runs import Run
 
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 QUESTION, LIMITS, SLIDES = WORDS["question"], WORDS["limits"], WORDS["slides"]
@@ -43,8 +42,8 @@ def caveats_of(run: Run) -> list[str]:
         found.append(_say("caveats", "no_gain", best=share[best], before=share[BEFORE]))
     for name in run.learned:
         if name != "gcpl" and "gcpl" in share and share[name] <= share["gcpl"]:
-            claim = _claim(run, name)
-            found.append(_say("caveats", "not_above_gcpl", claim=claim, share=share[name], gcpl=share["gcpl"]))
+            words = {"title": title_of(name), "share": share[name], "gcpl": share["gcpl"]}
+            found.append(_say("caveats", "not_above_gcpl", **words))
     if better := [name for name in run.baselines if share[name] > share[best]]:
         listed = ", ".join(f"{title_of(name)} ({share[name]:.1%}, {run.seconds(name):.1f} s)" for name in better)
         found.append(_say("caveats", "beaten", best=share[best], seconds=run.seconds(best), better=listed))
@@ -52,15 +51,6 @@ def caveats_of(run: Run) -> list[str]:
         if (error := run.rows[name]["calibration_error"]) > MISCALIBRATED:
             found.append(_say("caveats", "miscalibrated", title=title_of(name), error=error))
     return found
-
-
-def _claim(run: Run, name: str) -> str:
-    if name == "comple":
-        kept = run.folder / PROMPTS / name / "prompts.json"
-        given = f" (λ = {read_json(kept)['config']['contrast_weight']:g})" if kept.is_file() else ""
-        return f"CoMPLe's contrast{given} did not separate the classes better than GCPL"
-    what = "The discriminative objective" if name == "discriminative" else title_of(name)
-    return f"{what} did not improve on GCPL"
 
 
 def scenes_answer(rows: Sequence[Mapping[str, Any]]) -> str:

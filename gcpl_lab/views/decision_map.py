@@ -144,10 +144,11 @@ def decision_row(
     thumbnails: Sequence[Any] | None = None,
     rings: Sequence[float] = RINGS,
     columns: int = 0,
+    aside: bool = False,
 ) -> list[Axes]:
     """Maps of (scores, labels) side by side in a figure or a part of one, under each its share. See decision_maps.
 
-    With ``columns`` a row has so many of them.
+    With ``columns`` a row has so many of them; shares stand ``aside`` of their maps where there is more width.
     """
     panels.check_filled("shown", shown, "a title with the scores of each map")
     columns = columns or len(shown)
@@ -163,8 +164,14 @@ def decision_row(
         decision_map(ax, scores, labels, class_names, looks, title=title, thumbnails=thumbnails, **scale)
         share, interval = say_share(right, len(labels))
         color = style.GREY if title in controls else style.INK
-        _beside(ax, share, 0, -0.2, va="top", size=font_size() * 2.3, weight="bold", color=color)
-        _beside(ax, interval, 0, -3.1, va="top", color=color)
+        if aside:
+            ax.set_anchor("W")
+            at: dict[str, Any] = {"transform": ax.transAxes, "color": color, "clip_on": False}
+            ax.text(0.98, 0.66, share, size=font_size() * 1.9, weight="bold", **at)
+            ax.text(0.98, 0.62, interval.replace(", ", "\n"), va="top", **at)
+        else:
+            _beside(ax, share, 0, -0.2, va="top", size=font_size() * 2.3, weight="bold", color=color)
+            _beside(ax, interval, 0, -3.1, va="top", color=color)
         if title in controls:
             ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=style.GREY, linewidth=2, linestyle=(0, (1, 2))))
     return axes

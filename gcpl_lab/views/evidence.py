@@ -158,12 +158,15 @@ def plot_error_map(
     return list(axes)
 
 
-def plot_sample_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
-    """Rows (title, images) of images, each row named at its left: real ones beside generated ones."""
+def plot_sample_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]], context: str = "figure") -> Figure:
+    """Rows (title, images) of images, each row named at its left: real ones beside generated ones.
+
+    ``context`` is that of ``figure_style``.
+    """
     columns = max((len(images) for _, images in rows), default=0)
     if not columns:
         raise DataError(f"{len(rows)} rows without an image; expected at least one image")
-    with style.figure_style():
+    with style.figure_style(context):
         figure = style.new_figure(2.2 + 1.25 * columns, 1.3 * len(rows) + 0.1)
         panels.image_rows(figure, rows, columns)
     return figure

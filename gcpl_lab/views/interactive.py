@@ -1,7 +1,7 @@
 """Maps in motion and under the mouse: GIF, a book of pages to turn by hand, and a hover map, each one file.
 
 Example:
-    >>> frames = journey_frames(paths, steps, class_names)
+    >>> frames = frames_of(moving_tokens(model.states_, class_names).pages())
     >>> write_flip_book("runs/demo/journey.html", frames, title="The way of the class tokens", alt="Tokens part.")
 """
 
@@ -12,7 +12,7 @@ import html
 import io
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -26,9 +26,7 @@ from bokeh.models import Button, ColumnDataSource, CustomJS, Div, HoverTool, Leg
 from bokeh.plotting import figure as bokeh_figure
 from bokeh.resources import INLINE
 from jinja2 import Environment, StrictUndefined
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from gcpl_lab.data.readers import read_image
@@ -63,24 +61,6 @@ class Frame:
     caption: str
 
 
-def journey_frames(
-    paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None
-) -> list[Frame]:
-    """Class tokens on their way (step, class, 2) through training, one page a step, with the way so far behind them."""
-    paths = panels.check_paths(paths, steps, class_names)
-    looks = style.class_style(class_names, families)
-
-    def draw(ax: Axes, now: int) -> None:
-        for place, name in enumerate(class_names):
-            color, marker = looks[name]
-            x, y = paths[: now + 1, place].T
-            ax.plot(x, y, color=style.GREY, linewidth=2.6, zorder=2)
-            ax.plot(x, y, color=color, linewidth=1.6, zorder=3)
-            ax.scatter(x[-1:], y[-1:], s=130, c=color, marker=marker, edgecolors=style.INK, linewidths=0.8, zorder=4)
-
-    return _draw_frames(draw, [f"step {step} of {steps[-1]}" for step in steps], [paths], looks)
-
-
 def frames_of(pages: Iterable[tuple[Figure, str]], width: int = 1280) -> list[Frame]:
     """One page a figure with its caption, ``width`` pixels wide; figures of one size make pages of one size."""
     frames = []
@@ -88,31 +68,6 @@ def frames_of(pages: Iterable[tuple[Figure, str]], width: int = 1280) -> list[Fr
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=width / figure.get_figwidth())
         frames.append(Frame(Image.open(stream).convert("RGB"), caption))
-    return frames
-
-
-def _draw_frames(
-    draw: Callable[[Axes, int], None], captions: Sequence[str], clouds: Iterable[np.ndarray], looks: panels.Looks
-) -> list[Frame]:
-    """One page a caption: map to the left, key to the right; nothing but the points moves."""
-    frames, window = [], panels.square_window(clouds)
-    with style.figure_style():
-        key: dict[str, Any] = {"linestyle": "", "markeredgecolor": style.INK, "markersize": 11}
-        handles = [
-            Line2D([], [], marker=marker, color=color, label=style.label_text(name), **key)
-            for name, (color, marker) in looks.items()
-        ]
-        for now, caption in enumerate(captions):
-            figure = style.new_figure(10.5, 7.6)
-            figure.set_layout_engine("none")
-            ax = figure.add_axes((0.02, 0.02, 0.66, 0.9))
-            draw(ax, now)
-            panels.set_window(ax, window)
-            figure.text(0.02, 0.945, caption.replace("$", r"\$"), fontsize=15, weight="bold")
-            figure.legend(handles=handles, loc="center left", bbox_to_anchor=(0.69, 0.5), frameon=False, fontsize=14)
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=80)
-            frames.append(Frame(Image.open(stream).convert("RGB"), caption))
     return frames
 
 

@@ -20,12 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.separation import Separation
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.fonts import warn_of_boxes
-from gcpl_lab.views.panels import label_ends, lay_out, set_texts
-from gcpl_lab.views.projection import Projection
+from gcpl_lab.views.panels import label_ends, set_texts
 from gcpl_lab.views.style import Families, Names, font_size
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -60,106 +58,32 @@ def plot_map(
     panels.scatter_classes(ax, clouds["points"], labels, class_names, families)
     panels.set_window(ax, panels.square_window(clouds.values()))
     set_texts(ax, title, caption)
-    _name_medians(ax, clouds["points"], labels, class_names, families)
+    present, looks = np.unique(labels), style.class_style(class_names, families)
+    medians = np.stack([np.median(clouds["points"][labels == label], axis=0) for label in present])
+    panels.name_classes(ax, medians, [class_names[label] for label in present], looks, clouds["points"])
     return ax
-
-
-def _name_medians(ax: Axes, points: np.ndarray, labels: np.ndarray, class_names: Names, families: Families) -> None:
-    present = np.unique(labels)
-    medians = np.stack([np.median(points[labels == label], axis=0) for label in present])
-    looks = style.class_style(class_names, families)
-    panels.name_classes(ax, medians, [class_names[label] for label in present], looks, points)
-
-
-def _describe_separation(separation: Separation) -> str:
-    """Two lines for under a map: the separation in the original space, overall and inside the families."""
-    lines = []
-    for what, found in (("All classes", separation), ("Look-alikes", separation.within_family_mean)):
-        if found is not None:
-            right = found.neighbour_accuracy
-            interval = f"{100 * right.low:.0f}\N{EN DASH}{right.high:.0%}"
-            lines.append(
-                f"{what}: neighbour right {right.value:.0%} ({interval}), silhouette {found.silhouette.value:.2f}, "
-                f"Fisher {found.fisher_ratio:.2f}"
-            )
-    return "\n".join(lines)
-
-
-def plot_before_after(
-    projection: Projection,
-    labels: np.ndarray,
-    class_names: Names,
-    families: Families = None,
-    separations: Mapping[str, Separation] | None = None,
-    title: str | None = None,
-    warning: str | None = None,
-) -> Figure:
-    """One map a state, side by side in the same window, with the separation measured in the original space.
-
-    ``separations`` map a state to what is printed under its map; ``warning`` is what ``warn_if_flattering`` said.
-    """
-    clouds, labels = panels.check_clouds(projection.points, labels, class_names)
-    with style.figure_style():
-        width = 7.0 * len(clouds)
-        figure = style.new_figure(width, 8.9 if separations else 8.2)
-        axes = list(figure.subplots(1, len(clouds), squeeze=False)[0])
-        for ax, (name, points) in zip(axes, clouds.items(), strict=True):
-            panels.set_window(ax, panels.square_window(clouds.values()))
-            panels.scatter_classes(ax, points, labels, class_names, families)
-            measured = (separations or {}).get(name)
-            set_texts(ax, name, _describe_separation(measured) if measured else None, 6.85)
-        if title:
-            figure.suptitle(style.wrap_lines(title, width * 0.8, font_size() * 1.3), weight="bold")
-        caption = "Figures under the maps are measured in the original space. " if separations else ""
-        caption += projection.describe() + (f"\n{warning}" if warning else "")
-        figure.supxlabel(style.wrap_lines(caption, width * 0.92, font_size()), fontsize=font_size(), color=style.GREY)
-        # Names are placed for these sizes; the layout, which moves square axes a little at each drawing, rests now.
-        lay_out(axes[0])
-        lay_out(axes[0])
-        figure.set_layout_engine("none")
-        for ax, points in zip(axes, clouds.values(), strict=True):
-            _name_medians(ax, points, labels, class_names, families)
-    return figure
 
 
 def plot_token_journey(
-    ax: Axes, paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None
+    ax: Axes, paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None, now: int = -1
 ) -> Axes:
-    """The way (step, class, 2) of each class token through training, hollow at its beginning, named at its end."""
+    """The way (step, class, 2) of each class token to its place ``now``, hollow at its beginning, named at its end."""
     paths = panels.check_paths(paths, steps, class_names)
-    looks = style.class_style(class_names, families)
+    now %= len(paths)
+    looks, way = style.class_style(class_names, families), paths[: now + 1]
     for place, name in enumerate(class_names):
         color, marker = looks[name]
-        x, y = paths[:, place].T
+        ax.plot(*paths[now:, place].T, color=style.FAINT, linewidth=1.5, zorder=1)
         # A darker rim keeps the yellow path visible on white.
-        ax.plot(x, y, color=style.GREY, linewidth=3.2, zorder=2)
-        ax.plot(x, y, color=color, linewidth=2, zorder=3, marker=marker, markersize=4, markevery=slice(1, -1))
-        ax.scatter(x[:1], y[:1], s=70, facecolors="white", edgecolors=color, marker=marker, linewidths=2, zorder=3)
+        ax.plot(*way[:, place].T, color=style.GREY, linewidth=3.2, zorder=2)
+        ax.plot(*way[:, place].T, color=color, linewidth=2, zorder=3, marker=marker, markersize=4)
+        x, y = paths[:1, place].T
+        ax.scatter(x, y, s=70, facecolors="white", edgecolors=color, marker=marker, linewidths=2, zorder=3)
     panels.set_window(ax, panels.square_window([paths]))
-    set_texts(ax, caption=f"hollow: step {steps[0]}; filled: step {steps[-1]}; small marks: {len(steps) - 2} between")
+    set_texts(ax, caption=f"hollow: step {steps[0]}; filled: step {steps[now]}; small marks: kept between")
     # Names keep off the lines too, not only off the marks on them.
-    between = np.linspace(0, 1, 6)[:, None, None, None]
-    panels.name_classes(ax, paths[-1], class_names, looks, paths[:-1] + between * (paths[1:] - paths[:-1]))
-    return ax
-
-
-def plot_journey_step(
-    ax: Axes, paths: np.ndarray, place: int, class_names: Names, families: Families = None, caption: str | None = None
-) -> Axes:
-    """Where the class tokens are at the state ``place`` of ``paths`` (state, class, 2), and the way they came."""
-    paths = panels.check_shape("paths", paths, "state", len(class_names), 2)
-    if not 0 <= place < len(paths):
-        raise DataError(f"place is {place}; expected one of the {len(paths)} states from 0")
-    looks = style.class_style(class_names, families)
-    for index, name in enumerate(class_names):
-        color, marker = looks[name]
-        ax.plot(*paths[:, index].T, color=style.FAINT, linewidth=1.5, zorder=1)
-        ax.plot(*paths[: place + 1, index].T, color=color, linewidth=2, zorder=3)
-        x, y = paths[:1, index].T
-        ax.scatter(x, y, s=60, facecolors="white", edgecolors=color, marker=marker, linewidths=1.8, zorder=3)
-    panels.set_window(ax, panels.square_window([paths]))
-    set_texts(ax, caption=caption)
-    panels.name_classes(ax, paths[place], class_names, looks, paths[: place + 1])
+    between = way[:-1] + np.linspace(0, 1, 6)[:, None, None, None] * np.diff(way, axis=0)
+    panels.name_classes(ax, way[-1], class_names, looks, between if now else way)
     return ax
 
 

@@ -52,7 +52,7 @@ class ScoreMap:
         chances, dash = self.probabilities[state], "\N{EN DASH}"
         right, (pair, found) = share_in_own_sector(chances, self.labels), worst_pair(chances, self.labels)
         silhouette = f"{float(silhouette_score(chances, self.labels)):.2f}".replace("-", "\N{MINUS SIGN}")
-        names = " / ".join(style.label_text(self.class_names[place], 12) for place in pair)
+        names = " / ".join(style.label_text(self.class_names[place], 10) for place in pair)
         return [
             f"{right.value:.0%} in own sector ({100 * right.low:.0f}{dash}{right.high:.0%})",
             f"silhouette {silhouette}",
@@ -133,7 +133,10 @@ def class_key(figure: Any, class_names: Names, looks: Looks) -> None:
         Line2D([], [], color=looks[name][0], marker=looks[name][1], label=style.label_text(name, 18), **mark)
         for name in class_names
     ]
-    fitting = max(2, int(figure.bbox.width / figure.dpi / 1.75))  # a name takes so many inches
+    inches = (
+        (4.5 + 0.62 * max(len(str(handle.get_label())) for handle in handles)) * font_size() / 72
+    )  # that a name takes
+    fitting = max(1, int(figure.bbox.width / figure.dpi / inches))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fitting), frameon=False)
 
 

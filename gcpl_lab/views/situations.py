@@ -19,16 +19,18 @@ Point = tuple[float, float, float]
 def plot_situation(
     groups: Mapping[str, Mapping[str, Mapping[str, Point]]],
     titles: Mapping[str, str],
-    varied: str,
+    varied: str | Mapping[str, str],
     strong: Collection[str] = (),
+    chance: float | None = None,
 ) -> Figure:
     """A panel for each group of a situation, a line with a band for each method over the levels.
 
     Args:
         groups: Group to level, in order, to method to its point; a method may be absent.
         titles: Of the methods, in the order of the legend.
-        varied: What the levels are, for the axis.
+        varied: What the levels are, for the axis; one text, or one a group.
         strong: Methods that are drawn thick.
+        chance: Accuracy of guessing.
     """
     panels.check_filled("groups", groups, "a group with levels")
     columns = min(3, len(groups))
@@ -38,34 +40,31 @@ def plot_situation(
     figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * legend_rows)
     grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
     for ax, (group, levels) in zip(grid, groups.items(), strict=False):
-        _draw_group(ax, levels, present, strong)
-        ax.set(title=group, xlabel=varied)
+        lines = [_draw_method(ax, levels, method, turn, method in strong) for turn, method in enumerate(present)]
+        panels.draw_chance(ax, chance)
+        ax.set(title=group, xlabel=varied if isinstance(varied, str) else varied[group])
+        ax.set_xticks(range(len(levels)), list(levels))
         panels.percent_axis(ax.yaxis)
     means = [point[0] for of in groups.values() for points in of.values() for point in points.values()]
+    means += [] if chance is None else [chance]
     grid[0].set_ylim(max(0.0, min(means) - 0.08), min(1.0, max(means) + 0.08))  # few draws have bands beyond all means
     for ax in grid[len(groups) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
-        ax.set_ylabel("accuracy")
-    lines = grid[0].get_lines()
+        ax.set_ylabel("accuracy (band: 95 %)")
     figure.legend(lines, [titles[name] for name in present], loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _draw_group(
-    ax: Axes, levels: Mapping[str, Mapping[str, Point]], methods: Sequence[str], strong: Collection[str]
-) -> None:
-    names = list(levels)
-    for turn, method in enumerate(methods):
-        color, marker = style.look(turn)
-        found = [levels[level].get(method, (np.nan,) * 3) for level in names]
-        mean, low, high = np.array(found, float).T
-        places = np.arange(len(names))
-        bold = method in strong
-        look: Any = {"markersize": 7, "linewidth": 2.6} if bold else {"markersize": 5, "linewidth": 1.2}
-        ax.plot(places, mean, "-" if bold else panels.LINES[turn % 4], color=color, marker=marker, **look)
-        ax.fill_between(places, low, high, color=color, alpha=0.18 if bold else 0.07, linewidth=0)
-    ax.set_xticks(np.arange(len(names)), names)
+def _draw_method(ax: Axes, levels: Mapping[str, Mapping[str, Point]], method: str, turn: int, bold: bool) -> Any:
+    """One method's line over the levels, with its band; places where it is absent stay empty."""
+    color, marker = style.look(turn)
+    mean, low, high = np.array([points.get(method, (np.nan,) * 3) for points in levels.values()], float).T
+    ax.fill_between(range(len(levels)), low, high, color=color, alpha=0.18 if bold else 0.07, linewidth=0)
+    width: dict[str, Any] = {"markersize": 7 if bold else 5, "linewidth": 2.6 if bold else 1.2}
+    kind = "-" if bold else panels.LINES[turn % 4]
+    (line,) = ax.plot(range(len(levels)), mean, color=color, marker=marker, linestyle=kind, **width)
+    return line
 
 
 def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:

@@ -127,12 +127,17 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def label_text(name: str, limit: int = 24) -> str:
-    """A name as drawn: a longer one is cut in its middle to ``limit`` characters, a dollar sign is no mathematics."""
+def shortened(name: str, limit: int = 24) -> str:
+    """A name in one line; a longer one is cut in its middle to ``limit`` characters."""
     name = " ".join(str(name).split())
     if len(name) > limit:
         name = f"{name[: limit // 2].rstrip()}…{name[len(name) - (limit - 1) // 2 :].lstrip()}"
-    return name.replace("$", r"\$")
+    return name
+
+
+def label_text(name: str, limit: int = 24) -> str:
+    """A name as drawn: shortened, and a dollar sign is no mathematics."""
+    return shortened(name, limit).replace("$", r"\$")
 
 
 def font_size() -> float:

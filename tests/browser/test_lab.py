@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pptx import Presentation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -26,7 +25,7 @@ model.journey_every = 2
     'monitor = TrainingMonitor(model.steps(support.images, labels, names), num_steps=100_000, title="GCPL")\nmonitor',
     "monitor.wait()",
     'print("ended after", len(monitor.history), model.predict_proba(support.images[:1]).shape)',
-    "JourneySlider(model.states_, names)",
+    "from gcpl_lab.views.moving import moving_tokens\nPlayer(moving_tokens(model.states_, names))",
     """
 prompts = ["a photo of a shirt", "a photo of a bag"]
 noise = NoiseSlider(diffusion, support.images[9], prompts, timestep=700)
@@ -42,26 +41,17 @@ many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]
 ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)
 """,
     'SampleReviewer(support.images, "review.csv", labels=[names[c] for c in labels])',
-    """
-from pathlib import Path
-from gcpl_lab.views.slides import Provenance
-Path("figures").mkdir()
-for name, widget in {"losses": monitor, "noise and its removal": noise}.items():
-    Path(f"figures/{name}.png").write_bytes(widget.png.value)
-SlideBuilder(".", "deck.pptx", Provenance(seed=0, checksum="0" * 64, command="gcpl-lab demo"))
-""",
 ]
-MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, SLIDES = range(1, 11)
+MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW = range(1, 10)
 
 # What is pressed in each widget.
 KEYS = {
-    JOURNEY: (".noUi-handle", "ArrowLeft"),
+    JOURNEY: (".noUi-handle", "ArrowRight"),
     NOISE: (".noUi-handle", "ArrowLeft"),
     RACE: (".noUi-handle >> nth=1", "ArrowLeft"),
     PAIR: ("button >> nth=-2", "Space"),
     THRESHOLDS: (".noUi-handle", "ArrowLeft"),
     REVIEW: ("button:has-text('Reject')", "Space"),
-    SLIDES: ("button:has-text('noise')", "Space"),
 }
 
 
@@ -103,27 +93,6 @@ def check_that_a_key_changes_the_figure(page: Any, cell: int, control: str, key:
     assert png_of(page, cell) != before, f"the words of cell {cell} changed, its figure did not"
 
 
-def check_the_slide_builder(page: Any, deck: Path) -> None:
-    """What does not fit is said; what is written and added is in the deck."""
-    view = output_of(page, SLIDES)
-
-    def press(button: str, then: str) -> None:
-        view.get_by_role("button", name=button).press("Space")
-        view.get_by_text(then).wait_for()
-
-    press("Add slide", "the slide has no title")
-    words = ["One step of denoising", "The right prompt is nearer.", "Point at the errors.", "Four small images."]
-    for box, text in zip(view.locator("input[type=text]").all(), words, strict=True):
-        box.fill(text)
-        box.press("Enter")
-    press("Add slide", "Slide 1 was added.")
-    assert view.get_by_role("alert").count() == 0
-    press("Save deck", "deck.pptx and 1 figures were written.")
-    (slide,) = Presentation(str(deck)).slides
-    assert [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame][:2] == words[:2]
-    assert words[2] in slide.notes_slide.notes_text_frame.text
-
-
 def test_widgets_in_jupyterlab(
     lab: Callable[[list[str]], str], open_page: Callable[..., Any], artifacts: Path, tmp_path: Path
 ) -> None:
@@ -148,7 +117,6 @@ def test_widgets_in_jupyterlab(
     for cell, (control, key) in KEYS.items():
         check_that_a_key_changes_the_figure(page, cell, control, key)
     assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
-    check_the_slide_builder(page, tmp_path / "work" / "deck.pptx")
     # An error is said in the widget.
     for box in output_of(page, NOISE).locator("input[type=text]").all():
         box.fill("")

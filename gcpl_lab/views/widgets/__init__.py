@@ -5,33 +5,20 @@ a page without a kernel has a figure. Errors of a callback appear in the widget 
 """
 
 from gcpl_lab.views.widgets.costs import CostExplorer
-from gcpl_lab.views.widgets.explorers import ClassifierRace, JourneySlider, NoiseSlider, PairExplorer, ThresholdExplorer
+from gcpl_lab.views.widgets.explorers import ClassifierRace, NoiseSlider, PairExplorer, ThresholdExplorer
 from gcpl_lab.views.widgets.guess import Guess, tally_guesses
-from gcpl_lab.views.widgets.pictures import (
-    CaptionHillsPlayer,
-    DecisionMapPlayer,
-    PairHillsPlayer,
-    PromptsAndImagesPlayer,
-    ScoreMapPlayer,
-)
+from gcpl_lab.views.widgets.player import Player
 from gcpl_lab.views.widgets.review import SampleReviewer
-from gcpl_lab.views.widgets.slide_builder import SlideBuilder
 from gcpl_lab.views.widgets.training import TrainingMonitor
 
 __all__ = [
-    "CaptionHillsPlayer",
     "ClassifierRace",
     "CostExplorer",
-    "DecisionMapPlayer",
     "Guess",
-    "JourneySlider",
     "NoiseSlider",
     "PairExplorer",
-    "PairHillsPlayer",
-    "PromptsAndImagesPlayer",
+    "Player",
     "SampleReviewer",
-    "ScoreMapPlayer",
-    "SlideBuilder",
     "ThresholdExplorer",
     "TrainingMonitor",
     "tally_guesses",

@@ -1,4 +1,4 @@
-"""Explore what was measured: prompts during training, noise levels, evidence, pairs of classes, thresholds.
+"""Explore what was measured: noise levels, evidence, pairs of classes, thresholds.
 
 Everywhere ``families`` gives a family's name its class names, ``labels`` and ``predicted`` are indices of classes, and
 images are paths, PIL images or uint8 arrays.
@@ -6,7 +6,7 @@ images are paths, PIL images or uint8 arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,49 +22,14 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import Evidence
 from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.views import multilabel, plots, style
+from gcpl_lab.views import multilabel, style
 from gcpl_lab.views.evidence import draw_denoising, draw_pair, plot_race, race_leads
 from gcpl_lab.views.panels import show_image
-from gcpl_lab.views.projection import project
 from gcpl_lab.views.style import Families
 from gcpl_lab.views.widgets.base import View, check_lengths, selector, slider, text_box
 
 MOST_IMAGES = 8  # of each kind of mistake
 COMMON, FITTED = "one for all classes", "fitted for each class"  # thresholds
-
-
-class JourneySlider(View):
-    """Where the class tokens stood at each recorded ``step`` of training, on one map that all steps share.
-
-    ``states`` are training steps to vectors (class, V, dim), such as ``GCPLClassifier.states_``; two or more.
-    """
-
-    def __init__(
-        self, states: Mapping[int, Tensor | np.ndarray], class_names: Sequence[str], families: Families | None = None
-    ) -> None:
-        self._steps, self._names, self._families = sorted(states), list(class_names), families
-        if len(self._steps) < 2:
-            raise DataError(f"states has {len(self._steps)} steps; expected 2 or more: train first")
-        vectors = np.stack([np.asarray(states[step], dtype=np.float64) for step in self._steps])
-        if vectors.shape[1] != len(self._names):
-            found, expected = vectors.shape[1], f"{len(self._names)}, one row for each class"
-            raise DataError(f"states have {found} rows; expected {expected}")
-        vectors = vectors.reshape(*vectors.shape[:2], -1)
-        self._moved = np.linalg.norm(vectors - vectors[0], axis=2)
-        flat = project(vectors.reshape(-1, vectors.shape[2]), method="pca")
-        self._paths = flat.points["all"].reshape(*vectors.shape[:2], 2)
-        self._note = f"{flat.note}; trustworthiness {flat.trustworthiness['all']:.2f}"
-        tip = "arrow keys go from one recorded step to the next"
-        self.step = selector("training step", self._steps, self._steps[-1], tip, most_buttons=0)
-        super().__init__("The class tokens during training", [self.step])
-
-    def _draw(self) -> tuple[Figure, str]:
-        place = self._steps.index(self.step.value)
-        figure = style.new_figure(7.6, 7.8)
-        plots.plot_journey_step(figure.subplots(), self._paths, place, self._names, self._families, self._note)
-        moved, step = self._moved[place], f"Step {self._steps[place]} of {self._steps[-1]}"
-        farthest = f"{self._names[int(moved.argmax())]} farthest ({moved.max():.2f}), measured in the original space"
-        return figure, f"{step}: the tokens have moved {moved.mean():.2f} on average, {farthest}."
 
 
 class NoiseSlider(View):
