@@ -3,6 +3,8 @@
 import html
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,15 @@ def test_a_movie_is_written_where_ffmpeg_is(frames, tmp_path, monkeypatch):
     ((command, count),) = told
     assert command[0] == "/bin/ffmpeg"
     assert count == len(frames) + 3  # the end stays
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="this machine has no ffmpeg")
+def test_a_movie_can_be_read_back_with_all_its_pages(frames, tmp_path):
+    (path,) = interactive.write_movie(tmp_path / "a.mp4", frames)
+    command = ["ffmpeg", "-hide_banner", "-i", str(path), "-f", "null", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "yuv420p" in told
+    assert int(re.findall(r"frame=\s*(\d+)", told)[-1]) == len(frames) + 3
 
 
 def test_the_gif_rests_at_both_ends_and_goes_on(frames, tmp_path):

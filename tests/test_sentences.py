@@ -67,7 +67,9 @@ def test_methods_of_another_time_are_spoken_of_by_name() -> None:
     run = made_up({"gcpl": 0.6, "own_objective": 0.5, "own_baseline": 0.7})
     assert (run.learned, run.baselines) == (["gcpl", "own_objective"], ["own_baseline"])
     assert answer_of(run).endswith("on the same images, own_baseline, reaches 70%.")
-    assert caveats_of(run)[0] == "own_objective did not separate the classes better than GCPL here: 50.0% against 60.0%."
+    assert (
+        caveats_of(run)[0] == "own_objective did not separate the classes better than GCPL here: 50.0% against 60.0%."
+    )
     assert answer_of(made_up({"comple": 0.6})) == "CoMPLe: 60% of the test images recognised."
 
 
