@@ -35,7 +35,7 @@ MOST_LINES_OF_ROOMS = {
     "lmpt": 1_340,
     "baselines": 980,
     "views": 4_830,
-    "experiments": 6_200,
+    "experiments": 6_205,
     "pilot": 1_800,
     "workshop": 485,
     "cli": 1_405,
