@@ -261,7 +261,7 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     decided = ["Who wins?", "Do generative prompts pay?"]
     assert re.findall("\n## (.*)", page) == [*decided, "Wrong names, no names", "Imbalance"]
     paths = draw_figures(kept, tmp_path / "figures")
-    assert {path.stem for path in paths} == set(NAMES)
+    assert {path.stem for path in paths} == {*NAMES, "verdict"}
     assert all(Image.open(path).size[0] > 600 for path in paths if path.suffix == ".png")
     with pytest.raises(DataError, match=r"results differ in num_test \(8 and 9\)"):
         merge([results[0], results[1] | {"num_test": 8}])

@@ -15,7 +15,7 @@ from gcpl_lab.evaluation.compare import paired_difference
 from gcpl_lab.experiments.few_shot import METHOD_TITLES
 from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
 from gcpl_lab.experiments.registry import BEFORE
-from gcpl_lab.experiments.situation_runs import accuracies, costs
+from gcpl_lab.experiments.situation_runs import COSTS, accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
 from gcpl_lab.views import plots, situations, style
 
@@ -302,8 +302,7 @@ def _summary(kept: Mapping[str, Any]) -> list[str]:
 
 
 def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
-    of = cost.get(method)
-    return f"{of['train_seconds'] + of['predict_seconds']:.3g}" if of else "–"
+    return f"{sum(cost[method][name] for name in COSTS[:2]):.3g}" if method in cost else "–"
 
 
 def _by_level(heading: str, levels: Mapping[str, Values]) -> list[str]:
@@ -333,8 +332,8 @@ def cost_rows(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": _title(method),
             "accuracy": float(np.mean(list(values.values()))),
-            "seconds": max(1e-3, sum(kept["cost"][method][name] for name in ("train_seconds", "predict_seconds"))),
-            "evaluations": kept["cost"][method]["train_evaluations"] + kept["cost"][method]["denoiser_evaluations"],
+            "seconds": max(1e-3, sum(kept["cost"][method][name] for name in COSTS[:2])),
+            "evaluations": sum(kept["cost"][method][name] for name in COSTS[2:]),
             "strong": is_generative(method),
         }
         for method, values in (levels[-1].items() if levels else ())
@@ -373,19 +372,22 @@ def _entry(entry: Mapping[str, Any]) -> str:
 
 
 def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """One figure a situation, and accuracy against seconds."""
-    paths: list[Path] = []
-    strong = [method for method in METHOD_TITLES if is_generative(method)]
+    """One figure a situation; what is decided on generative prompts; and accuracy against seconds."""
+    strong, figures = [method for method in METHOD_TITLES if is_generative(method)], {}
     with style.figure_style():
         for name, groups in kept["accuracy"].items():
             points = {group: intervals(levels) for group, levels in groups.items()}
             varied = SITUATIONS[name].facts["varied"]
-            paths += plots.save_figure(situations.plot_situation(points, METHOD_TITLES, varied, strong), folder, name)
+            figures[name] = situations.plot_situation(points, METHOD_TITLES, varied, strong)
+        found = compared(kept, is_generative)
+        if rows := [{"name": f"{SITUATIONS[name].title}: {label}", **pair} for name, label, _, pair in found]:
+            figures["verdict"] = style.new_figure(13, 1.5 + 0.45 * len(rows))
+            ax = situations.plot_differences(figures["verdict"].subplots(), rows, LEVEL)
+            ax.set_title("Best generative prompts less best of the others")
         if rows := cost_rows(kept):
-            figure = style.new_figure(12, 7)
-            situations.plot_costs(figure.subplots(), rows)
-            paths += plots.save_figure(figure, folder, "cost")
-    return paths
+            figures["cost"] = style.new_figure(12, 7)
+            situations.plot_costs(figures["cost"].subplots(), rows)
+        return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder, name)]
 
 
 def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, situations.Point]]:
