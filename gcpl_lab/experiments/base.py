@@ -125,8 +125,7 @@ def run_all(
         line: How a trial is told of.
         num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
             registered anything, as others do not know it.
-        on_trial: Called with a line about the trial that comes next.
-        on_row: Called with every result as it is found.
+        on_trial, on_row: Called with a line about the trial that comes next, and with every result as it is found.
     """
     places, began, done = {trial: place for place, trial in enumerate(trials, 1)}, time.perf_counter(), list[Any]()
 

@@ -348,23 +348,20 @@ NOISE_TRAINING = TrainingConfig(num_steps=100, learning_rate=0.01, gradient_clip
 @METHODS.register("noop", title="NoOp", quick=False)
 def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) -> Outcome:
     """Learned noises under the prompts that GCPL learned from the same exemplars; the authors have class names."""
-    config, start = experiment.config, experiment.run("gcpl", shots, seed)
+    diffusion, num, start = experiment.diffusion, experiment.config.num_evidence, experiment.run("gcpl", shots, seed)
     assert start.model is not None
-    exemplars = experiment._exemplars.subset(experiment.draw(shots, seed))
-    latents = experiment.test_latents
-    before, watch = experiment.diffusion.num_denoiser_evaluations, Stopwatch()
-    objective = NoOp(start.model.classifier(seed), config.num_evidence)
-    sampler = NoiseSampler(
-        experiment.diffusion, exemplars, config.num_evidence, flip=start.model.mirroring_.flip, seed=seed
-    )
+    exemplars, latents = experiment._exemplars.subset(experiment.draw(shots, seed)), experiment.test_latents
+    before, watch = diffusion.num_denoiser_evaluations, Stopwatch()
+    objective = NoOp(start.model.classifier(seed), num)
+    sampler = NoiseSampler(diffusion, exemplars, num, flip=start.model.mirroring_.flip, seed=seed)
     experiment.follow(method, train(objective, sampler, NOISE_TRAINING), lambda: NOISE_TRAINING.num_steps)
     classifier = TunedClassifier(objective)
-    own, labels = experiment.diffusion.scale_latents(exemplars.means[0]), exemplars.labels.numpy()
-    found = classifier.exact(own, config.num_evidence)
+    own, labels = diffusion.scale_latents(exemplars.means[0]), exemplars.labels.numpy()
+    found = classifier.exact(own, num)
     reading = fit_reading(found.errors, labels, weighting="relative", seed=seed)
     watch.learned()
-    spent = experiment.diffusion.num_denoiser_evaluations - before
-    evidence = classifier.exact(latents, config.num_evidence)
+    spent = diffusion.num_denoiser_evaluations - before
+    evidence = classifier.exact(latents, num)
     more = watch.row() | {"accuracy_with_random_noises": start.row["accuracy"]}
     more["train_seconds"] += start.row["train_seconds"]
     more["train_evaluations"] = start.row["train_evaluations"] + spent

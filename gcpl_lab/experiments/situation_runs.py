@@ -23,8 +23,6 @@ from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 
 COSTS = ("train_seconds", "predict_seconds", "train_evaluations", "denoiser_evaluations")
-Accuracies = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
-"""Accuracy by situation, group, level, method and seed; JSON knows no keys but texts."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +177,9 @@ def run_situations(
     return whole.write_results(folder, command, **found, accuracy=accuracies(rows), cost=costs(rows))
 
 
-def accuracies(rows: Iterable[Mapping[str, Any]]) -> Accuracies:
-    """See ``Accuracies``, rounded to what so many images can tell."""
-    found: Accuracies = {}
+def accuracies(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy by situation, group, level, method and seed, rounded to what so many images can tell."""
+    found: dict[str, Any] = {}
     for row in rows:
         for group, level, value in row["accuracy"]:
             of = found.setdefault(row["situation"], {}).setdefault(group, {}).setdefault(level, {})

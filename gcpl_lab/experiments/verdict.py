@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from gcpl_lab.baselines.base import BASELINES
 from gcpl_lab.errors import DataError
@@ -18,14 +19,13 @@ from gcpl_lab.experiments.registry import BEFORE
 from gcpl_lab.experiments.situation_runs import COSTS, accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
 from gcpl_lab.views import plots, situations, style
+from gcpl_lab.views.pilot import draw_intervals
 
-Values = dict[str, dict[str, float]]
-"""Accuracy by method and seed."""
+Values = dict[str, dict[str, float]]  # accuracy by method and seed
 Chooses = Callable[[str], bool]
 Found = dict[str, Any]
 
-ALIKE = ("held_out", "num_test", "preset", "shots")
-"""What runs that are merged have in common; a comparison has any number of shots."""
+ALIKE = ("held_out", "num_test", "preset", "shots")  # of runs that are merged; a comparison has any number of shots
 LMPT_TITLES = {
     "tails": ("Several labels: newly drawn tails", "The sample are drawn tails: this holds for other scenes too."),
     "comparison": ("Several labels: the bundled scenes", "The sample are seeds on one drawn set of scenes."),
@@ -107,12 +107,9 @@ def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any
         for score, entries in one["summary"].items():
             known = of["summary"].setdefault(score, [])
             names = {entry["method"] for entry in known}
-            known += [_rounded(entry) for entry in entries if entry["method"] not in names]
+            new = [entry.items() for entry in entries if entry["method"] not in names]
+            known += [{name: round(v, 5) if isinstance(v, float) else v for name, v in items} for items in new]
     return kept
-
-
-def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in entry.items()}
 
 
 def _as_situation(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -288,21 +285,18 @@ SIDES: tuple[tuple[str, str, str, Chooses | None, Chooses | None], ...] = (
 
 def _summary(kept: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
+    costs_of = {method: f"{sum(of[name] for name in COSTS[:2]):.3g}" for method, of in kept["cost"].items()}
     for heading, ours, theirs, *sides in SIDES:
         rows = []
         for situation, group, values, found in compared(kept, *sides):
             names = [f"{_title(m)}, {_mean(values[m])}" for m in (found["ours"], found["theirs"])]
-            seconds = " / ".join(_seconds(kept["cost"], found[side]) for side in ("ours", "theirs"))
+            seconds = " / ".join(costs_of.get(found[side], "–") for side in ("ours", "theirs"))
             cells = [_points(found), str(found["num_seeds"]), seconds, f"**{found['word']}**"]
             rows.append([f"{SITUATIONS[situation].title}: {group}", *names, *cells])
         lines += section(
             f"## {heading}", "", ("situation", ours, theirs, "difference", "draws", "seconds", "it is"), rows
         )
     return lines
-
-
-def _seconds(cost: Mapping[str, Mapping[str, float]], method: str) -> str:
-    return f"{sum(cost[method][name] for name in COSTS[:2]):.3g}" if method in cost else "–"
 
 
 def _by_level(heading: str, levels: Mapping[str, Values]) -> list[str]:
@@ -379,15 +373,28 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
             points = {group: intervals(levels) for group, levels in groups.items()}
             varied = SITUATIONS[name].facts["varied"]
             figures[name] = situations.plot_situation(points, METHOD_TITLES, varied, strong)
-        found = compared(kept, is_generative)
-        if rows := [{"name": f"{SITUATIONS[name].title}: {label}", **pair} for name, label, _, pair in found]:
-            figures["verdict"] = style.new_figure(13, 1.5 + 0.45 * len(rows))
-            ax = situations.plot_differences(figures["verdict"].subplots(), rows, LEVEL)
-            ax.set_title("Best generative prompts less best of the others")
+        found = [(f"{SITUATIONS[name].title}: {label}", one) for name, label, _, one in compared(kept, is_generative)]
+        told = {
+            f"{name}: {one['word']}": {**one, "value": one["difference"]}
+            for name, one in found
+            if one["low"] is not None
+        }
+        if told:
+            figures["verdict"] = _draw_differences(told)
         if rows := cost_rows(kept):
             figures["cost"] = style.new_figure(12, 7)
             situations.plot_costs(figures["cost"].subplots(), rows)
         return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder, name)]
+
+
+def _draw_differences(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Differences with their intervals, a row each, beside what counts as level."""
+    figure = draw_intervals(list(rows.items()), "best generative prompts less best of the others", limit=0.0)
+    figure.set_figwidth(14)
+    figure.axes[0].axvspan(-LEVEL, LEVEL, color=style.FAINT, alpha=0.5, zorder=0)
+    most = max(3 * LEVEL, *(1.15 * abs(row["value"]) for row in rows.values()))
+    figure.axes[0].set(xlim=(-most, most), yticklabels=rows)  # few draws have intervals beyond all differences
+    return figure
 
 
 def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, situations.Point]]:

@@ -103,26 +103,3 @@ def _name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         taken.append(boxes[chosen])
         for text in texts[:chosen] + texts[chosen + 1 :]:
             text.remove()
-
-
-def plot_differences(ax: Axes, rows: Sequence[Mapping[str, Any]], level: float) -> Axes:
-    """Paired differences with their intervals, a row each, beside what counts as level; 0.45 inches a row read well.
-
-    Args:
-        rows: ``name``, ``difference``, ``low`` and ``high`` as shares, the last two None where nothing is known, and
-            ``word``, one of ``"ahead"``, ``"level"``, ``"behind"``, ``"open"``.
-        level: Half the width of the band of equals.
-    """
-    panels.check_filled("rows", rows, "rows with name, difference, low, high, word")
-    panels.name_rows(ax, [style.label_text(row["name"], 60) for row in rows])
-    ax.axvspan(-100 * level, 100 * level, color=style.FAINT, alpha=0.5, linewidth=0)
-    ax.axvline(0, color=style.INK, linewidth=1.2)
-    most = 100 * max(3 * level, *(abs(row["difference"]) for row in rows))
-    for place, row in enumerate(rows):
-        color = style.GREY if row["word"] == "open" else style.BLUE
-        if row["low"] is not None:
-            ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=color, linewidth=2.2)
-        ax.plot(100 * row["difference"], place, "o", color=color, markersize=9)
-        ax.text(1.02, place, row["word"], transform=ax.get_yaxis_transform(), va="center", color=color)
-    ax.set(xlim=(-1.15 * most, 1.15 * most), ylim=(len(rows) - 0.5, -0.5), xlabel="difference in points of accuracy")
-    return ax
