@@ -84,8 +84,9 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
         if hook := _hook(states):
             yield _slide("hook", hook[0], **facts, **hook[1])
     yield _slide("method", draw_gcpl(theme, slide=True), **facts, preset=run.results.get("preset", "unknown"))
-    if (samples := run.folder / "figures" / "samples_narrow.png").is_file():
-        yield _slide("samples", samples, **facts)
+    samples = [run.folder / "figures" / f"{name}.png" for name in ("samples_narrow", "samples")]
+    if drawn := [path for path in samples if path.is_file()]:  # an earlier run has but the large one
+        yield _slide("samples", drawn[0], **facts)
     if states is not None:
         confusions, values = _confusions(states)
         yield _slide("confusion", confusions, **values)

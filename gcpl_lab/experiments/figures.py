@@ -202,8 +202,9 @@ def _draw_samples(run: ShownRun, each: int = 3, labels: Sequence[int] = (), cont
         part = slice(place * each, (place + 1) * each)
         rows.append((support.class_names[label], [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
     figure = evidence.plot_sample_grid(rows, context)
-    for column, title in ((each // 2, "real"), (each + 2, "from the name"), (2 * each + 3, "from the learned prompt")):
-        figure.axes[column].set_title(title, fontsize=style.FONT_SIZES[context], pad=6, loc="center")
+    for place, title in enumerate(("real", "from the name", "learned prompt")):
+        ax, size = figure.axes[place * (each + 1)], style.FONT_SIZES[context]
+        ax.set_title(title, fontsize=size, pad=6, loc="left")
     return figure
 
 
