@@ -324,19 +324,20 @@ for (name, step), share in sorted(hits.items()):
     print(f"{name:16s} step {step:3d}: {share.value:.0%} right ({share.low:.0%} to {share.high:.0%})")
 
 # %%
-from gcpl_lab.views.prompts_and_images import prompts_and_images
+from gcpl_lab.views.moving import moving_lines
+from gcpl_lab.views.widgets import Player
 
 curves = {
     name: (np.array(sorted(found)), np.array([found[k] for k in sorted(found)])) for name, found in cosines.items()
 }
 shares = {name: [(step, *hits[key, step]) for key, step in sorted(hits) if key == name] for name in curves}
-prompts_and_images(curves, shares, chance=1 / len(names))
+Player(moving_lines(curves, shares, chance=1 / len(names)))
 
 # %% [markdown]
 # **What you see.** Left: true labels drive the prompts apart, most in the first steps; CoMPLe fastest, and then it lets
 # them come together again, while GCPL's go on. With shuffled labels they stay as close as the names were. Right: the
 # images follow true labels, for GCPL and CoMPLe to the same height, however far apart their prompts are; with shuffled
-# labels they fall to chance.
+# labels they fall to chance. (With a kernel a slider goes through the steps.)
 #
 # **What it does not say.** Which of GCPL, CoMPLe and the discriminative objective is best: their intervals overlap. The
 # next cell compares them image by image.
@@ -379,6 +380,20 @@ scores = {title: relative_scores(at[key].errors[inside][:, ids]) for title, key 
 images = [read_image(test.images[np.flatnonzero(test.labels == label)[1]]) for label in ids]
 
 # %%
+from gcpl_lab.views.moving import moving_maps
+
+way = {f"GCPL, step {step}" if step else "class names": at["GCPL", step] for step in (0, 8, 120)}
+judged = {title: (relative_scores(found.errors[inside][:, ids]), places) for title, found in way.items()}
+beside = {"shuffled labels": (scores["shuffled labels"], places)}
+Player(moving_maps(judged, trio, beside, looks, images))
+
+# %% [markdown]
+# **What you see.** Down GCPL's training the images leave the centre, each class into its own sector; the control,
+# dotted at the right, stays without order. Press play, or use the arrow keys.
+#
+# **What it does not say.** Whether the other objectives do better. The ends of all trainings, on one scale:
+
+# %%
 decision_maps(scores, places, trio, looks, controls=["shuffled labels"], thumbnails=images)
 
 # %% [markdown]
@@ -400,7 +415,7 @@ print(first.reveal(answers[int(np.searchsorted(bounds, own["shuffled labels"].va
 
 # %%
 from gcpl_lab.evaluation.look_alikes import pair_margins
-from gcpl_lab.views.pair_hills import pair_hills
+from gcpl_lab.views.hills import pair_hills
 
 pair = (names.index("coat"), names.index("pullover"))
 hills = {}
@@ -493,6 +508,20 @@ check_factor(best_factor)
 #
 # **Expected:** a mean within 0.1 of the one measured above.
 
+# %% tags=["exercise"]
+contrasts = []  # forty numbers, of batches of one class
+
+
+# %% tags=["check"]
+def check_contrasts(found):
+    if len(found) != 40:
+        return f"still wrong: {len(found)} contrasts, forty are asked for"
+    off = abs(np.mean(found) - np.mean(measured))
+    return "right" if off < 0.1 else f"still wrong: {off:.2f} away from other classes: is the diagonal left out?"
+
+
+check_contrasts(contrasts)
+
 # %% tags=["solution"]
 one_class = exemplars.subset(np.flatnonzero(episode.labels == 0))
 of_one_class = ExemplarSampler(diffusion, one_class, batch_size=len(names), timestep_range=gcpl.timestep_range)
@@ -501,7 +530,8 @@ for turn in range(40):
     part = of_one_class(turn)
     between = pairwise_noise_distances(predict(part), part.noise)
     contrasts.append(float((between.sum() - between.trace()) / (len(names) * (len(names) - 1))))
-f"other classes {np.mean(measured):.3f}, one class {np.mean(contrasts):.3f}"
+print(f"other classes {np.mean(measured):.3f}, one class {np.mean(contrasts):.3f}")
+check_contrasts(contrasts)
 
 # %% [markdown] tags=["solution"]
 # It hardly does: the noises do not depend on the class. The remaining difference comes from the norm of the predictions
@@ -516,14 +546,31 @@ f"other classes {np.mean(measured):.3f}, one class {np.mean(contrasts):.3f}"
 # <details><summary>Hint</summary>Take every second, fourth, eighth pair, score them with
 # <code>relative_scores</code>, and average over where one begins.</details>
 #
-# **Expected:** about 40 to 50 % with one pair, growing with each doubling.
+# **Expected:** about 40 to 50 % with one pair, growing with the first doublings.
+
+# %% tags=["exercise"]
+right_after = {1: 0.0, 2: 0.0, 4: 0.0, 8: 0.0}  # number of pairs: share that is right, on average
+
+
+# %% tags=["check"]
+def check_growth(found):
+    if abs(found[8] - hits["GCPL", 120].value) > 1e-6:
+        return f"still wrong: with all eight pairs {found[8]:.0%}, measured above {hits['GCPL', 120].value:.0%}"
+    if not 1 / len(names) < found[1] < found[2] < found[4]:
+        return "still wrong: more pairs should be right more often; average over where one begins"
+    return "right"
+
+
+check_growth(right_after)
 
 # %% tags=["solution"]
 errors = at["GCPL", 120].errors
-for count in (1, 2, 4, 8):
+for count in right_after:
     groups = [errors[:, :, begin :: 8 // count] for begin in range(8 // count)]
-    found = [share_in_own_sector(relative_scores(group), test.labels).value for group in groups]
-    print(f"{count} pairs: {np.mean(found):.0%} right on average")
+    shares_right = [share_in_own_sector(relative_scores(group), test.labels).value for group in groups]
+    right_after[count] = float(np.mean(shares_right))
+print(", ".join(f"{count} pairs {share:.0%}" for count, share in right_after.items()))
+check_growth(right_after)
 
 # %% [markdown] tags=["solution"]
 # A ranking by one pair is often wrong because of the noise alone. A softmax over it would train the prompts to

@@ -34,7 +34,7 @@ MOST_LINES_OF_ROOMS = {
     "gcpl": 2_365,
     "lmpt": 1_340,
     "baselines": 980,
-    "views": 4_830,
+    "views": 4_730,
     "experiments": 6_205,
     "pilot": 1_800,
     "workshop": 485,

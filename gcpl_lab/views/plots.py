@@ -20,12 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.separation import Separation
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.fonts import warn_of_boxes
-from gcpl_lab.views.panels import label_ends, lay_out, set_texts
-from gcpl_lab.views.projection import Projection
+from gcpl_lab.views.panels import label_ends, set_texts
 from gcpl_lab.views.style import Families, Names, font_size
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -64,64 +62,6 @@ def plot_map(
     medians = np.stack([np.median(clouds["points"][labels == label], axis=0) for label in present])
     panels.name_classes(ax, medians, [class_names[label] for label in present], looks, clouds["points"])
     return ax
-
-
-def _name_medians(ax: Axes, points: np.ndarray, labels: np.ndarray, class_names: Names, families: Families) -> None:
-    present = np.unique(labels)
-    medians = np.stack([np.median(points[labels == label], axis=0) for label in present])
-    looks = style.class_style(class_names, families)
-    panels.name_classes(ax, medians, [class_names[label] for label in present], looks, points)
-
-
-def _describe_separation(separation: Separation) -> str:
-    """Two lines for under a map: the separation in the original space, overall and inside the families."""
-    lines = []
-    for what, found in (("All classes", separation), ("Look-alikes", separation.within_family_mean)):
-        if found is not None:
-            right = found.neighbour_accuracy
-            interval = f"{100 * right.low:.0f}\N{EN DASH}{right.high:.0%}"
-            lines.append(
-                f"{what}: neighbour right {right.value:.0%} ({interval}), silhouette {found.silhouette.value:.2f}, "
-                f"Fisher {found.fisher_ratio:.2f}"
-            )
-    return "\n".join(lines)
-
-
-def plot_before_after(
-    projection: Projection,
-    labels: np.ndarray,
-    class_names: Names,
-    families: Families = None,
-    separations: Mapping[str, Separation] | None = None,
-    title: str | None = None,
-    warning: str | None = None,
-) -> Figure:
-    """One map a state, side by side in the same window, with the separation measured in the original space.
-
-    ``separations`` map a state to what is printed under its map; ``warning`` is what ``warn_if_flattering`` said.
-    """
-    clouds, labels = panels.check_clouds(projection.points, labels, class_names)
-    with style.figure_style():
-        width = 7.0 * len(clouds)
-        figure = style.new_figure(width, 8.9 if separations else 8.2)
-        axes = list(figure.subplots(1, len(clouds), squeeze=False)[0])
-        for ax, (name, points) in zip(axes, clouds.items(), strict=True):
-            panels.set_window(ax, panels.square_window(clouds.values()))
-            panels.scatter_classes(ax, points, labels, class_names, families)
-            measured = (separations or {}).get(name)
-            set_texts(ax, name, _describe_separation(measured) if measured else None, 6.85)
-        if title:
-            figure.suptitle(style.wrap_lines(title, width * 0.8, font_size() * 1.3), weight="bold")
-        caption = "Figures under the maps are measured in the original space. " if separations else ""
-        caption += projection.describe() + (f"\n{warning}" if warning else "")
-        figure.supxlabel(style.wrap_lines(caption, width * 0.92, font_size()), fontsize=font_size(), color=style.GREY)
-        # Names are placed for these sizes; the layout, which moves square axes a little at each drawing, rests now.
-        lay_out(axes[0])
-        lay_out(axes[0])
-        figure.set_layout_engine("none")
-        for ax, points in zip(axes, clouds.values(), strict=True):
-            _name_medians(ax, points, labels, class_names, families)
-    return figure
 
 
 def plot_token_journey(

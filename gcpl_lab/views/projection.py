@@ -20,13 +20,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.separation import neighbour_correctness
 from gcpl_lab.global_state import global_state_kept
 from gcpl_lab.views.panels import check_shape
 
 METHODS = {"umap": "UMAP", "densmap": "densMAP", "pca": "PCA", "tsne": "t-SNE"}
-FLATTERY = 0.1
-"""By how much nearest-neighbour accuracy on the map may exceed that in the original space."""
 
 
 @dataclass(frozen=True)
@@ -143,26 +140,3 @@ def _trustworthiness(original: np.ndarray, placed: np.ndarray) -> float:
     # scikit-learn needs fewer neighbours than half the points.
     neighbours = min(10, (len(original) - 1) // 2)
     return float(trustworthiness(original, placed, n_neighbors=neighbours)) if len(original) >= 4 else math.nan
-
-
-def warn_if_flattering(
-    projection: Projection, states: Mapping[str, np.ndarray] | np.ndarray, labels: np.ndarray
-) -> str | None:
-    """A sentence for each state whose classes lie further apart on the map than they do; None where the map is honest.
-
-    Nearest-neighbour accuracy on the map may exceed that in the original space by ``FLATTERY``.
-    """
-    labels = np.asarray(labels)
-    sentences = []
-    for name, original in _as_states(states).items():
-        placed = projection.points[name]
-        if labels.shape != (len(original),) or len(placed) != len(original):
-            counts = f"{len(original)} points, the map {len(placed)} and there are {labels.size} labels"
-            raise DataError(f"state {name!r} has {counts}; expected as many of each")
-        truth, shown = (float(np.nanmean(neighbour_correctness(points, labels))) for points in (original, placed))
-        if shown - truth > FLATTERY:
-            sentences.append(
-                f"The map flatters the state {name!r}: a point's nearest neighbour has its class in {shown:.0%} of "
-                f"cases on the map, and in {truth:.0%} in the original space."
-            )
-    return " ".join(sentences) or None

@@ -4,9 +4,6 @@ Each widget is one box; as the last expression of a cell it is shown together wi
 a page without a kernel has a figure. Errors of a callback appear in the widget and stay in ``error``.
 """
 
-from typing import Any
-
-from gcpl_lab.views.moving import moving_lines, moving_scores
 from gcpl_lab.views.widgets.costs import CostExplorer
 from gcpl_lab.views.widgets.explorers import ClassifierRace, NoiseSlider, PairExplorer, ThresholdExplorer
 from gcpl_lab.views.widgets.guess import Guess, tally_guesses
@@ -26,13 +23,3 @@ __all__ = [
     "TrainingMonitor",
     "tally_guesses",
 ]
-
-
-def ScoreMapPlayer(*arguments: Any) -> Player:
-    """Kept for notebooks: see moving_scores."""
-    return Player(moving_scores(*arguments))
-
-
-def PromptsAndImagesPlayer(*arguments: Any, **options: Any) -> Player:
-    """Kept for notebooks: see moving_lines."""
-    return Player(moving_lines(*arguments, **options))
