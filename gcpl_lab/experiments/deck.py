@@ -84,9 +84,9 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
         if hook := _hook(states):
             yield _slide("hook", hook[0], **facts, **hook[1])
     yield _slide("method", draw_gcpl(theme, slide=True), **facts, preset=run.results.get("preset", "unknown"))
-    samples = [run.folder / "figures" / f"{name}.png" for name in ("samples_narrow", "samples")]
-    if drawn := [path for path in samples if path.is_file()]:  # an earlier run has but the large one
-        yield _slide("samples", drawn[0], **facts)
+    figures = run.folder / "figures"  # that of an earlier run has but the large one
+    if samples := [*figures.glob("samples_narrow.png"), *figures.glob("samples.png")]:
+        yield _slide("samples", samples[0], **facts)
     if states is not None:
         confusions, values = _confusions(states)
         yield _slide("confusion", confusions, **values)
@@ -95,11 +95,10 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
     if scenes := run.results.get("multilabel"):
         yield from _scenes(scenes, run.folder / "multilabel", theme)
     caveats = caveats_of(run)
-    cards = [("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]]
-    cards += [(heading, words) for heading, words in SLIDES["limits"]["cards"]]
+    cards = [*(("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]), *SLIDES["limits"]["cards"]]
     beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *LIMITS])}
     yield _slide("limits", draw_cards(cards, theme), **beside, drawn=" ".join(words for _, words in cards))
-    steps = [(heading, words) for heading, words in SLIDES["next"]["cards"]]
+    steps = SLIDES["next"]["cards"]
     yield _slide("next", draw_cards(steps, theme, flow=True), drawn=" ".join(words for _, words in steps))
 
 

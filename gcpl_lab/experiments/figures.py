@@ -203,8 +203,7 @@ def _draw_samples(run: ShownRun, each: int = 3, labels: Sequence[int] = (), cont
         rows.append((support.class_names[label], [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
     figure = evidence.plot_sample_grid(rows, context)
     for place, title in enumerate(("real", "from the name", "learned prompt")):
-        ax = figure.axes[place * (each + 1)]
-        ax.set_title(title, fontsize=style.FONT_SIZES[context], pad=6, loc="left")
+        figure.axes[place * (each + 1)].set_title(title, fontsize=style.FONT_SIZES[context], pad=6, loc="left")
     return figure
 
 

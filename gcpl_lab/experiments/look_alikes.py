@@ -262,11 +262,9 @@ def _learn_controls(
 
 def _shuffled(truth: np.ndarray, sets: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
     """The labels, permuted among the images of each set."""
-    labels, start = truth.copy(), 0
-    for members in sets:
-        mine = np.flatnonzero((truth >= start) & (truth < start + len(members)))
-        labels[mine] = rng.permutation(truth[mine])
-        start += len(members)
+    labels, set_of = truth.copy(), np.repeat(np.arange(len(sets)), [len(members) for members in sets])[truth]
+    for turn in range(len(sets)):
+        labels[set_of == turn] = rng.permutation(truth[set_of == turn])
     return labels
 
 
