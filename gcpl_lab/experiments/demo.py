@@ -17,7 +17,7 @@ from gcpl_lab.experiments.caching import OutcomeCache
 from gcpl_lab.experiments.captions import CAPTIONS, follow_captions, keep_captions
 from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment, Outcome
 from gcpl_lab.experiments.figures import draw_figures, draw_pictures, save_caption_hills
-from gcpl_lab.experiments.look_alikes import LookAlikeSets, gather, judge_controls, judge_early, tracked_method
+from gcpl_lab.experiments.look_alikes import LookAlikeSets, gather, judge_states, tracked_method
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.experiments.registry import title_of, usable_workers
 from gcpl_lab.experiments.results import collect_results, read_prompts
@@ -107,15 +107,15 @@ def run_demo(
             outcome.model.save(folder / PROMPTS / outcome.method)
     results = collect_results(experiment, outcomes, shots, command)
     results["machine"] |= describe_workers(num_workers)
-    chosen, tracked = LookAlikeSets.of(experiment), tracked_method(outcomes)
-    judges = (judge_controls, judge_early) if chosen.sets and tracked is not None else ()
-    parts: list[Task] = [(judge, cache, experiment, chosen, (tracked.method, *trial)) for judge in judges if tracked]
+    chosen, tracked, parts = LookAlikeSets.of(experiment), tracked_method(outcomes), list[Task]()
+    if chosen.sets and tracked is not None:
+        parts.append((judge_states, cache, experiment, chosen, (tracked.method, *trial)))
     parts.append((_draw, cache, experiment, trial, folder / "figures"))
     if scenes:
         parts.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
     made = run_side_by_side(parts, num_workers=min(num_workers, len(parts)), on_event=tell)
-    judged, (others, *shown) = made[: len(judges)], made[len(judges) :]
-    look_alikes = gather(experiment, chosen, outcomes, judged) if chosen.sets else None
+    judged = made.pop(0) if chosen.sets and tracked is not None else {}
+    look_alikes, (others, *shown) = gather(experiment, chosen, outcomes, judged) if chosen.sets else None, made
     keep_states(experiment, outcomes, folder, look_alikes)
     results["look_alikes"] = look_alikes.table() if look_alikes else []
     figures, run = [*draw_pictures(folder), *others], Run(folder, results)

@@ -203,12 +203,17 @@ def tracked_method(outcomes: Sequence[Outcome]) -> Outcome | None:
     return next((one for one in learned if not OBJECTIVES[one.method].facts.get("starts_from")), None)
 
 
-def judge_early(
+def judge_states(
     _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int]
 ) -> Arrays:
-    """Errors of the test images in the early states of one method."""
+    """Errors of the test images under prompts that one objective learned from shuffled labels, and in early states."""
 
-    def compute() -> Arrays:
+    def controls() -> Arrays:
+        model = cache.run(experiment, *trial).model
+        true = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
+        return _learn_controls(experiment, chosen, trial, true)
+
+    def early() -> Arrays:
         model = cache.run(experiment, *trial).model
         steps = [step for step in EARLY_STEPS if step in model.states_ and step < max(model.states_)]
         return {
@@ -216,20 +221,9 @@ def judge_early(
             for step in steps
         }
 
-    return cache.arrays(experiment, ("early", *trial), compute)
-
-
-def judge_controls(
-    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int]
-) -> Arrays:
-    """Errors under prompts that one objective learned from shuffled labels, for several shufflings."""
-
-    def compute() -> Arrays:
-        model = cache.run(experiment, *trial).model
-        true = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
-        return _learn_controls(experiment, chosen, trial, true)
-
-    return cache.arrays(experiment, ("controls", *trial), compute)
+    parts = {"controls": controls, "early": early}
+    found = [cache.arrays(experiment, (name, *trial), compute) for name, compute in parts.items()]
+    return found[0] | found[1]
 
 
 def _learn_controls(
@@ -269,9 +263,9 @@ def _shuffled(truth: np.ndarray, sets: Sequence[Sequence[str]], rng: np.random.G
 
 
 def gather(
-    experiment: FewShotExperiment, chosen: LookAlikeSets, outcomes: Sequence[Outcome], found: Sequence[Arrays]
+    experiment: FewShotExperiment, chosen: LookAlikeSets, outcomes: Sequence[Outcome], judged: Arrays
 ) -> LookAlikes:
-    """Everything about the look-alikes of a run: its outcomes, and what the two functions above gave."""
+    """Everything about the look-alikes of a run: its outcomes, and what ``judge_states`` gave."""
     arrays: Arrays = {"look_alikes/rows": chosen.rows, "look_alikes/labels": chosen.labels}
     for outcome in outcomes:
         if outcome.evidence is not None and (outcome.model is not None or outcome.method == BEFORE):
@@ -285,6 +279,4 @@ def gather(
             outputs = prompt_outputs(experiment.diffusion, outcome.model.prompts_, outcome.model.states_)
             similar = chosen.similarities(outputs, experiment.test.class_names)
             arrays[f"similarities/{outcome.method}"] = similar
-    for more in found:
-        arrays |= more
-    return LookAlikes.from_arrays(chosen.sets, arrays)
+    return LookAlikes.from_arrays(chosen.sets, arrays | judged)

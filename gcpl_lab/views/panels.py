@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
-from gcpl_lab.views.style import Families, Names, font_size
+from gcpl_lab.views.style import Names, font_size
 
 Looks = Mapping[str, tuple[str, str]]
 Window = tuple[np.ndarray, float]
@@ -48,14 +48,6 @@ def check_clouds(
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise DataError(f"labels must be integers from 0 to {len(class_names) - 1}, the places of the class names")
     return {name: check_shape(f"cloud {name!r}", points, len(labels), 2) for name, points in clouds.items()}, labels
-
-
-def check_paths(paths: np.ndarray, steps: Sequence[int], class_names: Names) -> np.ndarray:
-    """The way of each class on one map, (step, class, 2), as finite floats over two steps or more."""
-    paths = check_shape("paths", paths, len(steps), len(class_names), 2)
-    if len(steps) < 2 or not np.isfinite(paths).all():
-        raise DataError(f"paths has {len(steps)} steps; expected finite values of 2 steps or more")
-    return paths
 
 
 def set_texts(ax: Axes, title: str | None = None, caption: str | None = None, width: float | None = None) -> None:
@@ -168,17 +160,6 @@ def set_window(ax: Axes, window: Window) -> None:
     ax.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     ax.spines[:].set_color(style.FAINT)
-
-
-def scatter_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, class_names: Names, families: Families) -> None:
-    """Points (point, 2) in the looks of their classes."""
-    looks = style.class_style(class_names, families)
-    for label in np.unique(labels):
-        color, marker = looks[class_names[label]]
-        # The thin dark edge keeps yellow visible on white.
-        rim: dict[str, Any] = {"alpha": 0.8, "edgecolors": style.INK, "linewidths": 0.3}
-        x, y = points[labels == label].T
-        ax.scatter(x, y, s=30, c=color, marker=marker, **rim)
 
 
 def name_classes(ax: Axes, anchors: np.ndarray, names: Sequence[str], looks: Looks, obstacles: np.ndarray) -> None:

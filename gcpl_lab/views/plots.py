@@ -55,10 +55,15 @@ def plot_map(
 ) -> Axes:
     """Points (point, 2) on a plane, each class named at its median, the names apart for the present size of ``ax``."""
     clouds, labels = panels.check_clouds({"points": points}, labels, class_names)
-    panels.scatter_classes(ax, clouds["points"], labels, class_names, families)
+    looks, present = style.class_style(class_names, families), np.unique(labels)
+    for label in present:
+        color, marker = looks[class_names[label]]
+        # The thin dark edge keeps yellow visible on white.
+        rim: dict[str, Any] = {"alpha": 0.8, "edgecolors": style.INK, "linewidths": 0.3}
+        x, y = clouds["points"][labels == label].T
+        ax.scatter(x, y, s=30, c=color, marker=marker, **rim)
     panels.set_window(ax, panels.square_window(clouds.values()))
     set_texts(ax, title, caption)
-    present, looks = np.unique(labels), style.class_style(class_names, families)
     medians = np.stack([np.median(clouds["points"][labels == label], axis=0) for label in present])
     panels.name_classes(ax, medians, [class_names[label] for label in present], looks, clouds["points"])
     return ax
@@ -68,7 +73,9 @@ def plot_token_journey(
     ax: Axes, paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None, now: int = -1
 ) -> Axes:
     """The way (step, class, 2) of each class token to its place ``now``, hollow at its beginning, named at its end."""
-    paths = panels.check_paths(paths, steps, class_names)
+    paths = panels.check_shape("paths", paths, len(steps), len(class_names), 2)
+    if len(steps) < 2 or not np.isfinite(paths).all():
+        raise DataError(f"paths has {len(steps)} steps; expected finite values of 2 steps or more")
     now %= len(paths)
     looks, way = style.class_style(class_names, families), paths[: now + 1]
     for place, name in enumerate(class_names):
