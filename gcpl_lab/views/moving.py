@@ -63,7 +63,7 @@ def moving_maps(
     reach = map_reach([scores for scores, _ in [*states.values(), *beside.values()]])
 
     def row(shown: Mapping[str, Judged], width: float) -> Figure:
-        figure = style.new_figure(width * (len(shown) + len(beside)), 5.8)
+        figure = style.new_figure(width * (len(shown) + len(beside)), 2.2 + 1.05 * width)
         decision_row(figure, {**shown, **beside}, class_names, looks, tuple(beside), reach, False, thumbnails)
         return figure
 
@@ -72,7 +72,7 @@ def moving_maps(
         return f"{state}: {' ('.join(say_share(found, len(states[state][1])))}) lie in the sector of their own class."
 
     title, alt = "The decision map through training", f"Decision map of {', '.join(class_names)} at each training step."
-    return Moving(title, list(states), lambda state: row({state: states[state]}, 4.4), say, lambda: row(states, 3), alt)
+    return Moving(title, list(states), lambda state: row({state: states[state]}, 4.2), say, lambda: row(states, 3), alt)
 
 
 def moving_hills(
@@ -183,7 +183,7 @@ def moving_tokens(vectors: Mapping[int, Any], class_names: Names, families: Fami
     paths, moved = flat.points["all"].reshape(*whole.shape[:2], 2), np.linalg.norm(whole - whole[0], axis=2)
 
     def draw(state: str) -> Figure:
-        figure = style.new_figure(8.6, 8.8)
+        figure = style.new_figure(11, 7.4)
         plots.plot_token_journey(figure.subplots(), paths, steps, class_names, families, steps.index(int(state)))
         return figure
 

@@ -153,12 +153,14 @@ def score_strip(
     with style.figure_style():
         low, high = found.window
         form = float((high - low)[1] / (high - low)[0])
-        figure = style.new_figure(3.35 * max(2, len(states)), 3.1 * form + (3.6 if title else 3.1))
-        strip_row(figure, found, states, looks, controls)
         under = (
             f"{found.projection.note}. Rings: where an image would lie that is surely of this class. Figures are "
             "measured in the probabilities, not on the map."
         )
+        width = 3.35 * max(2, len(states))
+        lines = style.wrap_lines(under, 0.95 * width, font_size()).count("\n")
+        figure = style.new_figure(width, 3.1 * form + 3.1 + 0.25 * lines + (0.5 if title else 0))
+        strip_row(figure, found, states, looks, controls)
         panels.write_around(figure, title, under)
         class_key(figure, found.class_names, looks)
     return figure
