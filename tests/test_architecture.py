@@ -22,6 +22,7 @@ FLOORS = (
     ("baselines",),
     ("views",),
     ("experiments",),
+    ("report",),
     ("pilot",),
     ("workshop",),
     ("cli",),

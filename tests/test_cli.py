@@ -151,7 +151,8 @@ def test_train_then_classify(
     assert (told["fit"], told["fit_of_models"]["num_images"]) == ("crop", 6)
     assert 0 <= told["held_out"]["low"] <= told["held_out"]["value"] <= told["held_out"]["high"] <= 1
     assert told["fit_of_models"]["sentence"] in " ".join(ended.err.split())
-    assert sorted(os.listdir(tmp_path / "prompts")) == ["prompts.json", "prompts.safetensors"]
+    kept = ["kept", "prompts.json", "prompts.safetensors", "run.json"]
+    assert sorted(os.listdir(tmp_path / "prompts")) == kept
     config = read_json(tmp_path / "prompts" / "prompts.json")["config"]
     assert config["objective"] == objective
     assert {name: config[name] for name in SMALL_SETTINGS} == SMALL_SETTINGS
@@ -211,10 +212,11 @@ def test_other_settings_replace_finished_prompts_and_a_bad_image_leaves_them(
     train: Any, support: Path, tmp_path: Path
 ) -> None:
     def written() -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in (tmp_path / "prompts").iterdir()}
+        return {file.name: file.read_bytes() for file in (tmp_path / "prompts").glob("prompts.*")}
 
     ended = train(tmp_path / "prompts")
-    learned, measured = ended.out.strip().splitlines()
+    learned, measured, look = ended.out.strip().splitlines()
+    assert f"gcpl-lab report {tmp_path / 'prompts'} (" in look
     assert learned.startswith("Learned 3 class prompts from 6 images (images seen by crop, ")
     assert learned.endswith(f"): {tmp_path / 'prompts'}")
     assert measured.startswith("Accuracy on 6 images that were left out: ")

@@ -16,9 +16,10 @@ from gcpl_lab import GCPLClassifier
 from gcpl_lab.baselines import coop, pixels, tip_adapter
 from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.errors import DataError
-from gcpl_lab.experiments import demo, figures
-from gcpl_lab.experiments.demo import DemoResult, run_demo
+from gcpl_lab.experiments import demo, figures, sentences
+from gcpl_lab.experiments.demo import run_demo
 from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment
+from gcpl_lab.experiments.report import ShownRun
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 
 TWO = ("num_vectors", "num_steps", "num_samples", "num_evidence", "discriminative_steps", "discriminative_batch_size")
@@ -44,7 +45,7 @@ class Run:
         self.steps: list[tuple[str, int, int]] = []
         chosen = {"shots": 2, "test_total": 20, "settings": SMALL, "multilabel": False, **options}
         with contextlib.chdir(place):
-            self.result: DemoResult = run_demo(Path("runs/demo"), on_event=self.hear, **chosen)
+            self.result: ShownRun = run_demo(Path("runs/demo"), on_event=self.hear, **chosen)
 
     def hear(self, event: str, name: str, *values: Any) -> None:
         if event == "begin":
@@ -135,7 +136,7 @@ def test_the_report_holds_everything_itself_and_says_what_was_measured(finished:
     assert "<script" not in without_figures
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", without_figures)
     assert "gcpl-lab demo" in without_figures
-    for sentence in (finished.result.answer, *finished.result.caveats, demo.QUESTION):
+    for sentence in (finished.result.answer, *finished.result.caveats, sentences.QUESTION):
         assert sentence.replace("'", "&#39;") in page
 
 

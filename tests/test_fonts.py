@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -35,43 +35,70 @@ def build_font(path: Path, name: str, letters: str) -> Path:
     return path
 
 
+def forget() -> None:
+    for found in (fonts._fonts_for, fonts._candidates):
+        found.cache_clear()
+    fonts._told.clear()
+
+
 @pytest.fixture
 def installed() -> Iterator[None]:
     """What a test installs is gone after it."""
     before = font_manager.fontManager.ttflist[:]
-    fonts.fallback_fonts.cache_clear()
+    only = (fonts.USUAL, "Last Resort High-Efficiency")
+    font_manager.fontManager.ttflist[:] = [entry for entry in before if entry.name in only]
+    forget()
     yield
     font_manager.fontManager.ttflist[:] = before
-    fonts.fallback_fonts.cache_clear()
+    forget()
 
 
-@pytest.mark.usefixtures("installed")
-def test_a_font_is_known_by_its_letters_and_not_by_its_name(tmp_path: Path) -> None:
-    name = "Letters of Nobody"
-    font_manager.fontManager.addfont(build_font(tmp_path / "own.ttf", name, fonts.SCRIPTS["Thai"] + "กข"))
-    font_manager.fontManager.addfont(build_font(tmp_path / "other.ttf", "Another", "ไ"))  # not enough of it
-    with figure_style(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert name in plt.rcParams["font.family"]
-        assert "Another" not in plt.rcParams["font.family"]
-        figure = new_figure(2, 1)
-        figure.text(0.1, 0.5, "coat ไทย กข Größe ёж")
-        save_figure(figure, tmp_path, "figure")
-
-
-@pytest.mark.usefixtures("installed")
-def test_letters_that_become_boxes_are_named(tmp_path: Path) -> None:
-    font_manager.fontManager.ttflist[:] = [
-        entry
-        for entry in font_manager.fontManager.ttflist
-        if entry.name in (fonts.USUAL, "Last Resort High-Efficiency")
-    ]
+def draw(words: str, folder: Path) -> None:
     with figure_style():
-        assert fonts.fallback_fonts() == ()
         figure = new_figure(2, 1)
-        figure.text(0.1, 0.5, "coat コート")
-        with pytest.warns(
-            UserWarning, match="no font has the letters コトー, which are drawn as boxes; install"
-        ) as told:
-            save_figure(figure, tmp_path, "figure")
-        assert len(told) == 1  # and not of every letter, every time it is drawn
+        figure.text(0.1, 0.5, words)
+    save_figure(figure, folder, "figure")
+
+
+@pytest.mark.usefixtures("installed")
+def test_fonts_are_found_by_the_letters_at_hand(tmp_path: Path) -> None:
+    for place, (name, letters) in enumerate(
+        {"Letters of Nobody": "ไทยกข", "Half of Them": "コー", "Rest": "トコ"}.items()
+    ):
+        font_manager.fontManager.addfont(build_font(tmp_path / f"{place}.ttf", name, letters))
+    assert fonts._fonts_for(frozenset("ไทย")) == (("Letters of Nobody",), frozenset())
+    assert set(fonts._fonts_for(frozenset("コート"))[0]) == {"Half of Them", "Rest"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw("coat ไทย กข コート Größe ёж חולצה قميص", tmp_path)
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_no_font_has_is_said_once_with_the_font_to_install(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        draw("coat コート 가 👕", tmp_path)
+        draw("コート", tmp_path)
+    assert len(told) == 1  # and not of every letter, every time it is drawn
+    assert "Noto Sans CJK (on Debian fonts-noto-cjk) and Noto Emoji" in str(told[0].message)
+    with pytest.warns(UserWarning, match="install Noto Sans Devanagari and"):
+        draw("हनद", tmp_path)
+
+
+def ink_of(words: str) -> np.ndarray:
+    """What is drawn of a text at a large size, without the ground around it."""
+    with figure_style():
+        figure = new_figure(4, 2)
+        figure.text(0.1, 0.3, words, fontsize=60)
+        figure.canvas.draw()
+    dark = np.asarray(figure.canvas.buffer_rgba())[..., 0] < 128  # type: ignore[attr-defined]
+    rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+    return dark[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def test_letters_from_right_to_left_are_put_in_order() -> None:
+    """The first letter of a Hebrew word stands at its right end."""
+    word, first = ink_of("אל"), ink_of("א")
+    height, width = first.shape
+    assert (word[-height:, -width:] == first).mean() > 0.97
+    assert (word[-height:, :width] == first).mean() < 0.9

@@ -13,11 +13,11 @@ from gcpl_lab.cli.answers import duration
 from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError, DataError, ModelError
 from gcpl_lab.experiments import profile as profiling
-from gcpl_lab.experiments.plan import count_updates, make_plan, published_config
+from gcpl_lab.experiments.plan import count_updates, make_plan
 from gcpl_lab.experiments.profile import LiveBytes, Profile, load_profile, measure_profile
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.estimator import GCPLClassifier
-from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.gcpl.settings import GCPLConfig, published_config
 from gcpl_lab.models.presets import PRESETS, StepMemory
 from tests.made_up import randn
 
@@ -123,6 +123,9 @@ def test_staged_counts_are_those_of_the_classifier(known_diffusion: Any) -> None
 def test_savings_say_what_each_would_change() -> None:
     made = plan()
     savings = savings_of(made)
+    other = plan(classification="fast")
+    assert savings.pop("fast").seconds == other.seconds
+    assert other.classification.denoiser_evaluations == 50 * ((10 * 50 + 5 * 450) // 50)  # of the published
     # half the pairs: half of calibration and of classification (encoding stays); checkpointing: one more forward pass
     # an image, and the smaller step
     saved = {
@@ -140,6 +143,7 @@ def test_savings_say_what_each_would_change() -> None:
     # What is chosen already is no saving.
     chosen = savings_of(plan(gradient_checkpointing=True, precision="bfloat16"))
     assert not chosen.keys() & {"checkpointing", "bfloat16"}
+    assert "fast" not in savings_of(other)
     assert "staged" not in savings_of(plan(num_classes=4))
 
 

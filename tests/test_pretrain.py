@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcpl_lab.baselines.features import LinearProbe
-from gcpl_lab.data.fashion import FASHION_CLASSES, family_of
+from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import write_json
@@ -34,7 +34,7 @@ from tools.captions import (
     spoken_name,
 )
 from tools.pretrain import PretrainData, StageConfig, train_stage
-from tools.raw_fashion import RawFashion
+from tools.raw_fashion import RawFashion, family_of
 from tools.scenes import CANVAS_SIZE, compose_scene
 
 

@@ -220,8 +220,9 @@ def test_no_images_have_no_answer_and_one_image_is_no_list(random_pair: Any, pic
     model = GCPLClassifier(str(random_pair.folder), num_steps=1, num_evidence=1, diffusion=random_pair.diffusion)
     model.fit(*pictures)
     assert (model.predict([]).shape, model.predict_proba([]).shape) == ((0,), (0, 3))
-    with pytest.raises(DataError, match="expected a list of images"):
-        model.predict(pictures[0][0])
+    for one in (pictures[0][0], Path("a.png"), "a.png", Image.fromarray(pictures[0][0])):
+        with pytest.raises(DataError, match="expected a list of images"):
+            model.predict(one)
     with pytest.raises(DataError, match="labels 9 were not learned"):
         model.score(pictures[0][:2], [0, 9])
 
@@ -255,11 +256,13 @@ def test_results_that_were_edited(tmp_path: Path) -> None:
         "multilabel": {"data": {"test_size": 2}, "methods": []},
     }
     for key, values in {
-        "methods[0].accuracy": {"methods": [{**row, "accuracy": 78.3}]},
-        "methods[0].seed": {"methods": [{name: value for name, value in row.items() if name != "seed"}]},
-        "data.test_size": {"data": {**data, "test_size": 0}},
+        "methods[0].accuracy: 78.3 is greater": {"methods": [{**row, "accuracy": 78.3}]},
+        "methods[0]: 'seed' is a required": {
+            "methods": [{name: value for name, value in row.items() if name != "seed"}]
+        },
+        "data.test_size: 0 is less": {"data": {**data, "test_size": 0}},
         "versions": {"versions": None},
-        "multilabel.data": {"multilabel": {"methods": []}},
+        "multilabel: 'data' is a required": {"multilabel": {"methods": []}},
     }.items():
         (tmp_path / "results.json").write_text(json.dumps({**whole, **values}))
         with pytest.raises(ArtifactError, match=r"results.json: " + key.replace("[", r"\[").replace("]", r"\]")):

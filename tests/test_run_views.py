@@ -203,7 +203,7 @@ def test_results_of_something_else_are_refused(run, change):
     results = read_json(run / "results.json")
     # What was changed is not of a demonstration; what was not lacks learned prompts.
     message = (
-        r"is missing; give a folder that gcpl-lab demo|expected a list"
+        r"(is a required property|is not of type 'array'); restore the file, or give a run of gcpl-lab demo"
         if change
         else "holds zero_shot_clip, linear_probe, but no learned prompts"
     )

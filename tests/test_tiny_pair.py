@@ -16,7 +16,7 @@ from PIL import Image
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode, draw_test
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
+from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.evaluation.metrics import accuracy
@@ -24,6 +24,7 @@ from gcpl_lab.models.clip import FrozenCLIP, encode_token_embeddings
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import TINY_FOLDER
 from tools.captions import caption_vocabulary
+from tools.raw_fashion import family_of
 
 TEXTS = ["", "a photo of a shirt", "a photo of a pair of trousers, dark", "ankle boot", "a zzyzx of a bag " * 5]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gcpl_lab.baselines.features import LinearProbe
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
+from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps
@@ -23,7 +23,7 @@ from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import Preset
 from gcpl_lab.storage import read_json, write_json, write_text
 from tools.captions import SPOKEN_NAMES, AttributeScale, photo_caption
-from tools.raw_fashion import PRETRAIN_PART, SUPPORT_PART, RawFashion, read_raw_fashion
+from tools.raw_fashion import PRETRAIN_PART, SUPPORT_PART, RawFashion, family_of, read_raw_fashion
 from tools.samples import bundled_images
 from tools.scenes import compose_scene
 

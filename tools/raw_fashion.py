@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 
 PRETRAIN_PART = range(0, 50_000)
@@ -74,3 +75,11 @@ def _read_idx(path: Path) -> np.ndarray:
     if values.size != int(np.prod(shape)):
         raise DataError(f"{path}: holds {values.size} bytes where its header {shape} promises {int(np.prod(shape))}")
     return values.reshape(shape).copy()
+
+
+def family_of(class_name: str) -> str:
+    """The family a fashion class belongs to, such as ``"tops"`` for ``"shirt"``."""
+    for family, members in FASHION_FAMILIES.items():
+        if class_name in members:
+            return family
+    raise DataError(f"{class_name!r} is no fashion class; expected one of {', '.join(FASHION_CLASSES)}")

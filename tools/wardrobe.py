@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES, family_of
+from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.data.multilabel import head_medium_tail
 from gcpl_lab.data.samples import SAMPLES_FORMAT
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import file_checksum, write_json, write_text
 from tools.captions import AttributeScale, attribute_words, join_phrases
-from tools.raw_fashion import PRETRAIN_PART, SUPPORT_PART, RawFashion, read_raw_fashion
+from tools.raw_fashion import PRETRAIN_PART, SUPPORT_PART, RawFashion, family_of, read_raw_fashion
 from tools.samples import LICENSE, build_set, few_shot_images
 from tools.scenes import compose_scene
 

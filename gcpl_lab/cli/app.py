@@ -18,7 +18,6 @@ from gcpl_lab.errors import LabError
 from gcpl_lab.storage import reason_of
 from gcpl_lab.training.processes import processes
 
-INTERRUPTED = 130
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 VERBS: dict[str, Callable[..., None]] = {
     "doctor": project.doctor,
@@ -40,6 +39,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "pilot run": pilot.run,
     "pilot watch": pilot.watch,
     "pilot explain": pilot.explain,
+    "report": workshop.report,
     "slides": workshop.slides,
     "map": workshop.hover_map,
     "animate": workshop.animate,
@@ -92,7 +92,7 @@ def main() -> None:
             raise
         _end(f"{error.filename or 'the disk'}: {reason_of(error)}")
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer turns Ctrl-C into this
+        if end.code == 130:  # typer turns Ctrl-C into this
             again = "train, compare, ablate and pretrain go on where the same command is given again."
             console.print(f"Interrupted. {again}", soft_wrap=True)
         raise

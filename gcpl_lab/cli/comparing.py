@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from typer import BadParameter, Option
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import LiveProgress, answer, console, difference, make_table, mean_and_spread, percent
 from gcpl_lab.cli.learning import Images, Metadata, read_labelled, tell_fit
+from gcpl_lab.errors import DataError
 
 COSTS = {
     "UNet runs": "{denoiser_evaluations:,.0f}",
@@ -121,15 +123,14 @@ def compare(
 
 def _tell_fit(images: Path, held_out: bool, run: dict[str, Any]) -> None:
     """What the frozen models see of the first draw; nothing where the comparison itself will refuse the images."""
-    import numpy as np
-
     from gcpl_lab.data.episodes import draw_episode
     from gcpl_lab.data.folders import read_pictures
 
-    (pool, test), shots, seed = read_pictures(images), max(run["shots"]), run["seeds"][0]
-    if (held_out or test is not None) and np.bincount(pool.labels).min() >= shots:
-        exemplars = pool.subset(draw_episode(pool, shots, seed))
-        tell_fit(exemplars, run["preset"], run["settings"].get("fit", "auto"), seed)
+    with suppress(DataError):
+        (pool, test), seed = read_pictures(images), run["seeds"][0]
+        exemplars = pool.subset(draw_episode(pool, max(run["shots"]), seed))
+        if held_out or test is not None:
+            tell_fit(exemplars, run["preset"], run["settings"].get("fit", "auto"), seed)
 
 
 def _tell_row(row: dict[str, Any]) -> None:
@@ -222,7 +223,7 @@ def ablate_lmpt(
 
     chosen, numbers = options.parse_settings(settings, LMPTConfig, preset=preset), options.parse_seeds(seeds)
     from gcpl_lab.experiments import multilabel
-    from gcpl_lab.experiments.figures import draw_ablation
+    from gcpl_lab.report import draw_ablation
 
     known = multilabel.MULTILABEL_METHODS
     names = [name.strip() for name in only.split(",") if name.strip()]

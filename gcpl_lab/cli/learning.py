@@ -16,11 +16,10 @@ from gcpl_lab.storage import check_writable
 
 if TYPE_CHECKING:
     from gcpl_lab.data.sets import ImageSet, MultiLabelSet
-    from gcpl_lab.gcpl.estimator import GCPLClassifier
 
 HELD_OUT = "Images outside the exemplars that it is measured on at the end, at most; 0: none."
-CLASSIFIED = 32
-"""Images between two messages."""
+LOOK = "Page, figures, map, animation and deck of it: gcpl-lab report {} ({:.1f} MB of states are kept for them)."
+CLASSIFIED = 32  # images between two messages
 
 List = Annotated[Path | None, Option("--list", help="Long-tail list: a path and label ids a line.")]
 Labels = Annotated[Path | None, Option("--labels", help="With --list: names of the classes.")]
@@ -45,18 +44,15 @@ def train_gcpl(
     from gcpl_lab.models.presets import find_preset, resolve
 
     resolve(find_preset(preset), "diffusion")  # absent weights are told before anything heavy is loaded
-    import numpy as np
-
-    from gcpl_lab.data.episodes import draw_episode
-    from gcpl_lab.data.folders import leave_out, read_image_folder
+    from gcpl_lab.data.folders import draw_sets, refuse_parts
     from gcpl_lab.experiments.plan import count_updates
     from gcpl_lab.gcpl.estimator import GCPLClassifier
     from gcpl_lab.gcpl.settings import GCPLConfig
+    from gcpl_lab.report import measure_left_out, note_training
 
     chosen = options.parse_settings(settings, GCPLConfig, objective=objective, preset=preset, seed=seed)
-    pool = read_image_folder(images)
-    drawn = draw_episode(pool, shots, seed) if shots else np.arange(len(pool))
-    others, pool = leave_out(pool, drawn, seed, held_out), pool.subset(drawn)
+    refuse_parts(images)
+    pool, others = draw_sets(images, shots, seed, held_out)
     model, names = GCPLClassifier(**chosen), list(pool.class_names)
     seen = tell_fit(pool, preset, model.config.fit, seed)
     checkpoints, total = output / "checkpoint", count_updates(model.config)
@@ -66,12 +62,16 @@ def train_gcpl(
             progress("step", objective, record, total)
         progress("end", objective)
     model.save(output)
+    noted = {"images": str(images.resolve()), "shots": shots, "seed": seed, "held_out": held_out}
+    kept = note_training(output, model, {**options.run_options(1), **noted}) / 1e6
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other images may come next
-    made = {"output": str(output), "classes": names, "pictures": len(pool), "fit_of_models": seen}
-    how = f"images seen by {model.fit_}, {model.mirroring_}"
-    learned = f"Learned {len(names)} class prompts from {len(pool)} images ({how}): {output}"
-    found, told = _measure_held_out(model, others)
-    answer({**made, "fit": model.fit_, "flip": model.mirroring_.flip, "held_out": found}, as_json, learned, told)
+    made: dict[str, Any] = {"output": str(output), "classes": names, "pictures": len(pool), "fit_of_models": seen}
+    how = f"{len(pool)} images (images seen by {model.fit_}, {model.mirroring_})"
+    learned = f"Learned {len(names)} class prompts from {how}: {output}"
+    with console.status(f"measuring on {len(others)} images that were left out"):
+        found, told = measure_left_out(model, others)
+    made |= {"fit": model.fit_, "flip": model.mirroring_.flip, "held_out": found}
+    answer(made, as_json, learned, told, LOOK.format(output, kept))
 
 
 def tell_fit(exemplars: ImageSet, preset: str, fit: str, seed: int) -> dict[str, Any] | None:
@@ -85,23 +85,6 @@ def tell_fit(exemplars: ImageSet, preset: str, fit: str, seed: int) -> dict[str,
     for line in seen.lines():
         console.print(escape(line), highlight=False, soft_wrap=True)
     return seen.as_dict()
-
-
-def _measure_held_out(model: GCPLClassifier, others: ImageSet) -> tuple[dict[str, Any] | None, str]:
-    """Accuracy on images that were left out of learning, and a sentence on it."""
-    import numpy as np
-
-    from gcpl_lab.evaluation.trust import share_with_interval
-
-    if not len(others):
-        return None, "No image is left to measure on: keep some out of learning, or give fewer --shots."
-    with console.status(f"measuring on {len(others)} images that were left out"):
-        answers = model.predict(others.images)
-    share = share_with_interval(int((answers == others.labels).sum()), len(others))
-    largest = np.bincount(others.labels).max() / len(others)
-    interval = f"95 %: {share.low:.1%} to {share.high:.1%}"
-    told = f"Accuracy on {len(others)} images that were left out: {share.value:.1%} ({interval}); "
-    return share._asdict(), told + f"chance {1 / len(others.class_names):.1%}, largest class {largest:.1%}."
 
 
 def classify(
@@ -118,16 +101,15 @@ def classify(
     files = [file for path in images for file in (_images_below(path) if path.is_dir() else [path])]
     if table:
         check_writable(table.parent)
-    model = GCPLClassifier.load(prompts, preset=preset)
-    answers: list[dict[str, Any]] = []
+    model, answers = GCPLClassifier.load(prompts, preset=preset), list[dict[str, Any]]()
     with counting("reading the images") as tell:
         for start in range(0, len(files), CLASSIFIED):
             part = files[start : start + CLASSIFIED]
             for file, row in zip(part, model.predict_proba(part), strict=True):
                 chances = dict(zip(model.class_names_, map(float, row), strict=True))
                 best = model.class_names_[int(row.argmax())]
-                shown = {"file": str(file), "class": best, "probability": chances[best], "probabilities": chances}
-                answers.append(shown)
+                found = {"class": best, "probability": chances[best], "probabilities": chances}
+                answers.append({"file": str(file), **found})
             tell(len(answers), len(files))
     columns = {"file": "{shown}", "class": "{class}", "probability": "{probability:.1%}"}
     rows = [{**one, "shown": shorten_path(one["file"])} for one in answers]

@@ -97,9 +97,9 @@ def plan(
     as_json: options.Json = False,
 ) -> None:
     """Say what a run will cost before it is started: evaluations, time, memory, money, and what would save some."""
-    from gcpl_lab.experiments.plan import make_plan, published_config
+    from gcpl_lab.experiments.plan import make_plan
     from gcpl_lab.experiments.profile import load_profile
-    from gcpl_lab.gcpl.settings import GCPLConfig
+    from gcpl_lab.gcpl.settings import GCPLConfig, published_config
     from gcpl_lab.storage import write_json
 
     chosen = options.parse_settings(settings, GCPLConfig, objective=objective)
@@ -137,8 +137,8 @@ def _for_people(made: dict[str, Any]) -> list[Any]:
     columns = {"UNet evaluations": "{denoiser_evaluations:,}", "time": "{time}", "memory": "{memory}"}
     money = {} if made["cost"] is None else {"cost": "{cost:,.2f}"}
     rows = [dict(row) for row in (*made["stages"], {**made, "name": "together"}, *made["savings"])]
-    for row in rows:
-        row |= {"time": duration(row["seconds"]), "memory": f"{row['memory_bytes'] / 1e9:.2f} GB"}
+    for number, row in enumerate(rows, -len(made["stages"])):
+        row |= {"number": number, "time": duration(row["seconds"]), "memory": f"{row['memory_bytes'] / 1e9:.2f} GB"}
         if "saved_seconds" in row:
             row["time"] += f" ({-row['saved_seconds'] / (made['seconds'] or 1):+.0%})"
     num_stages = 1 + len(made["stages"])
@@ -147,7 +147,8 @@ def _for_people(made: dict[str, Any]) -> list[Any]:
         f"in {made['precision']}, {settings['objective']}, {settings['num_steps']} updates of "
         f"{settings['batch_size']} images, {settings['num_evidence']} (t, ε) pairs a test image",
         make_table({"": "{name}", **columns, **money}, rows[:num_stages]),
-        make_table({"what would change": "{title}\n{how}", **columns}, rows[num_stages:]),
+        make_table({"what would change": "{number} {title}", **columns}, rows[num_stages:]),
+        *(f"{row['number']}: {row['how']}" for row in rows[num_stages:]),
         f"Seconds: {profile['source']}; {profile['machine']}.",
         *(f"Derived: {note}." for note in profile["derived"]),
         f"Memory: {made['memory_basis']}.",

@@ -12,7 +12,8 @@ from typer import Argument, BadParameter, Option
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import answer, console, make_table
 
-Run = Annotated[Path, Argument(help="Folder written by gcpl-lab demo.")]
+Run = Annotated[Path, Argument(help="Folder written by train gcpl, compare, ablate lmpt or demo.")]
+Theme = Annotated[str, Option(help="light or dark.")]
 Method = Annotated[str, Option(help="Of the map: umap, densmap, pca or tsne.")]
 Raw = Annotated[Path, Option(help="Folder with the four published Fashion-MNIST files.")]
 DEMO, RAW_FILES = Path("runs/demo"), Path("/usr/share/datasets/fashion-mnist")
@@ -72,30 +73,49 @@ def lab(notebooks: Annotated[Path, Option(help="Folder of notebooks.")] = Path("
     sys.exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={notebooks}"]))
 
 
-def slides(
+def report(
     folder: Run = DEMO,
-    theme: Annotated[str, Option(help="light or dark.")] = "light",
+    theme: Theme = "light",
     method: Method = "umap",
+    preset: options.LearnedOn = None,
+    controls: Annotated[bool, Option(help="Learn from shuffled labels beside it, which takes as long again.")] = True,
     as_json: options.Json = False,
 ) -> None:
+    """Make everything that can be shown of a run: page, figures, samples, hover map, animation and deck."""
+    from gcpl_lab.report import make_report
+
+    with console.status("looking at the run"):
+        made = make_report(folder, method, theme, preset=preset, controls=controls)
+    _name_files(made, as_json, "Page, and {others} files beside it")
+
+
+def slides(folder: Run = DEMO, theme: Theme = "light", method: Method = "umap", as_json: options.Json = False) -> None:
     """Make a deck of slides of a run, with every figure as PNG, SVG and PDF beside it."""
     from gcpl_lab.experiments.deck import make_deck
 
-    _name_files(make_deck(folder, theme, method), as_json, "Slides, and {others} figures beside them")
+    _name_files(make_deck(_shown(folder), theme, method), as_json, "Slides, and {others} figures beside them")
 
 
 def hover_map(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
     """Make one page with the test images of a run on a map, each shown under the mouse."""
     from gcpl_lab.experiments.run_views import make_map
 
-    _name_files([make_map(folder, method)], as_json, "Map")
+    _name_files([make_map(_shown(folder), method)], as_json, "Map")
 
 
 def animate(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
     """Make the token journey and the before-and-after map move, as GIF and as a page to turn by hand."""
     from gcpl_lab.experiments.run_views import make_animation
 
-    _name_files(make_animation(folder, method), as_json, "{all} files")
+    _name_files(make_animation(_shown(folder), method), as_json, "{all} files")
+
+
+def _shown(folder: Path) -> Path:
+    """Where a run's states are, which are made of it first where it is no demonstration."""
+    from gcpl_lab.report import find_shown
+
+    with console.status("looking at the run"):
+        return find_shown(folder)
 
 
 def _name_files(paths: list[Path], as_json: bool, what: str) -> None:

@@ -3,10 +3,6 @@
 Source: Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747 (MIT licence)
 """
 
-from __future__ import annotations
-
-from gcpl_lab.errors import DataError
-
 FASHION_CLASSES = "t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 """Fine class names in the order of the published label ids 0 to 9."""
 
@@ -17,11 +13,3 @@ FASHION_FAMILIES = {
     "bags": ("bag",),
 }
 """Families of look-alikes; a family of one class has no look-alike in the set."""
-
-
-def family_of(class_name: str) -> str:
-    """The family a fashion class belongs to, such as ``"tops"`` for ``"shirt"``."""
-    for family, members in FASHION_FAMILIES.items():
-        if class_name in members:
-            return family
-    raise DataError(f"{class_name!r} is no fashion class; expected one of {', '.join(FASHION_CLASSES)}")

@@ -37,7 +37,7 @@ def read_image_folder(folder: str | Path, name: str | None = None) -> ImageSet:
     file = _find_metadata(folder)
     column = _label_column(file) if file else None
     if file is None or column is None:
-        _refuse_parts(folder)
+        refuse_parts(folder)
         return read_class_folders(folder, name)
     found = read_metadata(file, labels_column=column, name=name)
     counts = found.targets.sum(axis=1)
@@ -84,7 +84,7 @@ def _label_column(file: Path) -> str | None:
     return column
 
 
-def _refuse_parts(folder: Path) -> None:
+def refuse_parts(folder: Path) -> None:
     """Refuse sub-folders that are parts of a set, such as ``support/`` and ``test/``, as classes."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if names and PARTS.issuperset(name.casefold() for name in names):
@@ -136,12 +136,12 @@ def read_support_and_test(images: str | Path, published: str | None = None) -> t
 
 
 def draw_sets(images: str | Path, shots: int, seed: int, most_test: int | None = None) -> tuple[ImageSet, ImageSet]:
-    """Exemplars and at most ``most_test`` test images of a folder, as for :func:`read_pictures`, none in both.
+    """Exemplars and at most ``most_test`` test images of a folder, as for :func:`read_pictures`; 0 shots take all.
 
     Without a ``test/`` the images that are not drawn are the test set, but for those that look like an exemplar.
     """
     pool, test = read_pictures(images)
-    chosen = draw_episode(pool, shots, seed)
+    chosen = draw_episode(pool, shots, seed) if shots else np.arange(len(pool))
     if test is None:
         return pool.subset(chosen), leave_out(pool, chosen, seed, most_test)
     if most_test is not None and most_test < len(test):

@@ -99,9 +99,11 @@ def read_images(sources: Iterable[ImageSource], fit: str | None = None) -> list[
 def iter_images(sources: Iterable[ImageSource], fit: str | None = None) -> Iterator[Image.Image]:
     """The same, each read when it is asked for; after one that cannot be read the others are looked at, none given."""
     # A stack of grey images has three axes too, but none of its images is as narrow as a pixel has channels.
-    single = isinstance(sources, np.ndarray) and (sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] < 5))
-    if single or isinstance(sources, str | Path | Image.Image):
-        kind = f"an array of shape {sources.shape}" if isinstance(sources, np.ndarray) else "one image"
+    shape = sources.shape if isinstance(sources, np.ndarray) else None
+    if isinstance(sources, str | Path | Image.Image) or (
+        shape and (len(shape) < 3 or (len(shape) == 3 and shape[2] < 5))
+    ):
+        kind = f"an array of shape {shape}" if shape else "one image"
         raise DataError(f"images are {kind}; expected a list of images: put it into brackets")
     failures: list[str] = []
     for index, source in enumerate(sources):

@@ -51,10 +51,12 @@ class OutcomeCache:
     Attributes:
         folder: Made where it does not exist; delete it to start anew.
         threads: Of the process that learns; None where that is this one.
+        kept: Folder of outcomes by their trial alone, which stand for all that is asked for, whatever changed since.
     """
 
     folder: Path
     threads: int | None = None
+    kept: Path | None = None
 
     @cached_property
     def _surroundings(self) -> dict[str, Any]:
@@ -75,11 +77,13 @@ class OutcomeCache:
         Raises:
             ArtifactError: The entry is damaged; delete the folder.
         """
-        place = self._place(experiment, trial)
+        place = (self.kept or self.folder) / "-".join(map(str, trial))
+        if not (place / OUTCOME).is_file():
+            place = self._place(experiment, trial)
         if (place / OUTCOME).is_file():
-            return _read(place, experiment)
+            return read_outcome(place, experiment)
         outcome = experiment.run(*trial)
-        _write(place, outcome)
+        write_outcome(place, outcome)
         return outcome
 
     def arrays(
@@ -129,7 +133,7 @@ def _content(data: ImageSet | MultiLabelSet) -> dict[str, Any]:
     return {**vars(data), "images": ["/".join(path.parts[-2:]) for path in data.images]}
 
 
-def _write(place: Path, outcome: Outcome | MultiLabelOutcome) -> None:
+def write_outcome(place: Path, outcome: Outcome | MultiLabelOutcome) -> None:
     """An entry; its last file is written last: where that is, the entry is whole."""
     values = {name: value for name, value in vars(outcome).items() if name not in ("model", "evidence")}
     tensors = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
@@ -148,7 +152,8 @@ def _write(place: Path, outcome: Outcome | MultiLabelOutcome) -> None:
     write_tensors(place / OUTCOME, tensors, {"format": FORMAT, "header": json.dumps(header)})
 
 
-def _read(place: Path, experiment: FewShotExperiment | MultiLabelExperiment) -> Outcome | MultiLabelOutcome:
+def read_outcome(place: Path, experiment: FewShotExperiment | MultiLabelExperiment) -> Any:
+    """The Outcome or MultiLabelOutcome that :func:`write_outcome` kept."""
     tensors, metadata = read_tensors(place / OUTCOME)
     if metadata.get("format") != FORMAT:
         raise ArtifactError(f"{place / OUTCOME}: is no kept outcome; delete {place}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gcpl_lab.data.duplicates import without_copies
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.folders import read_pictures, read_support_and_test
 from gcpl_lab.data.samples import load_fashion
@@ -16,21 +17,16 @@ from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.compare import Trial, paired_difference, summarise
 from gcpl_lab.experiments.base import run_all
+from gcpl_lab.experiments.caching import write_outcome
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.registry import usable_workers
 from gcpl_lab.experiments.results import separation_of
 from gcpl_lab.training.machine import describe_machine
 from gcpl_lab.training.workers import describe_workers
 
-AVERAGED = (
-    "accuracy_within_family",
-    "calibration_error",
-    "log_loss",
-    "denoiser_evaluations",
-    "train_evaluations",
-    "train_seconds",
-    "predict_seconds",
-)
+KEPT = "kept"  # in a comparison's folder: outcomes of the first draw with most shots, which gcpl-lab report shows
+AVERAGED = ("accuracy_within_family", "calibration_error", "log_loss", "denoiser_evaluations", "train_evaluations")
+SECONDS = ("train_seconds", "predict_seconds")
 
 
 def run_comparison(
@@ -73,40 +69,52 @@ def run_comparison(
     Raises:
         DataError: The images are not there, or there are none to test on.
     """
-    if held_out and images is not None and published is None:
-        support = test = read_pictures(images)[0]
-    elif images is None and published is None:
-        support, test = load_fashion("support"), load_fashion("test")
-    else:
-        support, test = read_support_and_test(images or "", published)
-    test = support if held_out else test
+    support, test = read_compared(images, published, held_out)
     whole = FewShotExperiment(support, test, preset=preset, settings=settings)
     trials = [Trial(method, count, seed) for count in shots for seed in seeds for method in methods]
     running |= {"line": "{method}, {shots} shots, seed {seed}", "num_workers": num_workers}
-    rows = run_all(folder, trials, _Judge(whole, held_out), whole.fingerprint(), **running)
+    judge = _Judge(whole, held_out, Path(folder) / KEPT, (max(shots), seeds[0]))
+    rows = run_all(folder, trials, judge, whole.fingerprint(), **running)
     summary = summarise(rows, reference)
     for entry in summary:
         same = [row for row in rows if (row["method"], row["shots"]) == (entry["method"], entry["shots"])]
-        entry |= {name: _mean([row[name] for row in same]) for name in AVERAGED}
+        entry |= {name: _mean([row[name] for row in same]) for name in (*AVERAGED, *SECONDS)}
         if all("readings" in row for row in same):
             entry |= _reading_of(same)
     data = whole.describe_data() | {"shots": list(shots), "held_out": held_out, "fit": whole.fit}
+    data |= {"images": images and str(Path(images).resolve()), "published": published}
     data |= {"chance": 1 / len(test.class_names), "largest_class": float(np.bincount(test.labels).max() / len(test))}
     machine = {**describe_machine(), **describe_workers(usable_workers(num_workers))}
-    return whole.write_results(folder, command, data=data, machine=machine, methods=rows, summary=summary)
+    found = {"settings": whole.settings, "data": data, "machine": machine, "methods": rows, "summary": summary}
+    return whole.write_results(folder, command, **found)
+
+
+def read_compared(images: str | Path | None, published: str | None, held_out: bool) -> tuple[ImageSet, ImageSet]:
+    """What methods learn from and are judged on, before a draw: see :func:`run_comparison`."""
+    if images is None and published is None:
+        support, test = load_fashion("support"), load_fashion("test")
+    elif held_out and images is not None and published is None:
+        support = test = read_pictures(images)[0]
+    else:
+        support, test = read_support_and_test(images or "", published)
+    return support, support if held_out else test
 
 
 @dataclass
 class _Judge:
-    """A trial's result, in whatever process it is asked for; ``held_out``: on what a draw of the pool leaves over."""
+    """A trial's result, in any process; ``held_out``: on what a draw leaves over. Outcomes of one ``draw`` are kept."""
 
     whole: FewShotExperiment
     held_out: bool
+    folder: Path
+    draw: tuple[int, int]
     _left: dict[tuple[int, int], FewShotExperiment] = field(default_factory=dict)
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
         experiment = self._leaving_out(trial.shots, trial.seed) if self.held_out else self.whole
         outcome = experiment.run(trial.method, trial.shots, trial.seed)
+        if (trial.shots, trial.seed) == self.draw:
+            write_outcome(self.folder / f"{trial.method}-{trial.shots}-{trial.seed}", outcome)
         separation = separation_of(experiment, outcome).as_dict() if outcome.evidence else None
         return {**outcome.row, "shots": trial.shots, "separation": separation}
 
@@ -119,8 +127,10 @@ class _Judge:
 
 
 def left_over(support: ImageSet, shots: int, seed: int) -> np.ndarray:
-    """The images of the pool that an episode leaves over."""
-    left = np.setdiff1d(np.arange(len(support)), draw_episode(support, shots, seed))
+    """The images of the pool that an episode leaves over, but for those that look like one of the episode."""
+    drawn = draw_episode(support, shots, seed)
+    left = np.setdiff1d(np.arange(len(support)), drawn)
+    left = left[without_copies(*([support.images[place] for place in places] for places in (left, drawn)))]
     counts = np.bincount(support.labels[left], minlength=len(support.class_names))
     if not counts.all():
         empty = support.class_names[int(counts.argmin())]

@@ -18,7 +18,7 @@ from gcpl_lab.experiments import captions, pictures
 from gcpl_lab.experiments.look_alikes import LookAlikes
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.runs import STATES, Run, RunStates, load_states, read_run
-from gcpl_lab.experiments.sentences import LIMITS, QUESTION, SLIDES, answer_of, caveats_of
+from gcpl_lab.experiments.sentences import QUESTION, SLIDES, answer_of, caveats_of, limits_of
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import decision_row
 from gcpl_lab.views.diagrams import draw_cards, draw_gcpl, draw_lmpt
@@ -48,18 +48,18 @@ def make_deck(folder: str | Path, theme: str = "light", method: str = "umap") ->
     """
     run = read_run(folder)
     states = load_states(folder) if (run.folder / STATES).is_file() else None
-    deck = Deck(_provenance(run), theme)
+    deck = Deck(provenance_of(run.results), theme)
     for slide in _slides(run, states, theme, method):
         deck.add(slide)
     return deck.save(run.folder / ("slides.pptx" if theme == "light" else f"slides_{theme}.pptx"))
 
 
-def _provenance(run: Run) -> Provenance:
-    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in run.rows.values()}))
-    recorded = str(run.results.get("versions", {}).get("gcpl-lab", ""))
-    # A longer command would leave no room on a slide; the whole stands in results.json.
-    command = style.shortened(str(run.results.get("command", "gcpl-lab demo")), 48)
-    return Provenance(seeds, run.results["data"]["checksum"], command, recorded if recorded[:1].isdigit() else "")
+def provenance_of(results: Mapping[str, Any]) -> Provenance:
+    seeds = sorted({row["seed"] for row in results["methods"]})
+    several = f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 2 else ", ".join(map(str, seeds))
+    recorded = str(results.get("versions", {}).get("gcpl-lab", ""))
+    command = str(results.get("command", "gcpl-lab demo"))
+    return Provenance(several, results["data"]["checksum"], command, recorded if recorded[:1].isdigit() else "")
 
 
 def _slide(key: str, shown: Figure | Bars | Path | None, **values: Any) -> Slide:
@@ -96,7 +96,7 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
         yield from _scenes(scenes, run.folder / "multilabel", theme)
     caveats = caveats_of(run)
     cards = [*(("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]), *SLIDES["limits"]["cards"]]
-    beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *LIMITS])}
+    beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *limits_of(run.results)])}
     yield _slide("limits", draw_cards(cards, theme), **beside, drawn=" ".join(words for _, words in cards))
     steps = SLIDES["next"]["cards"]
     yield _slide("next", draw_cards(steps, theme, flow=True), drawn=" ".join(words for _, words in steps))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
 from gcpl_lab.experiments.captions import CAPTIONS, follow_captions, keep_captions
-from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment, Outcome
-from gcpl_lab.experiments.figures import draw_figures, draw_pictures, save_caption_hills
-from gcpl_lab.experiments.look_alikes import LookAlikeSets, gather, judge_states, tracked_method
+from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment
+from gcpl_lab.experiments.figures import draw_figures, save_caption_hills
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
-from gcpl_lab.experiments.registry import title_of, usable_workers
-from gcpl_lab.experiments.results import collect_results, read_prompts
-from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states
-from gcpl_lab.experiments.sentences import LIMITS, QUESTION, answer_of, caveats_of, scenes_answer, scenes_caveats
+from gcpl_lab.experiments.registry import usable_workers
+from gcpl_lab.experiments.report import ShownRun, show_outcomes
+from gcpl_lab.experiments.results import read_prompts
+from gcpl_lab.experiments.runs import PROMPTS
 from gcpl_lab.storage import write_json
-from gcpl_lab.training.workers import Report, Task, describe_workers, run_side_by_side, threads_each
-from gcpl_lab.views.report import ReportFigure, write_report
+from gcpl_lab.training.workers import Report, Task, run_side_by_side, threads_each
+from gcpl_lab.views.report import ReportFigure
 
 SIDE_BY_SIDE = (
     ("gcpl", "discriminative"),  # the second starts from the first
@@ -37,17 +35,6 @@ SIDE_BY_SIDE = (
 DEMO_METHODS = ("zero_shot_clip", "linear_probe", "coop_bce", "coop_asl", "coop_db", "lmpt")
 DEMO_SETTINGS = {"num_epochs": 25, "learning_rate": 0.02}
 """Half the default epochs at twice the rate: the demonstration has minutes for everything."""
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demonstration made."""
-
-    results: dict[str, Any]  # the content of results.json
-    outcomes: list[Outcome]  # one a method
-    answer: str
-    caveats: list[str]  # what does not hold
-    report: Path
 
 
 def run_demo(
@@ -64,7 +51,7 @@ def run_demo(
     num_workers: int = 1,
     on_event: Report | None = None,
     command: str = "gcpl-lab demo",
-) -> DemoResult:
+) -> ShownRun:
     """Learn from a few images, bundled ones or your own, classify others, compare, and write the report.
 
     Args:
@@ -101,36 +88,11 @@ def run_demo(
     run_side_by_side(tasks, num_workers=min(num_workers, max(1, len(tasks))), on_event=tell)
 
     tell("begin", "report")
-    outcomes = [cache.run(experiment, method, *trial) for method in QUICK_METHODS]
-    for outcome in outcomes:
-        if outcome.model is not None:
-            outcome.model.save(folder / PROMPTS / outcome.method)
-    results = collect_results(experiment, outcomes, shots, command)
-    results["machine"] |= describe_workers(num_workers)
-    chosen, tracked, parts = LookAlikeSets.of(experiment), tracked_method(outcomes), list[Task]()
-    if chosen.sets and tracked is not None:
-        parts.append((judge_states, cache, experiment, chosen, (tracked.method, *trial)))
-    parts.append((_draw, cache, experiment, trial, folder / "figures"))
-    if scenes:
-        parts.append((show_scenes, cache, scenes, seed, folder / "multilabel"))
-    made = run_side_by_side(parts, num_workers=min(num_workers, len(parts)), on_event=tell)
-    judged = made.pop(0) if chosen.sets and tracked is not None else {}
-    look_alikes, (others, *shown) = gather(experiment, chosen, outcomes, judged) if chosen.sets else None, made
-    keep_states(experiment, outcomes, folder, look_alikes)
-    results["look_alikes"] = look_alikes.table() if look_alikes else []
-    figures, run = [*draw_pictures(folder), *others], Run(folder, results)
-    answer, caveats = answer_of(run), caveats_of(run)
-    for found, drawn in shown:
-        results["multilabel"] = found
-        figures += drawn
-        answer = f"{answer} {scenes_answer(found['methods'])}"
-        caveats += scenes_caveats(found["methods"])
-    write_json(folder / RESULTS, results)
-    page = {"question": QUESTION, "answer": answer, "caveats": caveats, "limits": LIMITS, "command": command}
-    titles = {name: title_of(name) for name in run.rows}
-    report = write_report(folder / "report.html", results, figures, titles=titles, **page)
+    parts: list[Task] = [(show_scenes, cache, scenes, seed, folder / "multilabel")] if scenes else []
+    drawn: tuple[Any, ...] = folder, experiment, list(QUICK_METHODS), cache, trial, command
+    shown = show_outcomes(*drawn, parts=parts, num_workers=num_workers, tell=tell)
     tell("end", "report")
-    return DemoResult(results, outcomes, answer, caveats, report)
+    return shown
 
 
 def _missing(cache: OutcomeCache, experiment: Any, methods: Sequence[str], trial: Sequence[int]) -> list[str]:
@@ -147,12 +109,6 @@ def _learn(
         report("begin", prefix + method)
         cache.run(experiment, method, *trial)
         report("end", prefix + method)
-
-
-def _draw(
-    _report: Report, cache: OutcomeCache, experiment: FewShotExperiment, trial: tuple[int, int], *place: Any
-) -> list[ReportFigure]:
-    return draw_figures(experiment, [cache.run(experiment, method, *trial) for method in QUICK_METHODS], *place)
 
 
 def show_scenes(

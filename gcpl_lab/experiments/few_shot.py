@@ -155,8 +155,8 @@ class FewShotExperiment(Experiment[ImageSet]):
         return self.settings | {"fit": self.fit}
 
     def draw(self, shots: int, seed: int) -> np.ndarray:
-        """Which images of the pool are learned from, int64."""
-        return draw_episode(self.support, shots, seed)
+        """Which images of the pool are learned from, int64; all of them where shots are 0."""
+        return draw_episode(self.support, shots, seed) if shots else np.arange(len(self.support))
 
     def known(self, method: str, shots: int, seed: int) -> GCPLClassifier | None:
         """A classifier of some of the classes, whose prompts an objective keeps as they are."""

@@ -23,7 +23,7 @@ from gcpl_lab.evaluation.reading import nearest_words, prompt_similarity
 from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.experiments import captions, pictures
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
-from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
+from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.results import conditioning, most_confused_pair, read_prompts
 from gcpl_lab.experiments.runs import STATE_NAMES, STATES, before_and_after, load_states, token_journey
@@ -59,7 +59,7 @@ class ShownRun:
         return self.states[-1]
 
     def curve(self, method: str, value: str) -> tuple[np.ndarray, np.ndarray]:
-        """Updates, and what a method's history holds of each."""
+        """Updates, and what a method's history holds of each; the loss where it has no such value."""
         history = self.by_name[method].model.history_
         return np.array([record.step for record in history]), np.array([record.values[value] for record in history])
 
@@ -132,8 +132,9 @@ def _draw_accuracy(run: ShownRun) -> Axes:
 
 def _draw_confusion(run: ShownRun) -> Figure:
     test, figure = run.experiment.test, style.new_figure(16.5, 9)
-    for ax, outcome, title in zip(figure.subplots(1, 2), run.states, STATE_NAMES.values(), strict=True):
-        evidence.plot_confusion(ax, confusion_matrix(outcome.scores, test.labels), test.class_names, test.families)
+    matrices = [confusion_matrix(outcome.scores, test.labels) for outcome in run.states]
+    for ax, matrix, title in zip(figure.subplots(1, 2), matrices, STATE_NAMES.values(), strict=True):
+        evidence.plot_confusion(ax, matrix, test.class_names, test.families, evidence.most_alike(matrices[0]))
         ax.set_title(title, pad=30)
     return figure
 
@@ -279,24 +280,3 @@ def _draw_multilabel_mistake(run: ShownRun) -> Figure | None:
     )
     neighbours = read_images([train.images[entry["image"]] for entry in mistake.neighbours])
     return multilabel.draw_mistake(mistake, read_image(test.images[image]), neighbours)
-
-
-def draw_ablation(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -> list[Path]:
-    """Write figures of an ablation over seeds: methods, what each part adds, and the curve of wrong captions.
-
-    ``results`` hold ``ablation``, and ``comparison`` where the methods were compared too. Gives the PNG files.
-    """
-    ablation, drawn = results["ablation"], {}
-    summary = ablation["summary"]
-    with style.figure_style():
-        if "comparison" in results:
-            rows = results["comparison"]["methods"]
-            drawn["comparison"] = multilabel.plot_tail_bars(_axes(11, 5), rows, MULTILABEL_TITLES)
-        shown = {score: summary[score] for score in ("map", "map_tail") if score in summary}
-        ax = _axes(11, 2 + 0.45 * len(summary["map"]))
-        drawn["ablation"] = multilabel.plot_differences(ax, shown, ABLATION_TITLES, ablation["reference"])
-        if ablation["caption_noise"]:
-            found = [(score, entry) for score, entries in summary.items() for entry in entries]
-            without = {score: entry["mean"] for score, entry in found if entry["method"] == "no_captions"}
-            drawn["caption_noise"] = multilabel.plot_noise_curve(_axes(8, 5), ablation["caption_noise"], without)
-        return [_write(ax, folder, name) for name, ax in drawn.items()]

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.evaluation.features import prompt_outputs
 from gcpl_lab.evaluation.look_alikes import choose_look_alikes, measure_look_alikes, relative_scores
 from gcpl_lab.evaluation.reading import mean_similarity, prompt_similarity
@@ -204,11 +203,16 @@ def tracked_method(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def judge_states(
-    _report: Any, cache: OutcomeCache, experiment: FewShotExperiment, chosen: LookAlikeSets, trial: tuple[str, int, int]
+    _report: Any,
+    cache: OutcomeCache,
+    experiment: FewShotExperiment,
+    chosen: LookAlikeSets,
+    trial: tuple[str, int, int],
+    controls: bool = True,
 ) -> Arrays:
-    """Errors of the test images under prompts that one objective learned from shuffled labels, and in early states."""
+    """Errors of the test images in early states of one objective, and under what it learned from shuffled labels."""
 
-    def controls() -> Arrays:
+    def shuffled() -> Arrays:
         model = cache.run(experiment, *trial).model
         true = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
         return _learn_controls(experiment, chosen, trial, true)
@@ -221,9 +225,8 @@ def judge_states(
             for step in steps
         }
 
-    parts = {"controls": controls, "early": early}
-    found = [cache.arrays(experiment, (name, *trial), compute) for name, compute in parts.items()]
-    return found[0] | found[1]
+    found = cache.arrays(experiment, ("early", *trial), early)
+    return cache.arrays(experiment, ("controls", *trial), shuffled) | found if controls else found
 
 
 def _learn_controls(
@@ -232,7 +235,7 @@ def _learn_controls(
     """``true`` are the prompts of all classes that were learned from true labels, by their steps."""
     (objective, shots, seed), found = trial, dict[str, np.ndarray]()
     places, own = chosen.places, list(range(len(chosen.places)))
-    episode = draw_episode(experiment.support, shots, seed)
+    episode = experiment.draw(shots, seed)
     episode = episode[np.isin(experiment.support.labels[episode], places)]
     truth = np.array([places.index(label) for label in experiment.support.labels[episode]])
     names, exemplars = [name for members in chosen.sets for name in members], experiment._exemplars.subset(episode)

@@ -14,10 +14,9 @@ from gcpl_lab.data.lists import read_longtail_list
 from gcpl_lab.data.readers import iter_images
 from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.metrics import accuracy
-from gcpl_lab.experiments.plan import published_config
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.estimator import GCPLClassifier
-from gcpl_lab.gcpl.settings import GCPLConfig
+from gcpl_lab.gcpl.settings import GCPLConfig, published_config
 from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP

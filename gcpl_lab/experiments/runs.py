@@ -7,13 +7,13 @@ since it was made.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import torch
 from torch import Tensor
@@ -80,7 +80,9 @@ def read_run(folder: str | Path) -> Run:
     """Open a finished demonstration; a folder without results of one is an ArtifactError."""
     path = Path(folder) / RESULTS
     run = Run(Path(folder), read_json(path))
-    _check_results(run.results, path)
+    for error in jsonschema.Draft202012Validator(SHAPE).iter_errors(run.results):
+        key = error.json_path.removeprefix("$").strip(".") or "its content"
+        raise ArtifactError(f"{path}: {key}: {error.message[:200]}; restore the file, or give a run of gcpl-lab demo")
     if not run.learned:
         raise ArtifactError(
             f"{path}: holds {', '.join(run.rows) or 'no method'}, but no learned prompts; give a run of gcpl-lab demo"
@@ -88,55 +90,24 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
-SHAPE: dict[str, Any] = {
-    "data": {"checksum": str, "test_size": 1, "classes": list, "shots": 0, "name": str},
-    "methods": [
-        {"name": str, "seed": 0, "accuracy": 1.0, "calibration_error": 1.0, "train_seconds": 0, "predict_seconds": 0}
-    ],
-}
-"""What a demonstration's results must hold: a type, the least number, or 1.0 for a share from 0 to 1."""
-OPTIONAL: dict[str, Any] = {
-    "machine": dict,
-    "versions": dict,
-    "multilabel": {"data": {"test_size": 1}, "methods": [{"name": str, "map": 1.0}]},
-}
+_COUNT, _TEXT = {"type": "number", "minimum": 0}, {"type": "string"}
+_SHARE = {**_COUNT, "maximum": 1}
 
 
-def _check_results(results: Any, path: Path) -> None:
-    """Refuse results that were edited into something else, by the key."""
-    present = {name: kind for name, kind in OPTIONAL.items() if isinstance(results, dict) and name in results}
-    _check_value(results, SHAPE | present, "", path)
+def _holds(**parts: Any) -> dict[str, Any]:
+    """An object in which all of these must be."""
+    return {"type": "object", "properties": parts, "required": list(parts)}
 
 
-def _check_value(value: Any, kind: Any, key: str, path: Path) -> None:
-    def refuse(expected: str) -> None:
-        raise ArtifactError(
-            f"{path}: {key or 'its content'} is {str(value)[:60]!r}; expected {expected}: restore the file"
-        )
-
-    if isinstance(kind, type):
-        if not isinstance(value, kind):
-            refuse({"dict": "an object", "list": "a list"}.get(kind.__name__, "a text"))
-    elif isinstance(kind, dict):
-        if not isinstance(value, dict):
-            refuse("an object")
-        for name, inner in kind.items():
-            if name not in value:
-                raise ArtifactError(
-                    f"{path}: {f'{key}.{name}'.strip('.')} is missing; give a folder that gcpl-lab demo wrote"
-                )
-            _check_value(value[name], inner, f"{key}.{name}".strip("."), path)
-    elif isinstance(kind, list):
-        if not isinstance(value, list):
-            refuse("a list")
-        for place, one in enumerate(value):
-            _check_value(one, kind[0], f"{key}[{place}]", path)
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
-        refuse("a number")
-    elif isinstance(kind, float) and not 0 <= value <= 1:
-        refuse("a share from 0 to 1")
-    elif value < kind and not isinstance(kind, float):
-        refuse(f"{kind} or more")
+_SIZE, _TIMES = {**_COUNT, "minimum": 1}, {"train_seconds": _COUNT, "predict_seconds": _COUNT}
+_METHOD = _holds(name=_TEXT, seed=_COUNT, accuracy=_SHARE, calibration_error=_SHARE, **_TIMES)
+_SCENES = _holds(data=_holds(test_size=_SIZE), methods={"type": "array", "items": _holds(name=_TEXT, map=_SHARE)})
+SHAPE = _holds(
+    data=_holds(name=_TEXT, checksum=_TEXT, classes={"type": "array"}, shots=_COUNT, test_size=_SIZE),
+    methods={"type": "array", "items": _METHOD},
+)
+SHAPE["properties"] |= {"machine": {"type": "object"}, "versions": {"type": "object"}, "multilabel": _SCENES}
+"""What a demonstration's results must hold, in JSON Schema."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ def _say(part: str, name: str, **values: Any) -> str:
     return str(WORDS[part][name].format(**values))
 
 
+def limits_of(results: Mapping[str, Any]) -> list[str]:
+    """What numbers of this run cannot say; the first two sentences are about the bundled models."""
+    return list(LIMITS if results.get("preset", "tiny") == "tiny" else LIMITS[2:])
+
+
 def answer_of(run: Run) -> str:
     """One line: did learning help, and did anything beat it?"""
     share, best = run.accuracy, run.best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -54,5 +54,5 @@ def read_latents(
 ) -> Tensor:
     """Scaled latents (image, channel, height, width) of images; arguments and errors as above."""
     encode, reader = encode_moments or diffusion.encode_moments, iter_images(images, fit)
-    means = [encode(diffusion.preprocess(islice(reader, PART)))[0] for _ in range(0, len(images), PART)]
+    means = [encode(diffusion.preprocess(chain([first], islice(reader, PART - 1))))[0] for first in reader]
     return diffusion.scale_latents(torch.cat(means) if means else torch.empty(0, *diffusion.latent_shape))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
+from gcpl_lab.data.published import published_recipe
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.settings import Settings
 from gcpl_lab.training.device import Precision
@@ -144,3 +145,8 @@ class GCPLConfig(Settings):
     def of_objective(self, name: str) -> dict[str, Any]:
         """The settings of a registered objective."""
         return self.chosen(OBJECTIVES[name].defaults)
+
+
+def published_config(preset: str, num_classes: int, **settings: Any) -> GCPLConfig:
+    """:func:`~gcpl_lab.data.published.published_recipe`, with some settings otherwise."""
+    return GCPLConfig.from_dict(published_recipe(preset, num_classes) | settings)

@@ -18,27 +18,39 @@ from matplotlib.patches import Rectangle
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import panels, style
+from gcpl_lab.views.letters import distinct
 from gcpl_lab.views.panels import label_ends, set_texts
 from gcpl_lab.views.plots import Curves, draw_curves
 from gcpl_lab.views.style import Families, Names, font_size
 
+MOST_CLASSES = 16
+"""Of a matrix; more names would lie on each other."""
+
 
 def _draw_matrix(
-    ax: Axes, matrix: np.ndarray, texts: np.ndarray, class_names: Names, families: Families, size: float, **show: Any
+    ax: Axes,
+    matrix: np.ndarray,
+    texts: np.ndarray,
+    shown: Mapping[str, str],
+    families: Families,
+    size: float,
+    **show: Any,
 ) -> None:
     """A class × class heatmap in family order, a text in each cell (up to 16 classes), a bracket over each family.
 
-    The texts are of ``size`` points, or as large as fits for 0; ``show`` are options of ``imshow``.
+    ``shown`` is what the classes are called; texts are of ``size`` points, or as large as fits for 0; ``show`` are
+    options of ``imshow``.
     """
+    class_names = list(shown)
     count, order = len(class_names), style.family_order(class_names, families)
     matrix = panels.check_shape(f"matrix for {count} class names", matrix, count, count)
     image: Any = ax.imshow(matrix[np.ix_(order, order)], **show)
-    names = [style.label_text(class_names[place], 18) for place in order]
+    names = [style.label_text(shown[class_names[place]], 18) for place in order]
     ax.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count), names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    if count <= 16:
+    if count <= MOST_CLASSES:
         height = ax.get_position().height * ax.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
         size = size or _fitting_size(texts, min(height, style.width_of(ax)) / count)
         # White on dark cells, dark on the others; seaborn's threshold would put dark letters on middle blue.
@@ -57,6 +69,18 @@ def _draw_matrix(
             ax.text((start + stop - 1) / 2, 1.025, name, transform=transform, ha="center", va="bottom")
 
 
+def _numbered(class_names: Names, chosen: Sequence[int]) -> dict[str, str]:
+    """What some of the classes are called where names that look the same when they are cut have numbers."""
+    return {class_names[place]: distinct(class_names)[place] for place in chosen}
+
+
+def most_alike(matrix: np.ndarray) -> list[int]:
+    """Places of the classes with the largest entries beside the diagonal, as many as have room, in their order."""
+    off = np.where(np.eye(len(matrix), dtype=bool), -np.inf, matrix)
+    largest = np.maximum(off, off.T).max(axis=1)
+    return sorted(np.argsort(-largest, kind="stable")[:MOST_CLASSES].tolist())
+
+
 def _fitting_size(texts: np.ndarray, cell: float) -> float:
     """Largest size in points, up to the present font's, at which the longest text fits a cell ``cell`` inches wide."""
     # A digit is about 0.62 of its size wide; the axes may still shrink a little for the names.
@@ -69,7 +93,8 @@ def _numbers(matrix: np.ndarray) -> np.ndarray:
 
 def plot_similarity(ax: Axes, matrix: np.ndarray, class_names: Names, families: Families = None) -> Axes:
     """Cosine similarities (class, class) of the class prompts as a heatmap with numbers, the families bracketed."""
-    _draw_matrix(ax, matrix, _numbers(matrix), class_names, families, 0, cmap="YlGnBu")
+    shown = _numbered(class_names, range(len(class_names)))
+    _draw_matrix(ax, matrix, _numbers(matrix), shown, families, 0, cmap="YlGnBu")
     return ax
 
 
@@ -82,32 +107,43 @@ def plot_similarity_pair(
 ) -> Figure:
     """Two similarity heatmaps, each (class, class), with one order of classes and one colour scale."""
     both = np.stack([np.asarray(before, dtype=float), np.asarray(after, dtype=float)])
+    chosen, count = most_alike(both[0]), len(class_names)
+    both, shown = both[:, chosen][:, :, chosen], _numbered(class_names, chosen)
+    told = "cosine similarity" + (
+        f"; {len(chosen)} of {count} classes, the most alike before" if len(chosen) < count else ""
+    )
     colors: dict[str, Any] = {"cmap": "YlGnBu", "vmin": both.min(), "vmax": both.max()}
     with style.figure_style():
         figure = style.new_figure(16.5, 9)
         axes = figure.subplots(1, 2)
         # One size for both, for the width that is left between names and colour bar.
-        size = _fitting_size(_numbers(both), 6.3 / len(class_names))
+        size = _fitting_size(_numbers(both), 6.3 / len(shown))
         for ax, matrix, title in zip(axes, both, titles, strict=True):
-            _draw_matrix(ax, matrix, _numbers(matrix), class_names, families, size, **colors)
+            _draw_matrix(ax, matrix, _numbers(matrix), shown, families, size, **colors)
             ax.set_title(style.wrap_lines(title, style.width_of(ax), font_size() * 1.15), pad=font_size() * 2.7)
-        axes[1].set_yticks(range(len(class_names)), [])
-        figure.colorbar(axes[1].images[0], ax=list(axes), shrink=0.7, label="cosine similarity", pad=0.02)
+        axes[1].set_yticks(range(len(shown)), [])
+        figure.colorbar(axes[1].images[0], ax=list(axes), shrink=0.7, label=told, pad=0.02)
     return figure
 
 
-def plot_confusion(ax: Axes, matrix: np.ndarray, class_names: Names, families: Families = None) -> Axes:
+def plot_confusion(
+    ax: Axes, matrix: np.ndarray, class_names: Names, families: Families = None, chosen: Sequence[int] | None = None
+) -> Axes:
     """What was taken for what: counts (true class, predicted class), coloured by their share of the true class.
 
-    Mistakes inside a family lie in its block.
+    Mistakes inside a family lie in its block. Of more classes than have room those with the largest confusions are
+    shown, or those at the places ``chosen``.
     """
     matrix = panels.check_shape("matrix", matrix, len(class_names), len(class_names))
     if (matrix < 0).any():
         raise DataError(f"matrix has negative entries, the least being {matrix.min():g}; expected counts")
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    texts = np.where(matrix > 0, np.char.mod("%.0f", matrix), "")
-    _draw_matrix(ax, shares, texts, class_names, families, 0, cmap="Blues", vmin=0, vmax=1)
-    ax.set(xlabel="predicted", ylabel="true")
+    shares, count = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), len(class_names)
+    chosen = most_alike(matrix) if chosen is None else chosen
+    texts, block = np.where(matrix > 0, np.char.mod("%.0f", matrix), ""), np.ix_(chosen, chosen)
+    shown = _numbered(class_names, chosen)
+    _draw_matrix(ax, shares[block], texts[block], shown, families, 0, cmap="Blues", vmin=0, vmax=1)
+    part = f" ({len(chosen)} of {count} classes, those confused most)" if len(chosen) < count else ""
+    ax.set(xlabel=f"predicted{part}", ylabel="true")
     return ax
 
 

@@ -1,80 +1,109 @@
-"""Fonts for names in any script: found among those that are installed by the letters that they have."""
+"""Names in any script: fonts are found among those that are installed, by the letters that a figure has."""
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 USUAL = "DejaVu Sans"
-"""Comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew."""
+"""Comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew. Letters from right to left are put in order by it."""
 
-PREFERRED = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic")
-"""Of several that have the letters of a script, these are taken first."""
+PREFERRED = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "MS Gothic", "IPAexGothic", "Noto Sans")
+"""Of several that have the letters at hand, these are taken first."""
 
-SCRIPTS = {
-    "Japanese": "コシャツ日本",
-    "Chinese": "汉语们",
-    "Korean": "한글",
-    "Hindi": "हनद",
-    "Bengali": "বংল",
-    "Tamil": "தமழ",
-    "Thai": "ไทย",
-    "Amharic": "አማር",
+_INSTALL = {
+    "Noto Sans CJK (on Debian fonts-noto-cjk)": ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH"),
+    "Noto Emoji (the one in black and white)": ("EMOJI",),
 }
-"""Letters by which a font is known to have a script."""
+_told: set[str] = set()
 
-ADVICE = "install one that has them, such as Noto Sans CJK (on Debian the package fonts-noto-cjk), and start anew"
+
+class LabFigure(Figure):
+    """A figure whose letters are drawn in fonts that have them; where none has, it is said once and not of each."""
+
+    def draw(self, renderer: Any) -> None:
+        """As every figure, wherever it is shown or saved."""
+        give_fonts(self)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            super().draw(renderer)
+
+
+def give_fonts(figure: Figure) -> None:
+    """Append to the fonts of each text those that have its letters; letters that none has are one warning."""
+    boxes: set[str] = set()
+    for text in figure.findobj(lambda artist: isinstance(artist, Text) and not artist.get_text().isascii()):
+        families = tuple(text.get_fontfamily())  # type: ignore[attr-defined]
+        found, left = _fonts_for(frozenset(_lacking(_files(families), text.get_text())))  # type: ignore[attr-defined]
+        if set(found) - set(families):
+            text.set_fontfamily([*families, *(name for name in found if name not in families)])  # type: ignore[attr-defined]
+        boxes |= left
+    if boxes - _told:
+        _told.update(boxes)
+        shown = "".join(sorted(boxes)[:20])
+        warnings.warn(
+            f"no installed font has the letters {shown}, which are drawn as boxes; install {_advice(boxes)} and start "
+            "anew",
+            stacklevel=3,
+        )
+
+
+def _advice(letters: Iterable[str]) -> str:
+    """Which typefaces have these letters."""
+    names = {letter: unicodedata.name(letter, "EMOJI") for letter in letters}
+    scripts = {
+        "EMOJI" if unicodedata.category(letter) == "So" else name.split()[0].split("-")[0]
+        for letter, name in names.items()
+    }
+    known = [name for name, own in _INSTALL.items() if scripts & set(own)]
+    others = scripts - {script for own in _INSTALL.values() for script in own}
+    return " and ".join([*known, *(f"Noto Sans {script.title()}" for script in sorted(others))])
 
 
 @cache
-def fallback_fonts() -> tuple[str, ...]:
-    """Installed fonts that have a script which the usual one lacks, one a script; looked for once."""
-    entries = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"]
-    rank = {name: place for place, name in enumerate(PREFERRED)}
-    # Of a typeface the regular weight; the font of last resort has a box for every letter.
-    entries = sorted(entries, key=lambda entry: (rank.get(entry.name, len(rank)), entry.name, entry.weight != 400))
-    found, left = [], {script: letters for script, letters in SCRIPTS.items() if _lacking([USUAL], letters)}
-    for entry in entries:
-        if not left:
+def _fonts_for(letters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Installed typefaces that together have as many of the letters as there are, and the letters that are left."""
+    found: list[str] = []
+    while letters:
+        best = min(_candidates(), key=lambda entry: len(_lacking([entry.fname], letters)), default=None)
+        left = letters if best is None else frozenset(_lacking([best.fname], letters))
+        if best is None or left == letters:
             break
-        if entry.name in found or entry.name.startswith("Last Resort"):
-            continue
-        has = [script for script, letters in left.items() if not _lacking_in([entry.fname], letters)]
-        if has:
-            found.append(entry.name)
-            left = {script: letters for script, letters in left.items() if script not in has}
-    return tuple(found)
+        found, letters = [*found, best.name], left
+    return tuple(found), letters
 
 
-def warn_of_boxes(figure: Figure) -> None:
-    """Say which letters of a figure no font of it has, and what to do; Python shows the same warning once."""
-    letters: dict[tuple[str, ...], set[str]] = {}
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_visible():
-            letters.setdefault(tuple(text.get_fontfamily()), set()).update(text.get_text())
-    boxes = {letter for families, own in letters.items() for letter in _lacking(families, own)}
-    if boxes:
-        shown = "".join(sorted(boxes)[:20])
-        warnings.warn(f"no font has the letters {shown}, which are drawn as boxes; {ADVICE}", stacklevel=3)
+@cache
+def _candidates() -> list[font_manager.FontEntry]:
+    """Every installed typeface once, in its regular weight; the font of last resort has a box for every letter."""
+    rank = {name: place for place, name in enumerate(PREFERRED)}
+    entries = [entry for entry in font_manager.fontManager.ttflist if entry.style == "normal"]
+    entries.sort(key=lambda entry: (rank.get(entry.name, len(rank)), entry.name, entry.weight != 400))
+    return list(
+        {entry.name: entry for entry in reversed(entries) if not entry.name.startswith("Last Resort")}.values()
+    )[::-1]
 
 
-def _lacking(families: Iterable[str], letters: Iterable[str]) -> set[str]:
-    """Letters that none of some typefaces has."""
+def _files(families: Iterable[str]) -> list[str]:
     installed = set(font_manager.get_font_names())
-    return _lacking_in([font_manager.findfont(name) for name in families if name in installed], letters)
+    return [font_manager.findfont(name) for name in families if name in installed]
 
 
-def _lacking_in(files: Iterable[str], letters: Iterable[str]) -> set[str]:
+def _lacking(files: Iterable[str], letters: Iterable[str]) -> set[str]:
+    """Letters that none of some font files has."""
     left = {letter for letter in letters if letter.isprintable() and not letter.isspace()}
     for file in files:
         try:
             font = font_manager.get_font(file)
-        except (RuntimeError, OSError):  # pictures of letters in fixed sizes, as of emoji, cannot be drawn
+        except (RuntimeError, OSError):
             continue
-        left = {letter for letter in left if not font.get_char_index(ord(letter))}
+        if font.scalable:  # pictures of letters in fixed sizes, as of emoji, cannot be drawn
+            left = {letter for letter in left if not font.get_char_index(ord(letter))}
     return left

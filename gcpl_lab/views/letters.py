@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 
@@ -60,6 +60,19 @@ def letters_of_at_least(figure: Figure, points: float, width: float, height: flo
         for text, former in changed.items():
             text.set_fontsize(former)
         figure.set_size_inches(*size)
+
+
+def shorten(text: str, limit: int) -> str:
+    """A text of at most ``limit`` characters: of a longer one the two ends."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2].rstrip()}…{text[len(text) - (limit - 1) // 2 :].lstrip()}"
+
+
+def distinct(names: Sequence[str], limit: int = 12) -> list[str]:
+    """Names that stay apart when they are shortened: with numbers before them where they would not."""
+    told = {shorten(" ".join(name.split()), limit) for name in names}
+    return list(names) if len(told) == len(names) else [f"{number} {name}" for number, name in enumerate(names, 1)]
 
 
 def shown_texts(figure: Figure) -> list[Text]:

@@ -15,6 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
+from gcpl_lab.views.letters import distinct
 from gcpl_lab.views.style import Names, font_size
 
 Looks = Mapping[str, tuple[str, str]]
@@ -181,6 +182,9 @@ def _frame(color: str) -> dict[str, Any]:
     return {"boxstyle": "round,pad=0.18", "facecolor": "white", "edgecolor": color, "linewidth": 1.8}
 
 
+MOST_WHOLE = 20  # names on a map; of more, the ends alone have room
+
+
 def name_places(
     ax: Axes, anchors: np.ndarray, names: Sequence[str], colors: Sequence[str], obstacles: np.ndarray
 ) -> None:
@@ -189,10 +193,10 @@ def name_places(
     A small search with a stated cost, not a simulation of forces: the same figure every time. The axes have their
     final limits; their layout takes place here. ``obstacles`` (point, 2) are dots that had better stay visible.
     """
-    texts = []
-    for (x, y), name, color in zip(anchors, names, colors, strict=True):
+    texts, limit = [], 24 if len(names) <= MOST_WHOLE else 12
+    for (x, y), name, color in zip(anchors, distinct(names), colors, strict=True):
         centred: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "zorder": 6}
-        texts.append(ax.text(x, y, style.label_text(name), bbox=_frame(color), **centred))
+        texts.append(ax.text(x, y, style.label_text(name, limit), bbox=_frame(color), **centred))
         # The name will lie inside the axes; where it starts must not push the axes about.
         texts[-1].set_in_layout(False)
     scale = lay_out(ax)  # costs are written in points

@@ -6,7 +6,6 @@ Every function raises a DataError that names what does not fit.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from matplotlib.transforms import offset_copy
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import panels, style
-from gcpl_lab.views.fonts import warn_of_boxes
 from gcpl_lab.views.panels import label_ends, set_texts
 from gcpl_lab.views.style import Families, Names, font_size
 
@@ -33,10 +31,8 @@ Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.svg``, equal bytes for equal figures, close the figure, return both paths."""
     paths = []
-    warn_of_boxes(figure)
     # Fonts as paths look alike everywhere; a fixed salt and no date keep the file's bytes the same.
-    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "gcpl_lab"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # said above, of all of them at once
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "gcpl_lab"}):
         for ending, unsteady in (("png", "Software"), ("svg", "Date")):
             write = partial(figure.savefig, format=ending, dpi=150, metadata={unsteady: None})
             paths.append(write_atomically(Path(folder) / f"{name}.{ending}", write))

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.storage import write_text
+from gcpl_lab.views.letters import distinct
 
 COLUMNS = {
     "accuracy": "Accuracy",
@@ -23,6 +24,15 @@ COLUMNS = {
     "predict_seconds": "Seconds to classify",
 }
 """Key in a method's results to the heading of its column."""
+
+MULTILABEL_COLUMNS = {
+    "map": "mAP",
+    "map_head": "Head classes",
+    "map_medium": "Medium classes",
+    "map_tail": "Tail classes",
+    "train_seconds": "Seconds to train",
+}
+"""The same where images have several labels."""
 
 DOTS_PER_INCH, REM_PER_INCH = 150, 4.6
 """Of figures as ``save_figure`` writes them, and as the page shows them: letters of 12 points are 12 pixels high."""
@@ -65,16 +75,16 @@ def _cell(key: str, values: list[float]) -> str:
     if not values:
         return "–"
     mean = statistics.fmean(values)
-    if key.startswith("accuracy"):
+    if key.startswith(("accuracy", "map")):
         spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
         return f"{100 * mean:.1f}{spread} %"
     return f"{mean:.1f}" if key.endswith("seconds") and mean < 10 else f"{mean:,.0f}"
 
 
 def summarise_methods(
-    methods: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None
+    methods: Sequence[Mapping[str, Any]], titles: Mapping[str, str] | None = None, shown: Mapping[str, str] = COLUMNS
 ) -> list[tuple[str, ...]]:
-    """Rows of text, a method and a cell for each of ``COLUMNS``: seeds gathered into mean ± deviation, best first.
+    """Rows of text, a method and a cell for each column ``shown``: seeds gathered into mean ± deviation, best first.
 
     ``methods`` are as in ``results.json``; None or an absent key is shown as a dash. ``titles`` say what methods are
     called on the page, by name; a method without a title keeps its name.
@@ -82,9 +92,10 @@ def summarise_methods(
     rows = []
     for name in dict.fromkeys(str(method["name"]) for method in methods):
         runs = [method for method in methods if method["name"] == name]
-        columns = {key: [float(run[key]) for run in runs if run.get(key) is not None] for key in COLUMNS}
+        columns = {key: [float(run[key]) for run in runs if run.get(key) is not None] for key in shown}
         label = (titles or {}).get(name, name) + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
-        best = statistics.fmean(columns["accuracy"]) if columns["accuracy"] else -math.inf
+        first = columns[next(iter(shown))]
+        best = statistics.fmean(first) if first else -math.inf
         rows.append((best, (label, *(_cell(key, values) for key, values in columns.items()))))
     return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
@@ -102,7 +113,7 @@ def _facts(results: Mapping[str, Any], command: str | None) -> dict[str, str]:
         "Command": command,
         "Seeds": sorted({method["seed"] for method in results["methods"] if method.get("seed") is not None}),
         "Data": data.get("name"),
-        "Classes": data.get("classes"),
+        "Classes": distinct(data.get("classes", [])),
         "Images": f"{data['shots']} a class to learn from, {data['test_size']} to test on",
         "Data checksum": data.get("checksum"),
         "Machine": results.get("machine"),
@@ -132,6 +143,7 @@ def write_report(
     limits: Sequence[str] = (),
     command: str | None = None,
     titles: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] = COLUMNS,
 ) -> Path:
     """Write the report as one page: figures inside, no script, nothing fetched, every text escaped.
 
@@ -143,6 +155,7 @@ def write_report(
         caveats, limits: Sentences about claims that the figures do not bear out, and about the rest.
         command: What makes this report again.
         titles: See :func:`summarise_methods`.
+        columns: Of the table, sorted by the first; ``MULTILABEL_COLUMNS`` where images have several labels.
 
     Raises:
         ArtifactError: ``results`` lacks a part, or a figure's file is absent or no PNG.
@@ -152,8 +165,8 @@ def write_report(
     words = {"question": question, "answer": answer, "caveats": caveats, "limits": limits, "figures": figures}
     page = environment.get_template("report.html.j2").render(
         **words,
-        headings=["Method", *COLUMNS.values()],
-        rows=summarise_methods(results["methods"], titles),
+        headings=["Method", *columns.values()],
+        rows=summarise_methods(results["methods"], titles, columns),
         several=len({method["name"] for method in results["methods"]}) < len(results["methods"]),
         test_size=results["data"]["test_size"],
         facts=_facts(results, command),

@@ -10,6 +10,7 @@ import math
 import re
 import sys
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache, partial
@@ -35,13 +36,16 @@ from pptx.util import Inches, Pt
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import style
-from gcpl_lab.views.letters import letters_of_at_least
+from gcpl_lab.views.letters import letters_of_at_least, shorten
 from gcpl_lab.views.report import read_png
 
 SMALLEST = 18.0  # points; nothing on a slide is written smaller
+THINNEST = 0.2  # width of the thinnest letter by its size
 LEADING = 1.3  # height of a line by the size of its letters
 WIDTH, HEIGHT, MARGIN = 13.333, 7.5, 0.5  # inches
 MOST_BARS = 12
+FONTS = {"latin": "Arial", "ea": "Yu Gothic", "cs": "Arial"}
+"""Latin, East Asian and complex scripts; a program without one takes what it has."""
 HANG = 0.4  # inches from a bullet to its line
 WIDEST_NAME = 5.0  # inches; the rest of the chart is for the bars
 
@@ -81,10 +85,20 @@ class Provenance:
     version: str = ""  # of gcpl_lab; this one by default
 
     def line(self, shown: int = 8) -> str:
-        """What a slide shows; its notes hold all ``shown`` characters of the checksum."""
+        """All of it, with so many characters of the checksum, as notes hold it."""
+        return self._with(self.command, shown)
+
+    def short_line(self) -> str:
+        """What a slide has room for: of a long command the two ends."""
+        command, kept = " ".join(self.command.split()), len(self.command)
+        while kept > 8 and text_width(self._with(shorten(command, kept)), SMALLEST) > LINE.width:
+            kept -= 1
+        return self._with(shorten(command, kept))
+
+    def _with(self, command: str, shown: int = 8) -> str:
         # The package stands above this room, but whoever reads this line has loaded it.
         version = self.version or sys.modules["gcpl_lab"].__version__
-        return f"{self.command} · seed {self.seed} · data {self.checksum[:shown]} · gcpl_lab {version}"
+        return f"{command} · seed {self.seed} · data {self.checksum[:shown]} · gcpl_lab {version}"
 
 
 @dataclass(frozen=True)
@@ -271,14 +285,16 @@ def _font() -> ImageFont.FreeTypeFont:
 def wrap_text(text: str, points: float, width: float) -> list[str]:
     """Lines of at most ``width`` inches in letters of ``points``; a word that is longer is broken, line ends stay."""
     lines: list[str] = []
+    most = int(width * 72 / points / THINNEST) + 1  # letters of a line: a word is looked at line by line
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split():
             if line and text_width(f"{line} {word}", points) > width:
                 lines.append(line)
                 line = ""
-            while text_width(word, points) > width:
-                cut = next(n for n in range(len(word), 0, -1) if n == 1 or text_width(word[:n], points) <= width)
+            while text_width(word[:most], points) > width:
+                ends = range(1, min(most, len(word)) + 1)
+                cut = max(1, bisect_right(ends, width, key=lambda n: text_width(word[:n], points)))
                 lines.append(word[:cut])
                 word = word[cut:]
             line = f"{line} {word}".strip()
@@ -288,12 +304,12 @@ def wrap_text(text: str, points: float, width: float) -> list[str]:
 
 def fit_text(text: str, box: Box, largest: float, what: str) -> float:
     """The largest size, from ``largest`` down to 18 points, at which the text stays in its box; else a DataError."""
-    points = largest
-    while points >= SMALLEST:
-        needed = len(wrap_text(text, points, box.width)) * LEADING * points / 72
-        if needed <= box.height:
-            return points
-        points -= 1
+
+    def needed_at(points: float) -> float:
+        return len(wrap_text(text, points, box.width)) * LEADING * points / 72
+
+    if (needed := needed_at(SMALLEST)) <= box.height:
+        return next(points for points in np.arange(largest, SMALLEST - 1, -1) if needed_at(points) <= box.height)
     raise DataError(
         f"{what} {text[:60]!r} needs {needed:.1f} inches at {SMALLEST:.0f} points and has {box.height:.1f}; "
         "shorten it, or put the rest into the speaker notes"
@@ -308,7 +324,7 @@ class Deck:
         if theme not in THEMES:
             raise DataError(f"theme {theme!r} is unknown; expected one of {', '.join(THEMES)}")
         self.provenance, self.theme, self.slides = provenance, theme, list[Slide]()
-        fit_text(provenance.line(), LINE, SMALLEST, "the provenance line")
+        fit_text(provenance.short_line(), LINE, SMALLEST, "the provenance line")
 
     def add(self, slide: Slide) -> Deck:
         """Append a slide; text that cannot fit is an error now and not on the wall."""
@@ -355,7 +371,7 @@ class Deck:
             (properties,) = shape._element.xpath(".//p:cNvPr")
             properties.set("descr", slide.alt)
             properties.set("title", slide.title)
-        line = ("the provenance line", self.provenance.line(), LINE, SMALLEST)
+        line = ("the provenance line", self.provenance.short_line(), LINE, SMALLEST)
         _write(page.shapes.add_textbox(*LINE.lengths), line, colors["quiet"])
         notes = f"{slide.notes}\n\n" + (f"The picture shows: {slide.alt}\n\n" if slide.alt else "")
         page.notes_slide.notes_text_frame.text = notes + self.provenance.line(shown=64)
@@ -373,8 +389,16 @@ def _write(shape: Any, text: tuple[str, str, Box, float], color: str, bold: bool
     for paragraph in frame.paragraphs:
         paragraph.alignment = PP_ALIGN.LEFT
         for run in paragraph.runs:
-            run.font.size, run.font.bold, run.font.name = Pt(points), bold, "Arial"
+            run.font.size, run.font.bold = Pt(points), bold
+            _name_fonts(run)
             run.font.color.rgb = RGBColor.from_string(color)
+
+
+def _name_fonts(run: Any) -> None:
+    """A typeface for each kind of script; python-pptx has a call for the first alone (ECMA-376, 21.1.2.3)."""
+    run.font.name = FONTS["latin"]
+    for kind in ("ea", "cs"):
+        run.font._element.append(parse_xml(f'<a:{kind} {nsdecls("a")} typeface="{FONTS[kind]}"/>'))
 
 
 def _hang_bullets(shape: Any) -> None:

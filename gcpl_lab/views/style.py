@@ -18,7 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.views.fonts import USUAL, fallback_fonts
+from gcpl_lab.views.fonts import USUAL, LabFigure
+from gcpl_lab.views.letters import shorten
 
 Names = Sequence[str]
 Families = Mapping[str, Sequence[str]] | None
@@ -98,7 +99,7 @@ def figure_style(context: str = "figure") -> Iterator[None]:
     # On a slide words and figures have one typeface where the machine has it, or one of the same widths.
     first = [name for name in _SLIDE_FONTS if name in installed] if context == "slide" else []
     settings: Any = {
-        "font.family": [*first, USUAL, *fallback_fonts()],
+        "font.family": [*first, USUAL],
         **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), size),
         "axes.titlesize": size * 1.15,
         "figure.titlesize": size * 1.3,
@@ -122,17 +123,14 @@ def new_figure(width: float, height: float) -> Figure:
 
     Call it inside ``figure_style``. A notebook shows it as the last expression of a cell.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = LabFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def shortened(name: str, limit: int = 24) -> str:
     """A name in one line; a longer one is cut in its middle to ``limit`` characters."""
-    name = " ".join(str(name).split())
-    if len(name) > limit:
-        name = f"{name[: limit // 2].rstrip()}…{name[len(name) - (limit - 1) // 2 :].lstrip()}"
-    return name
+    return shorten(" ".join(str(name).split()), limit)
 
 
 def label_text(name: str, limit: int = 24) -> str:
