@@ -23,7 +23,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.framing import choose_fit
-from gcpl_lab.data.readers import ImageSource, read_images
+from gcpl_lab.data.readers import ImageSource, iter_images
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.separation import Estimate
@@ -33,7 +33,7 @@ from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.models.presets import Part, find_preset, has_part, locate
 from gcpl_lab.training.device import default_device
 
-MOST_IMAGES = 240
+MOST_IMAGES, LARGEST_SIDE = 240, 512  # larger ones are reduced: all are in memory at once
 """That are looked at; drawn class by class."""
 DECODED = 16  # images at a time
 SIDE, CELL, ANGLES, BINS = 64, 8, 9, 8
@@ -123,7 +123,10 @@ def fit_of_models(
     """
     labels = np.asarray(labels)
     chosen = _draw(labels, MOST_IMAGES, seed)
-    labels, shown = labels[chosen], read_images([images[place] for place in chosen], choose_fit(images, fit))
+    labels, shown = labels[chosen], list[Image.Image]()
+    for image in iter_images([images[place] for place in chosen], choose_fit(images, fit)):
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        shown.append(image)
     kinds, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(kinds) < 2 or counts.min() < 2:
         raise DataError(
