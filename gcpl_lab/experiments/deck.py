@@ -232,7 +232,7 @@ def _numbers(run: Run, facts: Mapping[str, Any]) -> Iterator[Slide]:
         steps = [name for name in (BEFORE, OFFSETS, run.best) if name in share]
         base = share.get(OFFSETS, share[BEFORE])
         values: dict[str, Any] = {"names": share[BEFORE], "base": base, "gain": 100 * (share[run.best] - base)}
-        with_offsets = f"Offsets alone bring names to {base:.1%}; " if OFFSETS in share else ""
+        with_offsets = f"Offsets alone bring names to {base:.1%}; " if OFFSETS in share else "Beside names, "
         yield _slide("gain", _bars({name: share[name] for name in steps}, count), **facts, **values, start=with_offsets)
     # What the deck is about stays; of the rest, the best ones have room.
     order = sorted(run.rows, key=lambda name: (name in run.baselines, -share[name]))
