@@ -96,7 +96,7 @@ def test_the_deck_says_what_was_measured(run):
     last_but_one = list(Presentation(json.loads(result.stdout)["files"][0]).slides)[-2]
     assert [page.split("\n")[0] for page in pages] == [
         "Only a word is learned: the diffusion model stays frozen",
-        "learned words bring +18 points",
+        "Beside names, learned words bring +18 points",
         "Is it worth it? Linear probe reaches 70.0%, Discriminative prompts 78.0%",
         "Discriminative prompts takes 4 s to learn and classify, Linear probe 3.5 s",
         "What this does not show",
