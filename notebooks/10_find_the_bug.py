@@ -352,14 +352,26 @@ assert logits.shape == scenes.targets.shape
 #
 # **Expected:** a handful by characters, none by tokens.
 
+# %% tags=["exercise"]
+by_characters, by_tokens = 0, 0  # captions that lose words by each limit
+
+
+# %% tags=["check"]
+def check_cut(characters, tokens):
+    texts = [caption for caption in load_wardrobe("train").captions if caption]
+    if characters != len([text for text in texts if text != text[:75]]):
+        return f"still wrong: {characters} of {len(texts)} captions are not those that end after 75 characters"
+    return "right" if tokens == 0 else f"still wrong: {tokens} by tokens; start and end count too, and 77 is the most"
+
+
+check_cut(by_characters, by_tokens)
+
 # %% tags=["solution"]
 captions = [caption for caption in load_wardrobe("train").captions if caption]
 by_characters = sum(len(caption) > 75 for caption in captions)
 by_tokens = sum(len(clip.word_ids(caption)) + 2 > clip.context_length for caption in captions)
-print(
-    f"{len(captions)} captions: {by_characters} are longer than 75 characters, {by_tokens} than CLIP's "
-    f"{clip.context_length} tokens; the longest has {max(map(len, captions))} characters"
-)
+print(f"{len(captions)} captions: {by_characters} are longer than 75 characters, {by_tokens} than CLIP's limit")
+check_cut(by_characters, by_tokens)
 
 # %% [markdown]
 # ### Exercise 2 · hard · 15 minutes
@@ -371,6 +383,23 @@ print(
 # <code>model.named_children()</code> and <code>setattr</code>; <code>open_clip.transformer.QuickGELU</code>.</details>
 #
 # **Expected:** the functions differ by about 0.02; a few percent of the answers change.
+
+# %% tags=["exercise"]
+swapped = clip  # yours instead: a copy with the other activation
+
+
+# %% tags=["check"]
+def check_swap(model):
+    kinds = [[type(module).__name__ for module in each.model.modules()] for each in (clip, model)]
+    others = sum(one != two for one, two in zip(*kinds, strict=True))
+    if not others:
+        return "still wrong: every module is of the same kind as before"
+    if model.model is clip.model:
+        return "still wrong: this changes the clip of the whole notebook; copy it first"
+    return f"right: {others} activations swapped"
+
+
+check_swap(swapped)
 
 # %% tags=["solution"]
 import copy
@@ -386,6 +415,7 @@ for module in list(swapped.model.modules()):
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.GELU | QuickGELU):
             setattr(module, name, QuickGELU() if isinstance(child, torch.nn.GELU) else torch.nn.GELU())
+check_swap(swapped)
 
 # %% tags=["solution"]
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
@@ -419,12 +449,35 @@ print(
 #
 # **Expected:** none.
 
+
+# %% tags=["exercise"]
+def in_both(first, second):
+    return set()  # yours instead: contents that stand among both lists of files
+
+
+# %% tags=["check"]
+def check_overlap(shared_by):
+    files = load_fashion("test").images[:5]
+    if len(shared_by(files[:3], files[2:])) != 1:
+        return "still wrong: two lists that share one file should share one content"
+    count = len(shared_by(load_fashion("support").images, load_fashion("test").images))
+    return f"right: {count} in both support and test" if not count else f"still wrong: {count} in both"
+
+
+check_overlap(in_both)
+
 # %% tags=["solution"]
 from gcpl_lab.storage import file_checksum
 
-support, test = ({file_checksum(path) for path in load_fashion(split).images} for split in ("support", "test"))
-print(f"{len(support & test)} images in both, of {len(support)} and {len(test)}")
-print("Equal bytes only: a re-encoded copy needs a perceptual hash (gcpl_lab.data.duplicates).")
+
+def in_both(first, second):
+    return {file_checksum(path) for path in first} & {file_checksum(path) for path in second}
+
+
+check_overlap(in_both)
+
+# %% [markdown] tags=["solution"]
+# Equal bytes only: a copy that was encoded anew needs a perceptual hash (`gcpl_lab.data.duplicates`).
 
 # %% [markdown]
 # ## Check yourself
