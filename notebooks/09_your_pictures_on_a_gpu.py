@@ -329,13 +329,29 @@ check_count(count_passes)
 #
 # **Expected:** one message with the file's name, within seconds, and no folder `runs/broken`.
 
+# %% tags=["exercise"]
+message = ""  # what the lab says
+
+
+# %% tags=["check"]
+def check_message(text):
+    if Path("my_images/support/bag/broken.png").exists():
+        return "still wrong: take the file out again, the next training needs the folder"
+    if "broken.png" not in text:
+        return "still wrong: the message should name the file"
+    return "still wrong: something was trained" if Path("runs/broken").exists() else "right"
+
+
+check_message(message)
+
 # %% tags=["solution"]
 Path("my_images/support/bag/broken.png").write_text("no image")
 try:
     gcpl_lab(f"train gcpl my_images/support -o runs/broken --shots 0 --preset {preset} --set num_steps=1")
 except Exception as error:
-    print(f"{type(error).__name__}: {error}")
+    message = f"{type(error).__name__}: {error}"
 Path("my_images/support/bag/broken.png").unlink()
+check_message(message)
 
 # %% [markdown]
 # ### Exercise 3 · medium · 8 minutes
