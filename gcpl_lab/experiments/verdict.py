@@ -244,6 +244,8 @@ def _answer(kept: Mapping[str, Any]) -> str:
     """The page in two sentences."""
     words = [found["word"] for *_, found in compared(kept, is_generative)]
     counts = ", ".join(f"{word} on {words.count(word)}" for word in sorted(set(words)))
+    asked = len(compared(kept, None)) - len(words)
+    counts += f"; {asked} questions without a run of theirs" if asked else ""
     text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
     tails = kept["lmpt"].get("tails")
     for entry in tails["summary"]["map"] if tails else ():
