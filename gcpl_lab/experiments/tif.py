@@ -10,13 +10,9 @@ import torch
 from scipy.special import erfc
 from torch import Tensor
 
-NUM_COARSER = 500
-"""Larger distances that are summed up, one after another in steps of 1."""
-PERCENTILE = 0.1
-"""Of the squared distances at one place of the latents that counts as the smallest difference of two classes."""
-
-MOST_IMAGES = 160
-"""That are looked at, taken evenly: pairs at every place are many."""
+NUM_COARSER = 500  # larger distances that are summed up, one after another in steps of 1
+PERCENTILE = 0.1  # of the squared distances at one place of the latents: the smallest difference of two classes
+MOST_IMAGES = 160  # that are looked at, taken evenly: pairs at every place are many
 
 
 def smallest_class_distance(latents: Tensor, labels: Tensor) -> float:

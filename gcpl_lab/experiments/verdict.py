@@ -291,9 +291,9 @@ def _summary(kept: Mapping[str, Any]) -> list[str]:
     for heading, ours, theirs, *sides in SIDES:
         rows = []
         for situation, group, values, found in compared(kept, *sides):
-            both = [values[found[side]] for side in ("ours", "theirs")]
-            same = [_mean({seed: of[seed] for seed in both[0] if seed in both[1]}) for of in both]
-            names = [f"{_title(found[side])}, {mean}" for side, mean in zip(("ours", "theirs"), same, strict=True)]
+            both = found["ours"], found["theirs"]
+            same = sorted(values[both[0]].keys() & values[both[1]].keys())
+            names = [f"{_title(m)}, {_mean({seed: values[m][seed] for seed in same})}" for m in both]
             seconds = " / ".join(costs_of.get(found[side], "–") for side in ("ours", "theirs"))
             cells = [_points(found), str(found["num_seeds"]), seconds, f"**{found['word']}**"]
             rows.append([f"{SITUATIONS[situation].title}: {group}", *names, *cells])
