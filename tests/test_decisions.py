@@ -7,9 +7,9 @@ from scipy.stats import binomtest
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation import costs as money
 from gcpl_lab.evaluation.costs import Costs, choose_threshold, count_mistakes, measure_process, weighted_confusion
-from gcpl_lab.evaluation.monitoring import BETS, JUMP, Watch, level_of_look
+from gcpl_lab.evaluation.monitoring import bet_against, level_of_look
 from gcpl_lab.evaluation.novelty import measure_novelty
-from gcpl_lab.evaluation.prediction_sets import measure_coverage, predict_label_sets, predict_sets, smallest_error_rate
+from gcpl_lab.evaluation.prediction_sets import measure_coverage, predict_sets, smallest_error_rate
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,23 +18,35 @@ def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     return chances, np.array([rng.choice(3, p=row) for row in chances])
 
 
-def test_sets_are_those_of_the_ranked_quantile():
+def test_sets_are_those_of_mapie_and_of_the_ranked_quantile():
+    from mapie.classification import SplitConformalClassifier
+    from sklearn.linear_model import LogisticRegression
+
     rng = np.random.default_rng(0)
-    (known, labels), (new, _) = draw(rng, 99), draw(rng, 50)
-    scores = np.sort(1 - known[np.arange(99), labels])
-    limit = scores[int(np.ceil(100 * 0.9)) - 1]  # the ⌈(n + 1)·0.9⌉-th smallest
-    np.testing.assert_array_equal(predict_sets(known, labels, new, 0.9), 1 - new <= limit)
+    for count, promised in ((99, 0.9), (60, 0.8), (37, 0.95)):
+        points, labels = rng.normal(size=(count + 250, 2)), rng.integers(3, size=count + 250)
+        points[:, 0] += labels
+        model = LogisticRegression().fit(points[:200], labels[:200])
+        known, new = slice(200, 200 + count), slice(200 + count, None)
+        oracle = SplitConformalClassifier(model, promised, conformity_score="lac", prefit=True)
+        oracle.conformalize(points[known], labels[known])
+        before, now = model.predict_proba(points[known]), model.predict_proba(points[new])
+        sets = predict_sets(before, np.eye(3, dtype=int)[labels[known]], now, promised)
+        np.testing.assert_array_equal(sets, oracle.predict_set(points[new])[1][:, :, 0])
+        scores = np.sort(1 - before[np.arange(count), labels[known]])
+        limit = scores[int(np.ceil((count + 1) * promised)) - 1]  # the ⌈(n + 1)·0.9⌉-th smallest
+        np.testing.assert_array_equal(sets, 1 - now <= limit)
 
 
 def test_the_promised_coverage_is_kept_over_fifty_splits():
     chances, labels = draw(np.random.default_rng(1), 400)
-    held = 0
+    targets, held = np.eye(3, dtype=int)[labels], 0
     for split in range(50):
         order = np.random.default_rng(split).permutation(400)
         known, new = order[:200], order[200:]
-        sets = predict_sets(chances[known], labels[known], chances[new], 0.9)
-        found = measure_coverage(sets, np.eye(3, dtype=int)[labels[new]], 0.9)
-        held += round(found.measured.value * 200)
+        sets = predict_sets(chances[known], targets[known], chances[new], 0.9)
+        found = measure_coverage(sets, targets[new], 0.9)
+        held += round(found["measured"] * 200)
     # Splits of one set are not independent, so a split counts as one draw: the mean of fifty must look like 90 %.
     interval = binomtest(round(held / 50), 200).proportion_ci(0.95)
     assert interval.low <= 0.9 <= interval.high
@@ -45,12 +57,12 @@ def test_each_label_is_held_as_often_as_promised():
     for _ in range(50):
         chances = rng.uniform(size=(200, 4)) ** np.array([1, 1, 2, 3])
         targets = (rng.uniform(size=chances.shape) < chances).astype(int)
-        sets = predict_label_sets(chances[:100], targets[:100], chances[100:], 0.8)
+        sets = predict_sets(chances[:100], targets[:100], chances[100:], 0.8, by_label=True)
         held += [(sets & targets[100:].astype(bool)).sum(axis=0), targets[100:].sum(axis=0)]
     np.testing.assert_allclose(held[0] / held[1], 0.8, atol=0.05)
     # By hand: 9 images have the label, so ⌊10 · 0.2⌋ = 2 of them may lie below: the limit is the second smallest.
     known = np.linspace(0.1, 0.9, 9)[:, None]
-    sets = predict_label_sets(known, np.ones((9, 1), int), np.array([[0.15], [0.2], [0.5]]), 0.8)
+    sets = predict_sets(known, np.ones((9, 1), int), np.array([[0.15], [0.2], [0.5]]), 0.8, by_label=True)
     assert sets.ravel().tolist() == [False, True, True]
 
 
@@ -58,7 +70,7 @@ def test_each_label_is_held_as_often_as_promised():
 def test_a_promise_that_cannot_be_kept_is_refused(promised: float, count: int):
     chances, labels = draw(np.random.default_rng(3), count)
     with pytest.raises(DataError, match="coverage"):
-        predict_sets(chances, labels, chances, promised)
+        predict_sets(chances, np.eye(3, dtype=int)[labels], chances, promised)
     assert smallest_error_rate(9) == 0.1
 
 
@@ -76,8 +88,8 @@ def test_costs_agree_with_a_spreadsheet():
     sent = np.array([False, True, False, False, False])
     found = measure_process("ours", said, true, costs, reviewed=sent, normal=0)
     # Sheet: image 1 machine; 2 review; 3 machine; 4 one false alarm; 5 one miss. Σ = 0.5 + 2 + 10 + 5·0.01 = 12.55.
-    assert found.cost.value == pytest.approx(12.55 / 5 * 1000)
-    assert (found.misses, found.false_alarms, found.reviews) == (200, 200, 200)
+    assert found["cost"] == pytest.approx(12.55 / 5 * 1000)
+    assert (found["misses"], found["false_alarms"], found["reviews"]) == (200, 200, 200)
     matrix = weighted_confusion(np.array([[1, 1], [2, 1]]), costs, normal=0)
     np.testing.assert_allclose(matrix, [[0, 2 / 5 * 1000], [20 / 5 * 1000, 0]])
 
@@ -88,7 +100,7 @@ def test_the_threshold_is_the_cheapest_and_keeps_the_limit():
     said, costs = np.eye(2, dtype=int)[rng.integers(2, size=40)], Costs(3, 1, 1)
 
     def spent(limit: float) -> float:
-        return measure_process("", said, true, costs, reviewed=certainty < limit).cost.value
+        return measure_process("", said, true, costs, reviewed=certainty < limit)["cost"]
 
     limits = [*np.unique(certainty), money.NEVER]
     for most in (1.0, 0.3):
@@ -105,12 +117,11 @@ def test_break_even_points_make_both_equal():
     costs = Costs(5, 1, 2)
     ours = measure_process("ours", said, true, costs, normal=0)
     people = measure_process("people", true, true, costs, reviewed=np.ones(20, bool), normal=0)
-    at = money.break_even_miss(ours, people, costs)
-    again = Costs(at, 1, 2)
-    assert measure_process("", said, true, again, normal=0).cost.value == pytest.approx(people.cost.value)
-    images = money.break_even_images(ours, people, set_up=1200)
-    assert images * 12 * (people.cost.value - ours.cost.value) / 1000 == pytest.approx(1200)
-    assert money.break_even_images(people, ours, set_up=1200) is None
+    at = money.break_even(ours, people, costs, set_up=1200)
+    again = Costs(at["miss"], 1, 2)
+    assert measure_process("", said, true, again, normal=0)["cost"] == pytest.approx(people["cost"])
+    assert at["images_a_month"] * 12 * (people["cost"] - ours["cost"]) / 1000 == pytest.approx(1200)
+    assert money.break_even(people, ours, costs, set_up=1200)["images_a_month"] is None
     with pytest.raises(DataError, match="review is -1"):
         Costs(1, 1, -1)
 
@@ -142,38 +153,25 @@ def test_novelty_finds_the_score_that_tells():
         measure_novelty({"probabilities": np.ones((4, 2)) / 2}, labels[:4], parts[1], labels)
 
 
-def test_the_martingale_is_mapies():
-    from mapie.exchangeability_testing import OnlineMartingaleTest
-
-    rng, oracle = np.random.default_rng(7), OnlineMartingaleTest(jump_size=JUMP, warn=False)
-    watch = Watch(rng.normal(size=30).tolist())
-    for score in rng.normal(0.5, size=40).tolist():
-        ranked = watch._seen.copy()
-        watch.update([score])
-        p = (sum(known > score for known in ranked) + watch_share(watch, ranked, score)) / (len(ranked) + 1)
-        assert watch.values[-1] == pytest.approx(oracle.update_simple_jumper_martingale(p))
-    assert len(BETS) == 3
-
-
-def watch_share(watch: Watch, ranked: list[float], score: float) -> float:
-    """The part of its own rank that the watch's tie-breaker drew for the last score, which no other score shares."""
-    replayed = np.random.default_rng([watch.seed, 53])
-    return float(replayed.random(len(watch.values))[-1])
+def test_the_martingale_bets_on_ranks():
+    # By hand: nothing seen is larger than either score, so p = u / 4 and u / 5 of the tie-breaker's first two draws.
+    first, second = np.random.default_rng(7).random(2) / [4, 5]
+    wealth = np.full(3, 1 / 3)
+    for p in (first, second):
+        wealth = (0.99 * wealth + 0.01 * wealth.mean()) * (1 + np.array([-1, 0, 1]) * (p - 0.5))
+    assert bet_against([0.1, 0.2, 0.3], [0.4, 0.5], seed=7)[-1] == pytest.approx(wealth.sum())
+    with pytest.raises(DataError, match="0 calibration scores"):
+        bet_against([], [0.4])
 
 
 def test_an_unchanged_stream_hardly_ever_alarms_and_a_changed_one_does():
-    rng, alarms, delays = np.random.default_rng(8), 0, []
-    for seed in range(200):
-        watch = Watch(rng.normal(size=100).tolist(), seed)
-        watch.update(rng.normal(size=300).tolist())
-        alarms += watch.first_alarm(0.05) is not None
-    for seed in range(20):
-        watch = Watch(rng.normal(size=100).tolist(), seed)
-        watch.update(rng.normal(1.0, size=300).tolist())
-        delays.append(watch.first_alarm(0.05) or 300)
-    assert alarms <= 17  # 99 % of binomial(200, 0.05)
+    rng, level = np.random.default_rng(8), 0.05
+    alarms = [bet_against(rng.normal(size=100), rng.normal(size=300), seed).max() >= 1 / level for seed in range(200)]
+    later = [bet_against(rng.normal(size=100), rng.normal(1.0, size=300), seed) for seed in range(20)]
+    delays = [int(np.argmax(values >= 1 / level)) + 1 if values.max() >= 1 / level else 300 for values in later]
+    assert sum(alarms) <= 17  # 99 % of binomial(200, 0.05)
     assert np.median(delays) < 40
-    assert sum(level_of_look(number, 0.05) for number in range(1, 2000)) < 0.05
+    assert sum(level_of_look(number, level) for number in range(1, 2000)) < level
 
 
 def test_the_cost_explorer_follows_its_sliders():
@@ -187,6 +185,6 @@ def test_the_cost_explorer_follows_its_sliders():
     view.review.value = 2.0
     assert "1,000 images cost 2,000 EUR" in view.sentence
     view.sent.value = 0.0
-    spent = measure_process("", money.answers_of(chances), targets, Costs(10, 2, 2)).cost.value
+    spent = measure_process("", money.answers_of(chances), targets, Costs(10, 2, 2))["cost"]
     assert f"1,000 images cost {spent:,.0f} EUR" in view.sentence
     assert view.error is None

@@ -1,9 +1,15 @@
 """A pilot from images to a decision, on small made images and the shipped models, and the watch after it."""
 
+import base64
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +20,20 @@ from pptx import Presentation
 from typer.testing import CliRunner
 
 from gcpl_lab.cli.app import app
-from gcpl_lab.data.sets import MultiLabelSet
+from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.captions import check_captions, name_classes, read_words
 from gcpl_lab.pilot import Pilot
-from gcpl_lab.pilot.images import find_shortcuts
+from gcpl_lab.pilot.config import write_config
+from gcpl_lab.pilot.data import PilotData
+from gcpl_lab.pilot.explain import CAUSES, likely_causes
+from gcpl_lab.pilot.images import check_images, find_shortcuts
+from gcpl_lab.pilot.page import write_pages
 from gcpl_lab.pilot.verdict import decide, plan_trial
 from gcpl_lab.pilot.watch import find_drift
 
 SETTINGS = {"methods": "gcpl, linear_probe", "shots": 2, "draws": 2, "num_steps": 4, "test_images": 24}
+SECRETS = (b"Copyright of Somebody", b"body 12345")
 
 
 def paint(folder: Path, name: str, grey: int, seed: int) -> Path:
@@ -37,11 +48,19 @@ def paint(folder: Path, name: str, grey: int, seed: int) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pilot, dict[str, Any]]:
     """A pilot that has run once."""
     folder = tmp_path_factory.mktemp("pilot")
-    for name, count in (("NUM_UNCHANGED", 20), ("NUM_CHANGED", 4)):
-        pytest.MonkeyPatch().setattr(f"gcpl_lab.pilot.watch.{name}", count)
+    counts = {"watch.NUM_UNCHANGED": 20, "watch.NUM_CHANGED": 4, "watch.MOST_SHIFTED": 24, "sense.SAMPLES_A_CLASS": 2}
+    for name, count in counts.items():
+        pytest.MonkeyPatch().setattr(f"gcpl_lab.pilot.{name}", count)
     for label, grey in enumerate((40, 120, 220)):
         for number in range(22):
             paint(folder / "images" / "dark grey bright".split()[label], f"{number}.png", grey, 100 * label + number)
+    exif = Image.Exif()
+    exif[0x8298] = SECRETS[0].decode()  # copyright
+    exif.get_ifd(0x8769)[0xA431] = SECRETS[1].decode()  # serial number of the camera
+    exif.get_ifd(0x8825)[2] = (48.0, 8.0, 30.0)  # latitude
+    told = folder / "images" / "dark" / "0.png"
+    Image.open(told).save(told.with_suffix(".jpg"), exif=exif)
+    told.unlink()
     Pilot.create(folder / "run", folder / "images")
     text = (folder / "run" / "pilot.toml").read_text()
     for name, value in SETTINGS.items():
@@ -49,6 +68,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pilot, dict[str, Any
     (folder / "run" / "pilot.toml").write_text(text)
     pilot = Pilot(folder / "run")
     return pilot, pilot.run()
+
+
+def copy_of(pilot: Pilot, folder: Path) -> Pilot:
+    shutil.copytree(pilot.folder, folder)
+    return Pilot(folder)
 
 
 def test_everything_is_measured_and_written(done: tuple[Pilot, dict[str, Any]]):
@@ -67,7 +91,68 @@ def test_everything_is_measured_and_written(done: tuple[Pilot, dict[str, Any]]):
     assert found["checksums"]["images"] in card
     deck = Presentation(str(pilot.folder / "pilot.pptx"))
     assert 3 <= len(deck.slides) <= 8
-    assert len(list((pilot.folder / "samples").glob("*.png"))) == 12
+    assert len(list((pilot.folder / "samples").glob("*.png"))) == 6
+    learned = [entry for entry in found["methods"] if not entry["simple"]]
+    assert [len(entry["points"]) for entry in learned] == [2]
+    assert learned[0]["num_points"] == 3  # two draws with two images a class, one with one
+
+
+def test_a_promise_is_measured_over_fifty_divisions(done: tuple[Pilot, dict[str, Any]]):
+    splits = done[1]["coverage"]["splits"]
+    assert splits["num_splits"] == 50
+    assert splits["low"] <= 0.9 <= splits["high"]
+    assert splits["value"] >= 0.89  # 24 calibration images promise 23/25
+
+
+def test_an_unfit_pair_is_the_first_line_of_the_page(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot, found = done
+    fit = {**found["fit_of_models"], "fit": False, "sentence": "Use larger models (--preset sd-1.5)."}
+    pages = copy_of(pilot, tmp_path / "run")
+    write_pages(pages.folder, {**found, "fit_of_models": fit}, pages.data)
+    first = re.sub("<[^>]+>", "", (pages.folder / "pilot.html").read_text().split("<main>")[1]).split("\n")[1]
+    assert first == "This pair of frozen models is unfit for these images. Use larger models (--preset sd-1.5)."
+
+
+def test_what_a_file_tells_is_counted_and_never_copied(done: tuple[Pilot, dict[str, Any]]):
+    pilot, found = done
+    assert found["images"]["exif"] == {"place": 1, "owner": 1, "of": sum(found["images"]["num_images"].values())}
+    page = (pilot.folder / "pilot.html").read_text()
+    pictures = [base64.b64decode(part.split('"')[0]) for part in page.split("base64,")[1:]]
+    with zipfile.ZipFile(pilot.folder / "pilot.pptx") as deck:
+        pictures += [deck.read(name) for name in deck.namelist()]
+    assert not any(secret in picture for picture in [*pictures, page.encode()] for secret in SECRETS)
+
+
+def test_copies_with_other_labels_are_named(tmp_path: Path):
+    files = (paint(tmp_path / "a", "0.png", 100, 0), paint(tmp_path / "b", "0.png", 200, 1), tmp_path / "b" / "1.jpg")
+    Image.open(files[0]).save(files[2], quality=95)  # saved again, under another class
+    images = ImageSet("made", files, np.array([0, 1, 1]), ("a", "b"), "0" * 64)
+    found = check_images(PilotData(images.subset([0, 1]), images.subset([2]), images.subset([])))
+    assert (found["copies"], found["copies_across_parts"]) == (1, 2)
+    assert found["labels_that_disagree"] == [["0.png", "1.jpg"]]
+
+
+def test_a_killed_run_goes_on_and_says_the_same(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    settings = "methods='linear_probe, nearest_class_mean', shots=2, draws=2, test_images=24"
+    script = f"from gcpl_lab.pilot import Pilot; import sys; Pilot(sys.argv[1], {settings}).run()"
+    found = []
+    for stops in (("stages/fit_of_models.json", "trials/*.json"), ()):
+        folder = tmp_path / f"{len(stops)}"
+        Pilot.create(folder, done[0].folder.parent / "images")
+        command = [sys.executable, "-c", script, str(folder)]
+        for wanted in stops:
+            running = subprocess.Popen(command)
+            while not list(folder.glob(wanted)):
+                assert running.poll() is None, "it ended before it could be killed"
+                time.sleep(0.01)
+            running.kill()
+            running.wait()
+            assert not (folder / "pilot.json").exists()
+        subprocess.run(command, check=True)
+        found.append(json.loads((folder / "pilot.json").read_text()))
+        for row in found[-1]["methods"]:
+            del row["train_seconds"], row["predict_seconds"]
+    assert found[0] == found[1]
 
 
 def test_a_second_run_takes_what_is_there(done: tuple[Pilot, dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
@@ -79,7 +164,7 @@ def test_a_second_run_takes_what_is_there(done: tuple[Pilot, dict[str, Any]], mo
 
 def test_an_interrupted_run_goes_on(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
     pilot, found = done
-    shutil.copytree(pilot.folder, tmp_path / "run")
+    copy_of(pilot, tmp_path / "run")
     kept = sorted((tmp_path / "run" / "trials").glob("*.json"))
     kept[0].unlink()
     (tmp_path / "run" / "stages" / "watch.json").unlink()
@@ -99,13 +184,20 @@ def test_the_watch_is_quiet_and_then_alarms(done: tuple[Pilot, dict[str, Any]], 
     assert pilot.watch(tmp_path / "new")["known"] == 30  # nothing is answered twice
     (tmp_path / "seen.csv").write_text("file,label\nusual_0.png,dark\nusual_1.png,grey\n")
     assert pilot.watch(tmp_path / "new", reviews=tmp_path / "seen.csv")["reviewed"]["num_images"] == 2
+    later = datetime.fromtimestamp(1_700_000_020)
+    assert copy_of(pilot, tmp_path / "run").watch(tmp_path / "new", since=later)["num_images"] == 30  # of the log
+    (tmp_path / "run" / "watch.jsonl").unlink()
+    found = Pilot(tmp_path / "run").watch(tmp_path / "new", since=later)
+    assert (found["num_images"], found["passed_over"]) == (10, 20)
     for number in range(60):
         path = paint(tmp_path / "new", f"strange_{number}.png", 5 if number % 2 else 250, 8000 + number)
         os.utime(path, (1_700_001_000 + number, 1_700_001_000 + number))
-    result = CliRunner().invoke(app, ["pilot", "watch", str(pilot.folder), str(tmp_path / "new"), "--json"])
+    command = ["pilot", "watch", str(pilot.folder), str(tmp_path / "new"), "--json", "--since", "2001-01-31"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 3, result.output
     told = json.loads(result.stdout)
-    assert told["alarms"]
+    assert {"name", "after", "figures"} <= told["alarms"][0].keys()
+    assert told["alarms"][0]["figures"]["martingale"] >= told["alarms"][0]["figures"]["limit"]
     assert "Control charts" in (pilot.folder / "watch.html").read_text()
 
 
@@ -118,6 +210,58 @@ def test_an_error_is_explained(done: tuple[Pilot, dict[str, Any]], tmp_path: Pat
     assert ("figure" in found) == (pilot.results["chosen"]["method"] == "gcpl")
     with pytest.raises(DataError, match="'green' is no class"):
         pilot.explain(tmp_path / "odd.png", "green")
+
+
+@pytest.mark.parametrize(
+    ("cause", "signs"),
+    [
+        ("label doubtful", {"sure": 0.99, "nearest_agree": 1.0}),
+        ("unlike the training images", {"stranger_than": 0.99, "sure": 0.99, "nearest_agree": 1.0}),
+        ("look-alike pair", {"look_alikes": True, "came_second": True}),
+        ("caption or name", {"misnamed": 0.9}),
+        ("threshold", {"came_second": True, "misnamed": 0.9}),
+        ("threshold", {}),
+    ],
+)
+def test_each_cause_has_its_signs(cause: str, signs: dict[str, Any]):
+    none = {"stranger_than": 0.5, "sure": 0.5, "nearest_agree": 0.0, "look_alikes": False}
+    found = likely_causes(**{**none, "came_second": False, "misnamed": 0.0, **signs})
+    assert found[0] == cause
+    assert set(found) <= CAUSES.keys()
+
+
+def test_corrections_join_the_next_exemplars(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
+    pilot = copy_of(done[0], tmp_path / "run")
+    for number, grey in enumerate((40, 80, 120, 170)):
+        paint(tmp_path / "new", f"{number}.png", grey, 700 + number)
+    (tmp_path / "seen.csv").write_text("file,label\n0.png,dark\n1.png,grey\n2.png,grey\n3.png,bright\nlost.png,dark\n")
+    result = CliRunner().invoke(
+        app, ["pilot", "correct", str(pilot.folder), str(tmp_path / "seen.csv"), str(tmp_path / "new"), "--most", "2"]
+    )
+    assert result.exit_code == 0, result.output
+    rows = (pilot.folder / "corrections.csv").read_text().splitlines()
+    assert rows[0] == "file,label"
+    judge = pilot.judge(done[1]["chosen"]["method"])
+    sure = judge.answer([tmp_path / "new" / f"{number}.png" for number in range(4)])["probabilities"].max(axis=1)
+    labels = [("dark", "grey", "grey", "bright")[place] for place in np.argsort(sure)[:2]]
+    assert [row.split(",")[1] for row in rows[1:]] == labels  # those that it is least sure of, with their labels
+    with pytest.raises(ArtifactError, match="images have changed"):
+        Pilot(pilot.folder).watch(tmp_path / "new")
+    assert pilot.correct(tmp_path / "seen.csv", tmp_path / "new") == [
+        f"{place}.png" for place in np.argsort(sure)[2:]
+    ]  # none is taken twice
+    settings = {"methods": "linear_probe, nearest_class_mean", "generated": False}
+    again = Pilot(pilot.folder, **settings)
+    found = again.run()
+    exemplars = again.judge("linear_probe").exemplars
+    assert (found["corrections"], len(exemplars)) == (4, 10)
+    assert [path.parent.name for path in exemplars.images[-4:]] == ["corrections"] * 4
+    assert "4 images that people corrected" in (pilot.folder / "card.md").read_text()
+    (tmp_path / "both.csv").write_text("file,label\n0.png,dark;grey\n")
+    with pytest.raises(ArtifactError, match="has 2 labels"):
+        pilot.correct(tmp_path / "both.csv", tmp_path / "new")
+    with pytest.raises(DataError, match="taken before"):
+        pilot.correct(tmp_path / "seen.csv", tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -143,12 +287,34 @@ def test_bad_settings_are_named(done: tuple[Pilot, dict[str, Any]], change: dict
         ("[costs\n", "is no TOML"),
         ("miss = 1\n", "stands outside the sections"),
         ("[costs]\nmiss = 1\n", "has no images"),
+        ("miss", "has no miss; expected images"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str):
+    if text == "miss":  # a whole file without this line
+        write_config(tmp_path, "bundled:fashion", "classes", "tiny")
+        text = re.sub(r"^miss =.*\n", "", (tmp_path / "pilot.toml").read_text(), flags=re.MULTILINE)
     (tmp_path / "pilot.toml").write_text(text)
     with pytest.raises(ArtifactError, match=message):
         Pilot(tmp_path)
+
+
+def test_bad_images_are_named(tmp_path: Path):
+    for number in range(30):
+        paint(tmp_path / "one" / "dark", f"{number}.png", 40, number)
+    with pytest.raises(DataError, match="one class"):
+        Pilot.create(tmp_path / "run 1", tmp_path / "one").run()
+    paint(tmp_path / "one" / "grey", "0.png", 120, 99)
+    with pytest.raises(DataError, match="'grey' has 0 images besides the test images"):
+        Pilot.create(tmp_path / "run 2", tmp_path / "one").run()
+    for number in range(30):
+        paint(tmp_path / "one" / "grey", f"{number}.png", 120, 100 + number)
+    (tmp_path / "one" / "grey" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        Pilot.create(tmp_path / "run 3", tmp_path / "one", "tiny").run()
+    with pytest.raises(DataError, match="no such folder"):
+        Pilot.create(tmp_path / "run 4", tmp_path / "absent")
+    assert not (tmp_path / "run 4").exists()
 
 
 def test_nothing_is_overwritten(done: tuple[Pilot, dict[str, Any]], tmp_path: Path):
@@ -180,16 +346,23 @@ def test_reviewed_samples_enter_the_page(done: tuple[Pilot, dict[str, Any]]):
 
 
 def test_a_shortcut_is_found(tmp_path: Path):
-    labelled = []
+    files = []
     for number in range(40):
         values = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
         values[0] = 255 * (number % 2)  # the first row says the class
         path = tmp_path / f"{np.random.default_rng(900 + number).integers(10**8):08d}.png"
         Image.fromarray(values).save(path)
-        labelled.append((path, number % 2))
-    found = {entry["cue"]: entry for entry in find_shortcuts(labelled)}
+        files.append(path)
+    labels = np.arange(40) % 2
+    found = {entry["cue"]: entry for entry in find_shortcuts(files, labels)}
     assert found["border colours"]["warning"]
     assert not found["file name"]["warning"]
+    assert "folder" not in found
+    for number, path in enumerate(files):  # one camera saw nearly all of a class, and a few of the other
+        camera = tmp_path / f"camera {number % 2 if number > 3 else 0}"
+        camera.mkdir(exist_ok=True)
+        files[number] = path.rename(camera / path.name)
+    assert {entry["cue"]: entry for entry in find_shortcuts(files, labels)}["folder"]["warning"]
 
 
 def test_captions_and_the_trades_words(tmp_path: Path):
@@ -241,7 +414,7 @@ def test_several_labels(tmp_path: Path):
     found = Pilot(tmp_path / "run", **settings).run()
     assert found["captions"]["num_images"] == found["images"]["num_images"]["pool"]
     assert found["none_of_these"] is None
-    assert len(found["learning_curve"][0]["points"]) == 3
+    assert len(found["methods"][0]["points"]) == 3
     corrected = (tmp_path / "run" / "metadata_corrected.csv").read_text().splitlines()
     assert corrected[0] == "file_name,labels,caption,note"
     assert len(corrected) == 1 + found["captions"]["num_images"]

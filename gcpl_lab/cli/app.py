@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "pilot run": pilot.run,
     "pilot watch": pilot.watch,
     "pilot explain": pilot.explain,
+    "pilot correct": pilot.correct,
     "report": workshop.report,
     "slides": workshop.slides,
     "map": workshop.hover_map,

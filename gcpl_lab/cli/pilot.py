@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, BadParameter, Exit, Option
+from typer import Argument, Exit, Option
 
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import answer, console, counting, make_table
@@ -57,18 +57,14 @@ def watch(
     folder: Where,
     images: Annotated[Path, Argument(help="A folder with the images that came in.")],
     reviews: Annotated[Path | None, Option(help=REVIEWS)] = None,
-    since: Annotated[str, Option(help="Pass over images with an earlier file time: 2026-01-31.")] = "",
+    since: Annotated[datetime | None, Option(help="Pass over images with an earlier file time.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Judge what came in against the calibration images; the exit code is 3 where there is an alarm."""
     from gcpl_lab.pilot import Pilot
 
-    try:
-        start = datetime.fromisoformat(since) if since else None
-    except ValueError as error:
-        raise BadParameter(f"{since!r} is no date; expected one such as 2026-01-31") from error
     with counting("answering") as tell:
-        found = Pilot(folder).watch(images, reviews=reviews, since=start, on_progress=tell)
+        found = Pilot(folder).watch(images, reviews=reviews, since=since, on_progress=tell)
     lines = [f"Alarm: {alarm['name']}, after {alarm['after']} images" for alarm in found["alarms"]] or ["No alarm."]
     passed = f"{found['new']} new images, {found['known']} known, {found['passed_over']} passed over"
     answer(found, as_json, *lines, f"{passed}. The page: {folder / 'watch.html'}")
@@ -92,3 +88,17 @@ def explain(
     strange = f"Stranger than {found['stranger_than']:.0%} of the calibration images. Nearest exemplars: {near}"
     causes = [f"Likely: {cause['cause']}. {cause['do'].capitalize()}." for cause in found["causes"]]
     answer(found, as_json, said, strange, *causes)
+
+
+def correct(
+    folder: Where,
+    reviews: Annotated[Path, Argument(help=REVIEWS)],
+    images: Annotated[Path, Argument(help="The folder of the files that were reviewed.")],
+    most: Annotated[int, Option(min=1, help="Images to take, the least sure first.")] = 10,
+    as_json: options.Json = False,
+) -> None:
+    """Take reviewed images among the exemplars of the next run."""
+    from gcpl_lab.pilot import Pilot
+
+    taken = Pilot(folder).correct(reviews, images, most)
+    answer({"taken": taken}, as_json, f"Taken: {', '.join(taken)}. Now: gcpl-lab pilot run {folder}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from gcpl_lab.data.sets import CAPTION_SEPARATOR, MultiLabelSet
-from gcpl_lab.data.tables import read_csv
+from gcpl_lab.data.tables import read_csv, write_csv
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.trust import share_with_interval
-from gcpl_lab.storage import write_text
 
 Words = Mapping[str, Sequence[str]]
 """Class name to the terms that mean it, its own name first."""
@@ -53,15 +50,14 @@ def write_corrected(images: MultiLabelSet, words: Words, path: Path) -> Path:
 
     It stands beside the original, which is left as it is.
     """
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file_name", "labels", "caption", "note"])
+    rows = []
     for path_of, row, caption in zip(images.images, images.targets, name_classes(images.captions, words), strict=True):
         labels = [name for name, has in zip(images.class_names, row, strict=True) if has]
         wrong = [name for name in images.class_names if name not in labels and _names(caption or "", words[name])]
         note = f"names {' and '.join(wrong)}, which the labels do not" if wrong else "" if caption else "no caption"
-        writer.writerow([path_of.name, ";".join(labels), caption or "", note])
-    return write_text(path, stream.getvalue())
+        entry = {"file_name": path_of.name, "labels": ";".join(labels), "caption": caption or "", "note": note}
+        rows.append(entry)
+    return write_csv(path, rows)
 
 
 def _names(text: str, terms: Sequence[str]) -> bool:

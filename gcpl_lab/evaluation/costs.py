@@ -8,19 +8,20 @@ was found and can be neither. So confusing two classes of interest is a miss of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
-from gcpl_lab.evaluation.separation import Estimate
 
 PER = 1000
 """Images that costs are given for."""
-NEVER = math.inf
-"""A threshold that sends every image to a person."""
+NEVER = 2.0
+"""A threshold above every certainty: each image goes to a person."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,6 @@ class Costs:
         for name, value in vars(self).items():
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise DataError(f"costs: {name} is {value!r}; expected an amount of money, 0 or more")
-
-
-@dataclass(frozen=True)
-class Process:
-    """What one way of handling images costs, per thousand of them."""
-
-    name: str
-    cost: Estimate  # money per thousand images, with its 95 % interval over the images
-    misses: float  # per thousand
-    false_alarms: float  # per thousand
-    reviews: float  # per thousand
-    num_images: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        ends = {"cost": self.cost.value, "low": self.cost.low, "high": self.cost.high}
-        counts = {"misses": self.misses, "false_alarms": self.false_alarms, "reviews": self.reviews}
-        return {"name": self.name, **ends, **counts, "num_images": self.num_images}
 
 
 def count_mistakes(
@@ -76,7 +59,7 @@ def measure_process(
     *,
     reviewed: np.ndarray | None = None,
     normal: int | None = None,
-) -> Process:
+) -> dict[str, Any]:
     """Misses · C_miss + false alarms · C_false + reviews · C_review + machine, per thousand images.
 
     Args:
@@ -85,17 +68,20 @@ def measure_process(
         costs: Of one of each.
         reviewed: bool (image,): sent to a person, who is taken to be right; none by default.
         normal: The class that means that nothing was found.
+
+    Returns:
+        ``name``; ``cost``, with its 95 % interval over the images from ``low`` to ``high``, ``misses``,
+        ``false_alarms`` and ``reviews``, all per thousand images; ``num_images``.
     """
     misses, alarms = count_mistakes(answers, targets, normal)
     sent = np.zeros(len(misses), bool) if reviewed is None else np.asarray(reviewed, bool)
     misses, alarms = np.where(sent, 0, misses), np.where(sent, 0, alarms)
     each = misses * costs.miss + alarms * costs.false_alarm + sent * costs.review + costs.machine
     mean, low, high = mean_with_interval(each)
-    counts = [float(PER * values.mean()) for values in (misses, alarms, sent)]
     # A cost cannot fall below 0, whatever an interval by Student's t says.
-    return Process(
-        name, Estimate(PER * mean, PER * max(0.0, low), PER * high), counts[0], counts[1], counts[2], len(each)
-    )
+    row: dict[str, Any] = {"name": name, "cost": PER * mean, "low": PER * max(0.0, low), "high": PER * high}
+    counts = {"misses": misses, "false_alarms": alarms, "reviews": sent}
+    return row | {key: float(PER * values.mean()) for key, values in counts.items()} | {"num_images": len(each)}
 
 
 def choose_threshold(
@@ -135,22 +121,22 @@ def weighted_confusion(confusion: np.ndarray, costs: Costs, normal: int | None =
     truth, answer = np.indices((num_classes, num_classes))
     price = costs.miss * (truth != (-1 if normal is None else normal))
     price = price + costs.false_alarm * (answer != (-1 if normal is None else normal))
-    found: np.ndarray = np.where(truth == answer, 0.0, price) * confusion * PER / max(1, confusion.sum())
-    return found
+    return np.asarray(np.where(truth == answer, 0.0, price) * confusion * PER / max(1, confusion.sum()))
 
 
-def break_even_miss(ours: Process, other: Process, costs: Costs) -> float | None:
-    """The cost of a miss at which both processes cost the same, everything else as it is; None where there is none."""
-    fixed = (ours.cost.value - ours.misses * costs.miss) - (other.cost.value - other.misses * costs.miss)
-    saved = other.misses - ours.misses
-    found = fixed / saved if saved else None
-    return found if found is not None and found >= 0 else None
+def break_even(
+    ours: Mapping[str, Any], other: Mapping[str, Any], costs: Costs, set_up: float, months: int = 12
+) -> dict[str, float | None]:
+    """From where on one process is worth it against another, both as :func:`measure_process` gives them.
 
-
-def break_even_images(ours: Process, other: Process, set_up: float, months: int = 12) -> float | None:
-    """Images a month from which the saving pays for a set-up within so many months; None where nothing is saved."""
-    saved = (other.cost.value - ours.cost.value) / PER
-    return set_up / (saved * months) if saved > 0 else None
+    Returns:
+        ``miss``: the cost of a miss at which both cost the same, everything else as it is; ``images_a_month``: from
+        which number on the saving pays for a set-up within so many months. None where there is no such point.
+    """
+    saved, fewer = (other["cost"] - ours["cost"]) / PER, other["misses"] - ours["misses"]
+    fixed = (ours["cost"] - ours["misses"] * costs.miss) - (other["cost"] - other["misses"] * costs.miss)
+    miss = fixed / fewer if fewer else -1.0
+    return {"miss": miss if miss >= 0 else None, "images_a_month": set_up / (saved * months) if saved > 0 else None}
 
 
 def certainty_of(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
@@ -161,17 +147,14 @@ def certainty_of(probabilities: np.ndarray, thresholds: np.ndarray | None = None
         thresholds: (class,), of images with several labels.
     """
     if thresholds is None:
-        largest: np.ndarray = probabilities.max(axis=1)
-        return largest
-    nearest: np.ndarray = np.abs(probabilities - thresholds).min(axis=1)
-    return nearest
+        return np.asarray(probabilities.max(axis=1))
+    return np.asarray(np.abs(probabilities - thresholds).min(axis=1))
 
 
 def answers_of(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
     """uint8 (image, class): the most probable class, or all labels at or above their thresholds."""
     if thresholds is None:
-        best: np.ndarray = np.eye(probabilities.shape[1], dtype=np.uint8)[probabilities.argmax(axis=1)]
-        return best
+        return np.asarray(np.eye(probabilities.shape[1], dtype=np.uint8)[probabilities.argmax(axis=1)])
     return (probabilities >= thresholds).astype(np.uint8)
 
 
@@ -180,8 +163,6 @@ def sample_size(first: float, second: float, *, level: float = 0.05, power: floa
 
     Source: Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, equation 4.14 (no correction)
     """
-    from scipy.stats import norm
-
     if not (0 < first < 1 and 0 < second < 1) or first == second:
         raise DataError(f"shares are {first} and {second}; expected two different numbers between 0 and 1")
     mean, wanted, found = (first + second) / 2, norm.ppf(1 - level / 2), norm.ppf(power)

@@ -135,7 +135,7 @@ def _content(data: ImageSet | MultiLabelSet) -> dict[str, Any]:
 
 def write_outcome(place: Path, outcome: Outcome | MultiLabelOutcome) -> None:
     """An entry; its last file is written last: where that is, the entry is whole."""
-    values = {name: value for name, value in vars(outcome).items() if name not in ("model", "evidence")}
+    values = {name: value for name, value in vars(outcome).items() if name not in ("model", "scorer", "evidence")}
     tensors = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
     header: dict[str, Any] = {"values": {name: value for name, value in values.items() if name not in tensors}}
     evidence: Evidence | None = getattr(outcome, "evidence", None)

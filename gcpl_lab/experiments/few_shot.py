@@ -80,6 +80,7 @@ class Outcome:
     probabilities: np.ndarray  # (test image, class)
     row: dict[str, Any]  # what results.json holds
     model: GCPLClassifier | None = None  # of an objective
+    scorer: Any = None  # of a baseline: what it learned
     evidence: Evidence | None = None  # errors on the test images, of a diffusion classifier
 
 
@@ -182,8 +183,8 @@ class FewShotExperiment(Experiment[ImageSet]):
     def outcome(
         self, method: str, shots: int, seed: int, scores: np.ndarray, chances: np.ndarray, **more: Any
     ) -> Outcome:
-        """See :class:`Outcome`; ``more`` are further cells of the row, and ``model`` and ``evidence`` beside it."""
-        kept = {name: more.pop(name, None) for name in ("model", "evidence")}
+        """See :class:`Outcome`; ``more`` has further cells of the row, and ``model``, ``scorer`` and ``evidence``."""
+        kept = {name: more.pop(name, None) for name in ("model", "scorer", "evidence")}
         labels = self.test.labels
         among = accuracy_within_family(scores, labels, self.test.class_names, self.test.families)
         row = {
@@ -226,7 +227,7 @@ class FewShotExperiment(Experiment[ImageSet]):
         seconds = watch.row()
         learned = shots if entry.facts.get("shots", True) else 0
         chances = torch.softmax(logits.double(), 1).numpy()
-        return self.outcome(entry.name, learned, seed, logits.numpy(), chances, **seconds)
+        return self.outcome(entry.name, learned, seed, logits.numpy(), chances, scorer=scorer, **seconds)
 
     def _mirrored(self, views: Tensor, labels: Tensor) -> bool:
         return choose_mirroring(self.config.flip, views, labels, self.support.class_names).flip

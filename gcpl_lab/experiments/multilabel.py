@@ -75,6 +75,7 @@ class MultiLabelOutcome:
     thresholds: np.ndarray  # (class,), chosen there too
     row: dict[str, Any]  # what results.json holds
     model: LMPTClassifier | None = None  # of a prompt method
+    scorer: Any = None  # of a baseline: what it learned, and the scale and bias of its sigmoids
 
 
 class MultiLabelExperiment(Experiment[MultiLabelSet]):
@@ -174,7 +175,7 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
             scorer = entry.target(of(everything), **settings)
         watch.learned()
         logits = scorer.scores(test).double().numpy()
-        return self._outcome(entry.name, seed, logits, scale_and_bias, thresholds, watch)
+        return self._outcome(entry.name, seed, logits, scale_and_bias, thresholds, watch, scorer=scorer)
 
     def _outcome(
         self,
@@ -185,13 +186,15 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         thresholds: np.ndarray,
         watch: Stopwatch,
         model: LMPTClassifier | None = None,
+        scorer: Any = None,
     ) -> MultiLabelOutcome:
         seconds, test, counts = watch.row(), self.test, self.train.class_counts()
         measured = measure_scores(logits, scale_and_bias, thresholds, test.targets, counts, test.class_names)
         row = {"name": method, "seed": seed, **measured, **seconds}
         if model is not None:
             row["validation_map"] = model.validation_map_
-        return MultiLabelOutcome(method, seed, logits, sigmoid(logits, scale_and_bias), thresholds, row, model)
+        learned, chances = (scorer, scale_and_bias), sigmoid(logits, scale_and_bias)
+        return MultiLabelOutcome(method, seed, logits, chances, thresholds, row, model, learned)
 
     def describe_data(self) -> dict[str, Any]:
         """Names, counts and checksums, for ``results.json``."""

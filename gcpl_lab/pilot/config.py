@@ -30,6 +30,7 @@ class PilotConfig(Settings):
     kind: str
     normal_class: str
     words: str
+    decided_by: str
     currency: str
     miss: float
     false_alarm: float

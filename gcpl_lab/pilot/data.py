@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,32 +10,34 @@ from typing import Any, cast
 import numpy as np
 
 from gcpl_lab.data.episodes import draw_test
-from gcpl_lab.data.folders import METADATA_FILES, read_pictures
-from gcpl_lab.data.lists import read_metadata
+from gcpl_lab.data.folders import read_pictures, read_scenes
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.published import load_published
 from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
-from gcpl_lab.data.tables import read_table
+from gcpl_lab.data.tables import read_csv
 from gcpl_lab.data.wardrobe import load_wardrobe
-from gcpl_lab.errors import DataError
+from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.pilot.config import PilotConfig
-from gcpl_lab.storage import folder_checksum
+from gcpl_lab.storage import file_checksum, folder_checksum
 
 Images = ImageSet | MultiLabelSet
 TEST_SHARE = 0.4
 """Of each class, where there is no test set."""
 LEAST_CALIBRATION = 20
 """Images; thresholds and promises rest on them."""
+CORRECTIONS = "corrections.csv"
+"""Images that people have corrected, with the columns file and label: they join the exemplars."""
 
 
 @dataclass(frozen=True)
 class PilotData:
     """Images in three parts that share no image: nothing is judged on the pool, nothing fitted on the test images."""
 
-    pool: Images
+    pool: Images  # to draw exemplars from; the corrected images are its last
     calibration: Images
     test: Images
+    num_corrections: int = 0
 
     @property
     def judged(self) -> Any:
@@ -56,8 +59,12 @@ def targets_of(images: Images) -> np.ndarray:
     """uint8 (image, class), one-hot where an image has one class."""
     if isinstance(images, MultiLabelSet):
         return images.targets
-    found: np.ndarray = np.eye(len(images.class_names), dtype=np.uint8)[images.labels]
-    return found
+    return np.asarray(np.eye(len(images.class_names), dtype=np.uint8)[images.labels])
+
+
+def rarest_labels(targets: np.ndarray) -> np.ndarray:
+    """One class an image, int64 (image,): of several labels the rarest, where one class alone can be looked at."""
+    return np.asarray(np.where(targets == 1, 1 / np.maximum(targets.sum(axis=0), 1), 0).argmax(axis=1))
 
 
 def join(first: Any, second: Any) -> Any:
@@ -74,14 +81,7 @@ def find_kind(images: str) -> str:
     """``"classes"`` or ``"labels"``: whether any image of a folder has none or several labels."""
     if images.startswith(("bundled:", "published:")):
         return "labels" if images == "bundled:wardrobe" else "classes"
-    folders = [Path(images), Path(images) / "support", Path(images) / "train"]
-    files = [folder / name for folder in folders for name in METADATA_FILES if (folder / name).is_file()]
-    return "labels" if any(_several(row) for file in files for _, row in read_table(file)) else "classes"
-
-
-def _several(row: dict[str, Any]) -> bool:
-    value = row.get("labels", row.get("label"))
-    return len(value) != 1 if isinstance(value, list) else ";" in str(value or "")
+    return "labels" if read_scenes(images) else "classes"
 
 
 def read_data(config: PilotConfig, folder: Path) -> PilotData:
@@ -104,7 +104,38 @@ def read_data(config: PilotConfig, folder: Path) -> PilotData:
             f"{len(parts[1])} images are left to calibrate on; expected {LEAST_CALIBRATION} or more, since "
             "thresholds and promises rest on them: lower shots, or add images"
         )
-    return PilotData(*parts)
+    file = folder / CORRECTIONS
+    if not file.is_file():
+        return PilotData(*parts)
+    corrected = _corrected(file, parts[0])
+    return PilotData(join(parts[0], corrected), parts[1], parts[2], len(corrected))
+
+
+def _corrected(file: Path, pool: Images) -> Images:
+    """The images of ``corrections.csv``, as a set like the pool."""
+    labels = read_labels(file, pool.class_names, isinstance(pool, ImageSet))
+    paths = tuple(file.parent / name for name in labels)
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DataError(f"{file}: {missing[0]} is not there; restore it, or delete its line")
+    rows = np.array([[name in named for name in pool.class_names] for named in labels.values()], np.uint8)
+    checksum = folder_checksum((path.name, file_checksum(path)) for path in paths)
+    same: dict[str, Any] = {"name": file.stem, "images": paths, "checksum": checksum}
+    if isinstance(pool, MultiLabelSet):
+        return replace(pool, **same, targets=rows, captions=(None,) * len(paths), origins=())
+    return replace(pool, **same, labels=rows.argmax(axis=1))
+
+
+def read_labels(path: Path, class_names: Sequence[str], single: bool) -> dict[str, list[str]]:
+    """File name to labels, from a review file with the columns file and label; several are joined by ``;``."""
+    header, rows = read_csv(path)
+    if not {"file", "label"} <= set(header):
+        raise ArtifactError(f"{path}: its columns are {', '.join(header)}; expected file and label")
+    found = {row["file"]: [label.strip() for label in row["label"].split(";") if label.strip()] for _, row in rows}
+    if unknown := sorted({label for labels in found.values() for label in labels} - set(class_names)):
+        raise ArtifactError(f"{path}: no class {unknown[0]!r}; expected some of {', '.join(class_names)}")
+    if single and (several := [file for file, labels in found.items() if len(labels) != 1]):
+        raise ArtifactError(f"{path}: {several[0]} has {len(found[several[0]])} labels; expected one an image")
+    return found
 
 
 def _read(config: PilotConfig, folder: Path) -> tuple[Images, Images | None]:
@@ -118,16 +149,10 @@ def _read(config: PilotConfig, folder: Path) -> tuple[Images, Images | None]:
     images = folder / config.images
     if config.kind == "classes":
         return read_pictures(images)
-    files = [images / file for file in METADATA_FILES if (images / file).is_file()]
-    if len(files) != 1:
-        raise DataError(f"{images}: has {len(files)} of {' and '.join(METADATA_FILES)}; several labels need one")
-    rows = [row for _, row in read_table(files[0])]
-    columns: dict[str, Any] = {"labels_column": "labels" if rows and "labels" in rows[0] else "label"}
-    whole = read_metadata(files[0], **columns)
-    places = [[place for place, row in enumerate(rows) if row.get("split") == part] for part in ("train", "test")]
-    if not all(places) or sum(map(len, places)) < len(rows):
-        return whole, None
-    return whole.subset(places[0]), whole.subset(places[1])
+    whole = read_scenes(images)
+    if whole is None:
+        raise DataError(f'{images}: every image has one label; set kind to "classes" in pilot.toml')
+    return whole, None
 
 
 def _part_classes(pool: ImageSet, test: ImageSet | None, config: PilotConfig) -> tuple[ImageSet, ImageSet, ImageSet]:

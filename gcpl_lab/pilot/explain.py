@@ -18,7 +18,6 @@ from gcpl_lab.evaluation.costs import answers_of, certainty_of
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
-from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.pilot.trials import Judge
 from gcpl_lab.views import style
@@ -55,22 +54,21 @@ def explain_error(
         raise DataError(f"{truth!r} is no class of this pilot; expected one of {', '.join(names)}")
     found, wanted = judge.answer([image]), names.index(truth)
     chances, held = found["probabilities"][0], targets_of(judge.exemplars).astype(bool)
-    said, similar = int(chances.argmax()), judge.similarities([image])[0]
+    said, similar = int(chances.argmax()), (judge.encode([image]) @ judge.features[0].T)[0].numpy()
     order = np.argsort(-similar, kind="stable")[:NEAREST]
     together = targets_of(data.pool)[targets_of(data.pool)[:, wanted] == 1].sum(axis=0)
     sure = float(certainty_of(found["probabilities"], judge.thresholds)[0])
     stranger = float((calibration["distances"].min(axis=1) < found["distances"][0].min()).mean())
-    named = (
-        (judge.clip.encode_texts([f"a photo of a {name}" for name in names]) @ judge.features[0].T).argmax(0).numpy()
+    texts = judge.clip.encode_texts([f"a photo of a {name}" for name in names])
+    named = (texts @ judge.features[0].T).argmax(0).numpy()
+    likely = likely_causes(
+        stranger_than=stranger,
+        sure=sure,
+        nearest_agree=float(np.mean(held[order, said] & ~held[order, wanted])),
+        look_alikes=said != wanted and said == _rival(data, calibration["probabilities"], wanted),
+        came_second=said == wanted or int(np.argsort(-chances)[1]) == wanted,
+        misnamed=float((named[held[:, wanted]] != wanted).mean()),
     )
-    weights = {
-        "unlike the training images": 2.0 * (stranger > 0.95),
-        "label doubtful": 1.5 * (sure > 0.9) * float(np.mean(held[order, said] & ~held[order, wanted])),
-        "look-alike pair": 1.0 * (said in (wanted, _rival(data, calibration["probabilities"], wanted))),
-        "threshold": 0.9 * (wanted in np.argsort(-chances)[:2] and said != wanted),
-        "caption or name": 0.8 * bool((named[held[:, wanted]] != wanted).mean() > 0.6),
-    }
-    likely = sorted((cause for cause in weights if weights[cause] >= 0.75), key=lambda cause: -weights[cause])
     evidence = {f"probability of {names[label]}": float(chances[label]) for label in dict.fromkeys([wanted, said])}
     for label in dict.fromkeys([wanted, said]) if "errors" in found else ():
         evidence[f"denoising error under {names[label]}"] = float(found["errors"][0, label])
@@ -87,8 +85,31 @@ def explain_error(
         "evidence": evidence,
         "co_occurring": {name: count for name, count in list(partners.items())[:3] if count},
         "stranger_than": stranger,
-        "causes": [{"cause": cause, "do": CAUSES[cause]} for cause in likely or ["threshold"]],
+        "causes": [{"cause": cause, "do": CAUSES[cause]} for cause in likely],
     }
+
+
+def likely_causes(
+    stranger_than: float, sure: float, nearest_agree: float, look_alikes: bool, came_second: bool, misnamed: float
+) -> list[str]:
+    """Names in ``CAUSES``, the likeliest first, at least one, from shares (0 to 1) and facts.
+
+    Args:
+        stranger_than: Of calibration images that are less strange; ``sure``: the certainty of the answer.
+        nearest_agree: Of the nearest exemplars that have the class answered and not the true one.
+        look_alikes: Calibration images of the true class are taken for the one answered most often.
+        came_second: The true class came second, or first and below its threshold.
+        misnamed: Of the true class's exemplars that lie nearer to another class's name.
+    """
+    weights = {
+        "unlike the training images": 2.0 * (stranger_than > 0.95),
+        "label doubtful": 1.5 * (sure > 0.9) * nearest_agree,
+        "look-alike pair": 1.0 * look_alikes,
+        "threshold": 0.9 * came_second,
+        "caption or name": 0.8 * (misnamed > 0.6),
+    }
+    likely = sorted((cause for cause in weights if weights[cause] >= 0.75), key=lambda cause: -weights[cause])
+    return likely or ["threshold"]
 
 
 def draw_evidence(
@@ -126,16 +147,17 @@ def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed:
     random. Both begin with the same exemplars of each draw.
 
     Returns:
-        ``rounds`` (images added so far), ``chosen`` and ``random`` (mean accuracy a round), and ``gain`` after the last
-        round with its interval over draws. Empty with several labels, or where the pool holds too few images.
+        ``rounds`` (images added so far), ``chosen`` and ``random`` (means, and lower and upper ends of their intervals
+        over draws), and ``gain`` after the last round with its interval. Empty with several labels, or where the pool
+        holds too few images.
     """
     num_classes, pool = len(data.class_names), data.pool
     spare = len(pool) - len(judge.exemplars)
     per_round = min(num_classes, spare // (2 * ROUNDS))
     if not isinstance(pool, ImageSet) or per_round < 1:
         return {}
-    views, labels = encode_views(judge.clip, pool.images, fit=judge.fit), torch.from_numpy(pool.labels)
-    test, wanted = encode_views(judge.clip, data.test.images, flip=False, fit=judge.fit)[0], data.test.labels  # type: ignore[union-attr]
+    views, labels = judge.experiment.views, torch.from_numpy(pool.labels)
+    test, wanted = judge.experiment.test_features[len(data.calibration) :], targets_of(data.test).argmax(axis=1)
     curves: dict[str, list[list[float]]] = {"chosen": [], "random": []}
     for draw in range(num_draws):
         rng = np.random.default_rng([seed, 73, draw])
@@ -153,6 +175,9 @@ def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed:
                 known = np.append(known, left[ranked[:per_round]])
             curve.append(values)
     gain = mean_with_interval(np.array(curves["chosen"])[:, -1] - np.array(curves["random"])[:, -1])
-    means = {way: np.mean(curve, axis=0).tolist() for way, curve in curves.items()}
+    means = {
+        way: np.transpose([mean_with_interval(values) for values in np.transpose(curve)]).tolist()
+        for way, curve in curves.items()
+    }
     rounds = [number * per_round for number in range(ROUNDS + 1)]
     return {"rounds": rounds, **means, "num_draws": num_draws, "gain": gain._asdict()}

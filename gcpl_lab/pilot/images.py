@@ -18,16 +18,17 @@ from sklearn.preprocessing import StandardScaler
 from gcpl_lab.data.duplicates import find_duplicates, hash_images
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.readers import list_lines, read_image
-from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.trust import share_with_interval
-from gcpl_lab.pilot.data import PilotData, targets_of
+from gcpl_lab.pilot.data import PilotData, rarest_labels, targets_of
 
 SHORTCUT_IMAGES = 400
 """Most images that the shortcut probe reads."""
+MOST_FOLDERS = 50
 BORDER = 0.05
 """Share of each side that counts as border."""
-PERSONAL = {"place": {"GPSInfo"}, "owner": {"Artist", "Copyright", "CameraOwnerName", "BodySerialNumber", "XPAuthor"}}
+OWNER = {"Artist", "Copyright", "CameraOwnerName", "BodySerialNumber", "LensSerialNumber", "XPAuthor", "HostComputer"}
+PERSONAL = {"place": {"GPSInfo"}, "owner": OWNER}
 """EXIF entries that are counted, and never read out."""
 
 
@@ -47,7 +48,8 @@ def check_images(data: PilotData) -> dict[str, Any]:
     for path in files:
         with Image.open(path) as image:
             sizes["{} x {}".format(*image.size)] += 1
-            names = {ExifTags.TAGS.get(tag) for tag in image.getexif()}
+            exif = image.getexif()
+            names = {ExifTags.TAGS.get(tag) for tag in (*exif, *exif.get_ifd(ExifTags.IFD.Exif))}
             personal.update(what for what, entries in PERSONAL.items() if names & entries)
     counts = {name: targets_of(part).sum(axis=0).tolist() for name, part in parts.items()}
     return {
@@ -60,33 +62,29 @@ def check_images(data: PilotData) -> dict[str, Any]:
         "num_labels_that_disagree": len(doubtful),
         "exif": {**personal, "of": len(files)},
         "faces": "not checked: look at the images yourself before they are shown to others",
-        "shortcuts": find_shortcuts(join_labels(data)) if isinstance(data.pool, ImageSet) else [],
+        "shortcuts": find_shortcuts(files, rarest_labels(targets)),
     }
 
 
-def join_labels(data: PilotData) -> list[tuple[Path, int]]:
-    """Every image with its class."""
-    parts = (data.pool, data.calibration, data.test)
-    return [(path, int(label)) for part in parts for path, label in zip(part.images, part.labels, strict=True)]  # type: ignore[union-attr]
+def find_shortcuts(files: Sequence[Path], labels: np.ndarray, seed: int = 0) -> list[dict[str, Any]]:
+    """How well the class can be told from what should say nothing: border colours, size and compression, file, folder.
 
-
-def find_shortcuts(labelled: Sequence[tuple[Path, int]], seed: int = 0) -> list[dict[str, Any]]:
-    """How well the class can be told from what should say nothing: border colours, size and compression, file name.
-
-    A logistic regression on each alone, cross-validated; an interval above the share of the largest class is a warning:
-    a model may learn that instead of the thing.
-
-    Returns:
-        For each ``cue``: ``accuracy`` (value, low, high), ``largest_class``, ``num_images``, ``warning``.
+    A logistic regression on each alone, cross-validated, gives ``accuracy``, ``largest_class``, ``num_images`` and
+    ``warning`` for each ``cue``: an interval above the largest class, as a model may learn that instead of the thing.
+    Folders that are the classes themselves are no cue.
     """
-    chosen = np.sort(np.random.default_rng([seed, 71]).permutation(len(labelled))[:SHORTCUT_IMAGES])
-    files, labels = [labelled[place][0] for place in chosen], np.array([labelled[place][1] for place in chosen])
+    chosen = np.sort(np.random.default_rng([seed, 71]).permutation(len(files))[:SHORTCUT_IMAGES])
+    files, labels = [files[place] for place in chosen], labels[chosen]
     kinds, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(kinds) < 2 or counts.min() < 2:
         return []
     folds = cross_validation_folds(ids, min(4, int(counts.min())), seed)
     largest, found = float(counts.max() / len(labels)), []
-    for cue, describe in CUES.items():
+    folders, cues = sorted({path.parent for path in files}), dict(CUES)
+    pairs = {(path.parent, label) for path, label in zip(files, labels.tolist(), strict=True)}
+    if 1 < len(folders) <= MOST_FOLDERS and len(pairs) > len(folders):
+        cues["folder"] = lambda path: [float(path.parent == folder) for folder in folders]
+    for cue, describe in cues.items():
         values = np.array([describe(path) for path in files], np.float64)
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         right = int((cross_val_predict(model, values, labels, cv=folds) == labels).sum())

@@ -27,10 +27,11 @@ Makers = Mapping[str, Callable[[], Figure]]
 
 
 def share(value: Mapping[str, float] | None, num_images: int | None = None) -> str:
-    """``"81.0 % (75.1 to 85.8)"``, with the number of images where it is given; a dash for None."""
+    """``"81.0 % (75.1 to 85.8), 200 images"`` of a share, or of what was ``measured``; a dash for None."""
     if value is None:
         return "–"
-    text = "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * value[name] for name in ("value", "low", "high")))
+    first = "measured" if "measured" in value else "value"
+    text = "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * value[name] for name in (first, "low", "high")))
     return text + (f", {num_images} images" if num_images is not None else "")
 
 
@@ -81,15 +82,17 @@ def figure_makers(found: Mapping[str, Any], data: PilotData) -> dict[str, Callab
         "coverage": partial(rows, covered, "share of images whose set holds the truth", limit=promised),
         "watch": partial(rows, months, "share of months with an alarm"),
     }
-    if curves := found["learning_curve"]:
-        lines = [(curve["title"], [(p["shots"], p["quality"]) for p in curve["points"]]) for curve in curves]
-        made["curve"] = partial(figures.draw_lines, lines, "images a class", quality)
+    if all(entry["doubling"] for entry in found["methods"]):
+        lines = [(entry["title"], [tuple(point.values()) for point in entry["points"]]) for entry in found["methods"]]
+        made["curve"] = partial(figures.draw_lines, lines, f"images a class (mean of {config['draws']} draws)", quality)
     if "confusion" in found:
-        made["confusion"] = partial(figures.draw_dearest, np.array(found["confusion"]["cost"]), names, money)
+        matrix, unit = np.array(found["confusion"]["cost"]), f"{money} of {found['chosen']['num_images']}"
+        made["confusion"] = partial(figures.draw_dearest, matrix, names, unit)
     if teaching := found["teaching"]:
         ways = {"least sure first": "chosen", "at random": "random"}
-        lines = [(name, list(zip(teaching["rounds"], teaching[way], strict=True))) for name, way in ways.items()]
-        made["teaching"] = partial(figures.draw_lines, lines, "corrections added", "accuracy of a linear probe")
+        lines = [(name, list(zip(teaching["rounds"], *teaching[way], strict=True))) for name, way in ways.items()]
+        added = f"corrections added (mean of {teaching['num_draws']} draws)"
+        made["teaching"] = partial(figures.draw_lines, lines, added, "accuracy of a linear probe")
     if isinstance(data.pool, ImageSet):
         made["images"] = partial(_draw_images, data.pool)
     return made
@@ -138,9 +141,3 @@ def make_deck(found: Mapping[str, Any], made: Makers) -> Deck:
             with style.figure_style("slide"):
                 deck.add(to_slide(made[name](), title, message, notes, alt=f"{title}. {message}"))
     return deck
-
-
-def write_watch_page(path: Path, found: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    """Control charts and figures of what came in."""
-    chart = draw_png(partial(figures.draw_watch, found["drift"]))
-    write_text(path, render("watch.html.j2", found=found, results=results, chart=chart))

@@ -14,7 +14,7 @@ from gcpl_lab.evaluation.prediction_sets import mean_with_interval
 from gcpl_lab.evaluation.trust import measure_consistency, measure_recognition, share_with_interval
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.lmpt.estimator import encode_views
-from gcpl_lab.pilot.data import PilotData
+from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.pilot.trials import MODELS, Judge
 from gcpl_lab.storage import write_atomically
 
@@ -34,8 +34,8 @@ def check_samples(method: str, judge: Judge, data: PilotData, folder: Path, seed
         judge: Any of draw 0, for its exemplars and their features.
         data, folder, seed: Of the pilot.
     """
-    labels = torch.from_numpy(judge.exemplars.labels)  # type: ignore[union-attr]
-    known, test = data.calibration.labels, data.test.labels  # type: ignore[union-attr]
+    labels = torch.from_numpy(judge.exemplars.labels)
+    known, test = (targets_of(part).argmax(axis=1) for part in (data.calibration, data.test))
     probe, model = LinearProbe(judge.features, labels, seed), GCPLClassifier.load(folder / MODELS / method)
     made = np.repeat(np.arange(len(data.class_names)), SAMPLES_A_CLASS)
     with torch.no_grad():
@@ -46,9 +46,7 @@ def check_samples(method: str, judge: Judge, data: PilotData, folder: Path, seed
         files.append(f"{made[place]:02d}_{place % SAMPLES_A_CLASS}.png")
         write_atomically(folder / "samples" / files[-1], lambda path, image=image: image.save(path, format="PNG"))  # type: ignore[misc]
     views = encode_views(judge.clip, images, fit=judge.fit)
-    held_out, judged = (
-        encode_views(judge.clip, part.images, flip=False, fit=judge.fit)[0] for part in (data.calibration, data.test)
-    )
+    held_out, judged = judge.experiment.test_features.split([len(known), len(test)])
     real, generated = (torch.softmax(probe.scores(part).double(), 1).numpy() for part in (held_out, views[0]))
     threshold = float(np.quantile(real[np.arange(len(known)), known], REFUSED_REAL))
     accepted = np.flatnonzero(generated[np.arange(len(made)), made] >= threshold)

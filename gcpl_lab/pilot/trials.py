@@ -2,81 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from torch import Tensor
 
-from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES, FeatureSupport, LatentSupport, PixelSupport
+from gcpl_lab.baselines.base import BASELINES, MULTILABEL_BASELINES
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import iter_images
-from gcpl_lab.data.sets import ImageSet, MultiLabelSet
+from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.calibration import fit_sigmoid
-from gcpl_lab.evaluation.captions import name_classes, prompt_names
+from gcpl_lab.evaluation.captions import Words, name_classes, prompt_names
 from gcpl_lab.evaluation.compare import Trial
-from gcpl_lab.evaluation.multilabel import choose_thresholds, sigmoid
+from gcpl_lab.evaluation.multilabel import sigmoid
 from gcpl_lab.experiments.base import run_all
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.experiments.registry import MULTILABEL_METHODS
 from gcpl_lab.gcpl.calibration import Reading, probabilities
+from gcpl_lab.gcpl.encoding import read_latents
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.lmpt.estimator import LMPTClassifier, encode_views
-from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.pilot.config import PilotConfig
 from gcpl_lab.pilot.data import PilotData, targets_of
-from gcpl_lab.training.device import default_device
 
 MODELS = "models"
 Trials = FewShotExperiment | MultiLabelExperiment
+Answers = Mapping[str, np.ndarray]
 
 
-@dataclass
-class Answering:
-    """Runs a method on a draw and keeps its answers on calibration and test images; picklable, for workers."""
+class PilotExperiment(FewShotExperiment):
+    """Every draw of exemplars is followed by the images that people have corrected, the last ones of the pool."""
 
-    experiment: Trials
-    folder: Path
-    shots: int
+    num_corrections = 0
 
-    def __call__(self, trial: Trial) -> dict[str, Any]:
-        found: Any
-        if isinstance(self.experiment, FewShotExperiment):
-            found = self.experiment.run(trial.method, trial.shots, trial.seed)
-        else:
-            found = self._part(trial).run(trial.method, trial.seed)
-        if found.model is not None and (trial.shots, trial.seed) == (self.shots, 0):
-            found.model.save(self.folder / MODELS / trial.method)
-        kept = {"probabilities": found.probabilities}
-        if getattr(found, "evidence", None) is not None:
-            kept["errors"] = found.evidence.errors.mean(axis=2)
-        seconds = {name: found.row[name] for name in ("train_seconds", "predict_seconds")}
-        return {**seconds, **{name: np.round(values.astype(np.float64), 6).tolist() for name, values in kept.items()}}
+    def draw(self, shots: int, seed: int) -> np.ndarray:
+        """Exemplars and corrections, int64."""
+        usual = len(self.support) - self.num_corrections
+        drawn = draw_episode(self.support.subset(np.arange(usual)), shots, seed)
+        return np.append(drawn, np.arange(usual, len(self.support)))
 
-    def _part(self, trial: Trial) -> MultiLabelExperiment:
-        """The experiment on so many images of the pool, the same for all methods of a draw."""
-        whole = self.experiment
-        assert isinstance(whole, MultiLabelExperiment)
-        if trial.shots == len(whole.train):
-            return whole
-        chosen, _ = split_validation(whole.train.targets, 1 - trial.shots / len(whole.train), trial.seed)
-        part = MultiLabelExperiment(
-            whole.train.subset(chosen), whole.test, preset=whole.preset, settings=whole.settings
-        )
-        part.views, part.test_features = whole.views[:, torch.from_numpy(chosen)], whole.test_features
-        return part
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), {"num_corrections": self.num_corrections}
+
+
+def run_method(experiment: Trials, method: str, shots: int, seed: int) -> Any:
+    """The outcome of a method; with several labels it learns from all images of the pool."""
+    if isinstance(experiment, FewShotExperiment):
+        return experiment.run(method, shots, seed)
+    return experiment.run(method, seed)
+
+
+def answer_trial(whole: Trials, folder: Path, most: int, trial: Trial) -> dict[str, Any]:
+    """A method's answers on calibration and test images; of draw 0 with ``most`` shots its prompts are saved."""
+    experiment = whole
+    if isinstance(whole, MultiLabelExperiment) and trial.shots < most:  # the same images for all methods of a draw
+        chosen, _ = split_validation(whole.train.targets, 1 - trial.shots / most, trial.seed)
+        train = whole.train.subset(chosen)
+        experiment = MultiLabelExperiment(train, whole.test, preset=whole.preset, settings=whole.settings)
+        experiment.views = whole.views[:, torch.from_numpy(chosen)]
+        experiment.test_features = whole.test_features
+    found = run_method(experiment, trial.method, trial.shots, trial.seed)
+    if found.model is not None and (trial.shots, trial.seed) == (most, 0):
+        found.model.save(folder / MODELS / trial.method)
+    kept = {"probabilities": found.probabilities}
+    if getattr(found, "evidence", None) is not None:
+        kept["errors"] = found.evidence.errors.mean(axis=2)
+    seconds = {name: found.row[name] for name in ("train_seconds", "predict_seconds")}
+    return seconds | {name: np.round(values.astype(np.float64), 6).tolist() for name, values in kept.items()}
 
 
 def is_simple(method: str, kind: str) -> bool:
@@ -93,11 +95,13 @@ def check_methods(config: PilotConfig) -> None:
         raise DataError(f"methods: {config.methods} has no simple one to be measured by; add linear_probe")
 
 
-def make_experiment(config: PilotConfig, data: PilotData, words: dict[str, list[str]]) -> Trials:
+def make_experiment(config: PilotConfig, data: PilotData, words: Words) -> Trials:
     """Methods judge calibration and test images together; captions and class prompts have the trade's words."""
     pool, judged = data.pool, data.judged
     if isinstance(pool, ImageSet):
-        return FewShotExperiment(pool, judged, preset=config.preset, settings={"num_steps": config.num_steps})
+        made = PilotExperiment(pool, judged, preset=config.preset, settings={"num_steps": config.num_steps})
+        made.num_corrections = data.num_corrections
+        return made
     names = prompt_names(words)
     pool = replace(pool, class_names=names, captions=tuple(name_classes(pool.captions, words)))
     judged = replace(judged, class_names=names)
@@ -109,13 +113,17 @@ def run_pilot_trials(
 ) -> list[dict[str, Any]]:
     """Rows of every method and draw, with a quarter, half and all exemplars; those that are kept are not run again.
 
-    ``shots`` of a row are images a class or, with several labels, images of the pool.
+    Learning prompts is dear: fewer exemplars are tried with the first draw alone. ``shots`` of a row are images a class
+    or, with several labels, images of the pool.
     """
     shots = config.shots if isinstance(experiment, FewShotExperiment) else len(experiment.train)
     counts, line = sorted({max(1, shots // 4), max(1, shots // 2), shots}), "{method}, {shots} images, draw {seed}"
-    methods, draws = config.method_names, range(config.draws)
-    trials = [Trial(method, count, seed) for seed in draws for count in counts for method in methods]
-    key, run = f"pilot {experiment.fingerprint()}", Answering(experiment, folder, shots)
+    trials = [
+        Trial(method, count, seed)
+        for seed, count, method in itertools.product(range(config.draws), counts, config.method_names)
+        if seed == 0 or count == shots or is_simple(method, config.kind)
+    ]
+    key, run = f"pilot {experiment.fingerprint()}", partial(answer_trial, experiment, folder, shots)
     return run_all(folder, trials, run, key, line, num_workers, on_trial)
 
 
@@ -124,77 +132,38 @@ class Judge:
 
     Args:
         method: Its name.
-        config, data: Of the pilot.
+        shots: Images a class that it learned from.
+        experiment: Of the pilot, with the frozen models that all judges share.
         folder: Of the pilot, which holds the prompts.
-        names: What class prompts are called.
-        clip: The frozen CLIP of its preset, which all judges of a pilot share.
 
     Attributes:
-        exemplars: What it learned from.
+        exemplars, features: What it learned from, and CLIP's features of these and of their mirror images.
         model: Its learned prompts; None of a baseline.
-        fit: The square that is seen of an image, see :mod:`gcpl_lab.data.framing`.
         thresholds: Of probabilities, (class,); None where an image has one class.
     """
 
-    def __init__(
-        self, method: str, config: PilotConfig, data: PilotData, folder: Path, names: Sequence[str], clip: FrozenCLIP
-    ) -> None:
-        self.method, self.preset, self.clip, pool = method, config.preset, clip, data.pool
-        several = isinstance(pool, MultiLabelSet)
-        self.exemplars = pool.subset(draw_episode(pool, config.shots, 0)) if isinstance(pool, ImageSet) else pool
-        self.fit = choose_fit(pool.images)
-        self.features = encode_views(self.clip, self.exemplars.images, fit=self.fit)
-        self.thresholds: np.ndarray | None = None
-        self.model: GCPLClassifier | LMPTClassifier | None = None
-        if not is_simple(method, config.kind):
-            self.model = (LMPTClassifier if several else GCPLClassifier).load(folder / MODELS / method)
-            self.thresholds = getattr(self.model, "thresholds_", None)
-            return
-        self._entry = (MULTILABEL_BASELINES if several else BASELINES)[method]
-        self._scorer, self._scale = self._fit(names), (1.0, 0.0)
-        if several:  # its sigmoid and thresholds, on images that it did not learn from
-            known, wanted = data.calibration.images, targets_of(data.calibration)
-            logits = self._logits(known, self._encode(known))
-            self._scale = fit_sigmoid(logits, wanted)
-            self.thresholds = choose_thresholds(sigmoid(logits, self._scale), wanted)
-
-    def _fit(self, names: Sequence[str]) -> Any:
-        exemplars, facts = self.exemplars, self._entry.facts
-        labels = exemplars.labels if isinstance(exemplars, ImageSet) else exemplars.targets
-        common: dict[str, Any] = {"class_names": names, "labels": torch.from_numpy(labels)}
-        if facts.get("sees") == "pixels":
-            return self._entry.target(
-                PixelSupport(pixels=read_pixels(iter_images(exemplars.images, self.fit)), **common)
-            )
-        if facts.get("sees") == "latents":
-            pixels = self._diffusion.preprocess(iter_images(exemplars.images, self.fit))
-            views = torch.stack([self._latents(pixels), self._latents(pixels.flip(-1))])
-            return self._entry.target(LatentSupport(diffusion=self._diffusion, latents=views, **common))
-        support = FeatureSupport(clip=self.clip, features=self.features, **common)
-        settings = {**self._entry.defaults, **(facts["choose"](support) if "choose" in facts else {})}
-        return self._entry.target(support, **settings)
-
-    @cached_property
-    def _diffusion(self) -> FrozenDiffusion:
-        return FrozenDiffusion.load(self.preset, device=default_device())
-
-    def _latents(self, pixels: Tensor) -> Tensor:
-        return self._diffusion.scale_latents(self._diffusion.encode_moments(pixels)[0])
-
-    def _logits(self, images: Sequence[Any], features: Tensor) -> np.ndarray:
-        sees = self._entry.facts.get("sees", "features")
-        if sees == "features":
-            seen = features
-        elif sees == "latents":
-            seen = self._latents(self._diffusion.preprocess(iter_images(images, self.fit)))
+    def __init__(self, method: str, shots: int, experiment: Trials, folder: Path) -> None:
+        self.experiment, self.clip, self.fit = experiment, experiment.clip, experiment.fit
+        self.exemplars: Any = experiment.pool
+        self.features = experiment.views
+        single, baselines = isinstance(experiment, FewShotExperiment), MULTILABEL_BASELINES
+        if isinstance(experiment, FewShotExperiment):
+            chosen, baselines = experiment.draw(shots, 0), BASELINES
+            self.exemplars, self.features = experiment.pool.subset(chosen), self.features[:, torch.from_numpy(chosen)]
+        self.model: Any = None
+        if method in baselines:
+            found = run_method(experiment, method, shots, 0)
+            learned: tuple[Any, Any] = (found.scorer, None) if single else found.scorer
+            self._scorer, self._scale = learned
+            self._sees = baselines[method].facts.get("sees")
+            self.thresholds: np.ndarray | None = getattr(found, "thresholds", None)
         else:
-            seen = read_pixels(iter_images(images, self.fit))
-        logits: np.ndarray = self._scorer.scores(seen).double().numpy()
-        return logits
+            self.model = (GCPLClassifier if single else LMPTClassifier).load(folder / MODELS / method)
+            self.thresholds = getattr(self.model, "thresholds_", None)
 
     def answer(self, images: Sequence[Any]) -> dict[str, np.ndarray]:
         """``probabilities``, ``distances`` and, of a denoiser, ``errors``: (image, class) each."""
-        features, model = self._encode(images), self.model
+        features, model = self.encode(images), self.model
         found = {"distances": self.distances(features)}
         if isinstance(model, GCPLClassifier):
             errors = model.errors(model.encode(images), model.config.num_evidence)
@@ -202,25 +171,23 @@ class Judge:
             return found | {"errors": errors.mean(axis=2), "probabilities": probabilities(scores, model.temperature_)}
         if model is not None:
             return found | {"probabilities": np.asarray(model.predict_proba(images))}
-        logits = self._logits(images, features)
-        several = isinstance(self.exemplars, MultiLabelSet)
-        return found | {"probabilities": sigmoid(logits, self._scale) if several else softmax(logits, axis=1)}
+        seen = features
+        if self._sees == "pixels":
+            seen = read_pixels(iter_images(images, self.fit))
+        elif self._sees == "latents":
+            seen = read_latents(self.experiment.diffusion, images, self.fit)  # type: ignore[union-attr]
+        logits = self._scorer.scores(seen).double().numpy()
+        return found | {"probabilities": sigmoid(logits, self._scale) if self._scale else softmax(logits, axis=1)}
 
-    def _encode(self, images: Sequence[Any]) -> Tensor:
+    def encode(self, images: Sequence[Any]) -> torch.Tensor:
         """CLIP's features of images, (image, feature)."""
         return encode_views(self.clip, images, flip=False, fit=self.fit)[0]
 
-    def similarities(self, images: Sequence[Any]) -> np.ndarray:
-        """Cosines to the exemplars in CLIP's features, (image, exemplar)."""
-        found: np.ndarray = (self._encode(images) @ self.features[0].T).numpy()
-        return found
-
-    def distances(self, images: Sequence[Any] | Tensor) -> np.ndarray:
+    def distances(self, features: torch.Tensor) -> np.ndarray:
         """One minus the cosine to the nearest exemplar with each class, (image, class); 2 where there is none.
 
-        Of images, or of features (image, feature) that CLIP has made of them already.
+        Args:
+            features: CLIP's, of any images, (image, feature).
         """
-        features = images if isinstance(images, Tensor) else self._encode(images)
         similar, held = (features @ self.features[0].T).numpy(), targets_of(self.exemplars).astype(bool)
-        found: np.ndarray = np.stack([1 - similar[:, has].max(axis=1, initial=-1.0) for has in held.T], axis=1)
-        return found
+        return np.stack([1 - similar[:, has].max(axis=1, initial=-1.0) for has in held.T], axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from scipy.stats import chi2_contingency
 
 from gcpl_lab.data.readers import list_images, read_images
 from gcpl_lab.data.shifts import shift_pictures
-from gcpl_lab.data.tables import read_csv
+from gcpl_lab.data.tables import read_table
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.costs import answers_of, certainty_of
-from gcpl_lab.evaluation.monitoring import Watch, level_of_look
+from gcpl_lab.evaluation.monitoring import bet_against, level_of_look
 from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.pilot.data import PilotData, targets_of
-from gcpl_lab.pilot.trials import Judge
+from gcpl_lab.pilot.trials import Answers, Judge
 from gcpl_lab.storage import file_checksum, write_text
 
 LOG = "watch.jsonl"
@@ -29,8 +29,6 @@ LOOKS = tuple(25 * 2**number for number in range(16))
 """Numbers of images after which the class mix is tested."""
 UNCHANGED, NUM_UNCHANGED, NUM_CHANGED, MOST_SHIFTED = "none", 200, 50, 120
 SHIFTED = {"blurred camera": ("blur", 3), "other light": ("contrast", 3)}
-
-Answers = Mapping[str, np.ndarray]
 
 
 def streams_of(answers: Answers, thresholds: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -51,26 +49,27 @@ def find_drift(
     known, new, found = streams_of(calibration, thresholds), streams_of(stream, thresholds), dict[str, dict[str, Any]]()
     level = LEVEL / (len(known) + 1)
     for name, scores in new.items():
-        watch = Watch(known[name].tolist(), seed)
-        watch.update(scores.tolist())
-        after, means = watch.first_alarm(level), (float(known[name].mean()), float(scores.mean()))
-        found[name] = {"alarm": after is not None, "after": after, "limit": 1 / level, "values": watch.values}
-        found[name] |= {"martingale": max(watch.values), "calibration_mean": means[0], "mean": means[1]}
-    found["class mix"] = {"alarm": False, "after": None, "p_value": None, "level": level}
+        values = bet_against(known[name], scores, seed)
+        over = np.flatnonzero(values >= 1 / level)
+        after, most = int(over[0]) + 1 if len(over) else None, float(values.max())
+        found[name] = {"alarm": after is not None, "after": after, "limit": 1 / level, "values": values.tolist()}
+        means = {"calibration_mean": float(known[name].mean()), "mean": float(scores.mean())}
+        found[name] |= {"martingale": most, **means}
+    mix: dict[str, Any] = {"alarm": False, "after": None, "p_value": None, "level": level}
     before, now = (answers_of(part["probabilities"], thresholds) for part in (calibration, stream))
     for number, look in enumerate((look for look in LOOKS if look <= len(now)), 1):
         counts = np.stack([before.sum(axis=0), now[:look].sum(axis=0)])
         counts = counts[:, counts.any(axis=0)]
-        p_value = float(chi2_contingency(counts).pvalue) if counts.shape[1] > 1 and counts.any(axis=1).all() else 1.0
-        found["class mix"]["p_value"] = p_value
-        if p_value < level_of_look(number, level):
-            return found | {"class mix": found["class mix"] | {"alarm": True, "after": look}}
-    return found
+        mix["p_value"] = 1.0
+        if counts.shape[1] > 1 and counts.any(axis=1).all():
+            mix["p_value"] = float(chi2_contingency(counts).pvalue)
+        if mix["p_value"] < level_of_look(number, level):
+            mix |= {"alarm": True, "after": look}
+            break
+    return found | {"class mix": mix}
 
 
-def simulate_months(
-    judge: Judge, answers: Mapping[str, Answers], data: PilotData, seed: int = 0
-) -> list[dict[str, Any]]:
+def simulate_months(judge: Judge, answers: Sequence[Answers], data: PilotData, seed: int = 0) -> list[dict[str, Any]]:
     """How often an unchanged month alarms, and after how many images a changed one is noticed.
 
     Calibration and test images are dealt out anew in every run, half to calibrate and half to come in, so that an
@@ -78,21 +77,20 @@ def simulate_months(
     half of the month of one class.
 
     Args:
-        judge: The method taken, with its ``answers`` on ``calibration`` and ``test`` images.
+        judge: The method taken, with its ``answers`` on calibration and on test images.
         data, seed: Of the pilot.
 
     Returns:
         For each ``change``: ``noticed`` (share of the runs, with its interval), ``median_images`` until the alarm,
-        ``images`` a month.
+        ``images`` a month, and the number of ``runs``.
     """
-    whole = {name: np.concatenate([answers["calibration"][name], answers["test"][name]]) for name in answers["test"]}
+    whole = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
     targets = np.concatenate([targets_of(data.calibration), targets_of(data.test)])
     rng, rows = np.random.default_rng([seed, 79]), []
     shown = rng.permutation(len(targets))[:MOST_SHIFTED]
     images = read_images([(*data.calibration.images, *data.test.images)[place] for place in shown])
     shifted = {name: judge.answer(shift_pictures(images, *shift)) for name, shift in SHIFTED.items()}
-    calibration: Answers
-    stream: Answers
+    calibration, stream = answers
     single = judge.thresholds is None  # with several labels no class can be left out afterwards
     for change in (UNCHANGED, *shifted, *(["new class"] if single else []), "other mix"):
         alarms, length = list[int | None](), 0
@@ -112,7 +110,8 @@ def simulate_months(
         seen = [after for after in alarms if after is not None]
         median = float(np.median(seen)) if seen else None
         noticed = share_with_interval(len(seen), len(alarms))._asdict()
-        rows.append({"change": change, "noticed": noticed, "median_images": median, "images": length})
+        row = {"change": change, "noticed": noticed, "median_images": median, "images": length}
+        rows.append(row | {"runs": len(alarms)})
     return rows
 
 
@@ -134,29 +133,13 @@ def _without_class(
 
 
 def read_log(path: Path, num_classes: int) -> list[dict[str, Any]]:
-    """All images that were watched so far, in the order in which they came; ArtifactError for a damaged line."""
-    entries = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            entries.append(json.loads(line))
-            whole = len(entries[-1]["probabilities"]) == num_classes and entries[-1]["checksum"]
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
+    """All images that were watched so far, in the order in which they came; an error names a damaged line."""
+    rows = list(read_table(path)) if path.is_file() else []
+    for number, row in rows:
+        chances = row.get("probabilities")
+        if not (isinstance(chances, list) and len(chances) == num_classes and "checksum" in row):
             raise ArtifactError(f"{path}, line {number}: is no entry of this pilot; restore the log, or move it away")
-    return entries
-
-
-def read_labels(path: Path, class_names: Sequence[str]) -> dict[str, list[str]]:
-    """File name to labels, from a review file with the columns file and label (several joined by ``;``)."""
-    header, rows = read_csv(path)
-    if not {"file", "label"} <= set(header):
-        raise ArtifactError(f"{path}: its columns are {', '.join(header)}; expected file and label")
-    found = {row["file"]: [label.strip() for label in row["label"].split(";") if label.strip()] for _, row in rows}
-    if unknown := sorted({label for labels in found.values() for label in labels} - set(class_names)):
-        raise ArtifactError(f"{path}: no class {unknown[0]!r}; expected some of {', '.join(class_names)}")
-    return found
+    return [row for _, row in rows]
 
 
 def take_in(
@@ -181,9 +164,7 @@ def take_in(
     files = list_images(images) if images.is_dir() else []
     if not files:
         raise DataError(f"{images}: holds no image; expected a folder with those that came in: check the path")
-    entries = read_log(
-        log, len(judge.thresholds) if judge.thresholds is not None else targets_of(judge.exemplars).shape[1]
-    )
+    entries = read_log(log, len(judge.exemplars.class_names))
     seen = {entry["checksum"] for entry in entries}
     young = [path for path in files if since is None or path.stat().st_mtime >= since.timestamp()]
     sums = {path: file_checksum(path) for path in young}

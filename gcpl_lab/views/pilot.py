@@ -34,15 +34,14 @@ def draw_intervals(
     return figure
 
 
-def draw_lines(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: str, up: str) -> Figure:
-    """A named line of (x, share) each, with its name at its end."""
+def draw_lines(lines: Sequence[tuple[str, Sequence[tuple[float | None, ...]]]], across: str, up: str) -> Figure:
+    """A named line of (x, share, low, high) each, with a band where it has intervals, and its name at its end."""
     figure, ends = style.new_figure(9, 4.5), []
     ax = figure.subplots()
     for turn, (name, points) in enumerate(lines):
-        color, marker = style.look(turn)
-        ax.plot(*np.transpose(points), color=color, marker=marker)
-        ends.append((points[-1][1], style.label_text(name, 30), color))
-    ax.set_xticks(sorted({x for _, points in lines for x, _ in points}))
+        x, y, low, high = np.array(points, float).T
+        ends.append(panels.draw_band(ax, style.label_text(name, 30), x, y, low, high, style.look(turn)))
+    ax.set_xticks(sorted({point[0] for _, points in lines for point in points}))
     ax.set_xlabel(across)
     ax.set_ylabel(up)
     panels.percent_axis(ax.yaxis)
@@ -60,7 +59,7 @@ def draw_dearest(matrix: np.ndarray, names: Sequence[str], money: str, most: int
     said = [f"{style.label_text(names[a], 18)}, answered {style.label_text(names[b], 18)}" for _, a, b in dearest]
     ax.set_yticks(range(len(dearest)), said)
     ax.invert_yaxis()
-    ax.set_xlabel(f"{money} images, nothing reviewed")
+    ax.set_xlabel(f"{money} test images, nothing reviewed")
     return figure
 
 

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.costs import PER, Costs, answers_of, certainty_of, measure_process
-from gcpl_lab.evaluation.separation import Estimate
 from gcpl_lab.views import style
 from gcpl_lab.views.panels import percent_axis
 from gcpl_lab.views.widgets.base import View, slider
@@ -51,13 +50,14 @@ class CostExplorer(View):
         self.sent = slider("reviewed", 0.2, 0.0, 1.0, "share of the images that goes to a person", 0.025)
         super().__init__("What it costs", [self.miss, self.false_alarm, self.review, self.sent])
 
-    def _cost(self, share: float) -> Estimate:
+    def _cost(self, share: float) -> tuple[float, float, float]:
         """Money for a thousand images, with its interval, where the least certain share goes to a person."""
         order = np.argsort(self._certainty, kind="stable")
         reviewed = np.zeros(len(order), bool)
         reviewed[order[: round(share * len(order))]] = True
         costs = Costs(self.miss.value, self.false_alarm.value, self.review.value)
-        return measure_process("", self._answers, self._targets, costs, reviewed=reviewed, normal=self._normal).cost
+        found = measure_process("", self._answers, self._targets, costs, reviewed=reviewed, normal=self._normal)
+        return found["cost"], found["low"], found["high"]
 
     def _draw(self) -> tuple[Figure, str]:
         shares = np.linspace(0, 1, NUM_POINTS + 1)
