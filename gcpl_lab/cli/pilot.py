@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Exit, Option
 
 from gcpl_lab.cli import options
-from gcpl_lab.cli.answers import answer, console, counting, make_table
+from gcpl_lab.cli.answers import answer, console, counting
 
 Where = Annotated[Path, Argument(help="Folder of the pilot.")]
 IMAGES = "Class folders, or images with a metadata.csv; or bundled:fashion, bundled:wardrobe, published:textile."
@@ -42,15 +42,9 @@ def run(folder: Where, workers: options.Workers = 0, as_json: options.Json = Fal
 
     with console.status("") as status:
         found = Pilot(folder).run(on_event=status.update, **options.run_options(workers))
-    columns = {
-        "process": "{name}",
-        "per 1,000": "{cost:,.0f}",
-        "from": "{low:,.0f}",
-        "to": "{high:,.0f}",
-        "n": "{num_images}",
-    }
-    table = make_table(columns, found["processes"], f"Cost in {found['config']['currency']}")
-    answer(found, as_json, found["verdict"]["sentence"], table, f"The page: {folder / 'pilot.html'}")
+    line = "{name}: {cost:,.0f} ({low:,.0f} to {high:,.0f}) " + f"{found['config']['currency']} per 1,000 images"
+    costs = [line.format(**process) for process in found["processes"]]
+    answer(found, as_json, found["verdict"]["sentence"], *costs, f"The page: {folder / 'pilot.html'}")
 
 
 def watch(
@@ -83,8 +77,7 @@ def explain(
 
     found: dict[str, Any] = Pilot(folder).explain(image, truth)
     near = ", ".join(f"{entry['file']} ({'/'.join(entry['classes'])})" for entry in found["nearest"])
-    told = ", ".join(found["answer"]) or "nothing"
-    said = f"{found['file']}: answered {told}, is {truth}; certainty {found['certainty']:.2f}"
+    said = f"{found['file']}: answered {', '.join(found['answer']) or 'nothing'}, is {truth}; sure: {found['certainty']:.2f}"
     strange = f"Stranger than {found['stranger_than']:.0%} of the calibration images. Nearest exemplars: {near}"
     causes = [f"Likely: {cause['cause']}. {cause['do'].capitalize()}." for cause in found["causes"]]
     answer(found, as_json, said, strange, *causes)
