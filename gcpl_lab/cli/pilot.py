@@ -78,9 +78,7 @@ def explain(
     found: dict[str, Any] = Pilot(folder).explain(image, truth)
     near = ", ".join(f"{entry['file']} ({'/'.join(entry['classes'])})" for entry in found["nearest"])
     said = f"{found['file']}: answered {', '.join(found['answer']) or 'nothing'}, is {truth}."
-    strange = (
-        f"Certainty {found['certainty']:.2f}; stranger than {found['stranger_than']:.0%} of the calibration images."
-    )
+    strange = f"Certainty {found['certainty']:.2f}; stranger than {found['stranger_than']:.0%} of calibration images."
     causes = [f"Likely: {cause['cause']}. {cause['do'].capitalize()}." for cause in found["causes"]]
     answer(found, as_json, said, strange, f"Nearest exemplars: {near}.", *causes)
 

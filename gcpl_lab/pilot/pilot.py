@@ -44,7 +44,8 @@ from gcpl_lab.views.widgets.review import SampleReviewer, read_review
 FORMAT, RESULTS, REVIEW = "gcpl_lab pilot 2", "pilot.json", "samples_review.csv"
 NUM_SPLITS = 50
 """New divisions of calibration and test images that a promise is measured over."""
-Row = Way = dict[str, Any]
+Row = dict[str, Any]
+Way = dict[str, Any]
 """A trial's answers; and how a method would be used: answers, costs, and the certainty below which a person looks."""
 
 
