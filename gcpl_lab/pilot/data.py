@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -94,11 +94,7 @@ def read_data(config: PilotConfig, folder: Path) -> PilotData:
     names = pool.class_names
     if config.normal_class and config.normal_class not in names:
         raise DataError(f"normal_class is {config.normal_class!r}; expected one of {', '.join(names)}, or nothing")
-    parts: tuple[Images, Images, Images]
-    if isinstance(pool, ImageSet):
-        parts = _part_classes(pool, cast(ImageSet | None, test), config)
-    else:
-        parts = _part_labels(pool, cast(MultiLabelSet | None, test), config)
+    parts: Any = (_part_classes if isinstance(pool, ImageSet) else _part_labels)(pool, test, config)
     if len(parts[1]) < LEAST_CALIBRATION:
         raise DataError(
             f"{len(parts[1])} images are left to calibrate on; expected {LEAST_CALIBRATION} or more, since "
@@ -138,7 +134,7 @@ def read_labels(path: Path, class_names: Sequence[str], single: bool) -> dict[st
     return found
 
 
-def _read(config: PilotConfig, folder: Path) -> tuple[Images, Images | None]:
+def _read(config: PilotConfig, folder: Path) -> tuple[Any, Any]:
     source, _, name = config.images.partition(":")
     if config.images == "bundled:fashion":
         return load_fashion("support"), load_fashion("test")

@@ -175,9 +175,6 @@ def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed:
                 known = np.append(known, left[ranked[:per_round]])
             curve.append(values)
     gain = mean_with_interval(np.array(curves["chosen"])[:, -1] - np.array(curves["random"])[:, -1])
-    means = {
-        way: np.transpose([mean_with_interval(values) for values in np.transpose(curve)]).tolist()
-        for way, curve in curves.items()
-    }
+    means = {way: np.transpose([*map(mean_with_interval, np.transpose(rows))]).tolist() for way, rows in curves.items()}
     rounds = [number * per_round for number in range(ROUNDS + 1)]
     return {"rounds": rounds, **means, "num_draws": num_draws, "gain": gain._asdict()}

@@ -51,10 +51,9 @@ def check_images(data: PilotData) -> dict[str, Any]:
             exif = image.getexif()
             names = {ExifTags.TAGS.get(tag) for tag in (*exif, *exif.get_ifd(ExifTags.IFD.Exif))}
             personal.update(what for what, entries in PERSONAL.items() if names & entries)
-    counts = {name: targets_of(part).sum(axis=0).tolist() for name, part in parts.items()}
     return {
         "num_images": {name: len(part) for name, part in parts.items()},
-        "class_counts": counts,
+        "class_counts": {name: targets_of(part).sum(axis=0).tolist() for name, part in parts.items()},
         "sizes": dict(sizes.most_common(10)),
         "copies": len(pairs),
         "copies_across_parts": len({index for pair in across for index in pair[:2]}),
