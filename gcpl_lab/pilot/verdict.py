@@ -12,7 +12,7 @@ from gcpl_lab.pilot.config import PilotConfig
 
 RULES = {
     "fit": (
-        "the frozen models see these images better than simple image statistics do",
+        "simple image statistics are not surely better than what the frozen models see",
         "frozen models that see these images: a larger preset (sd-1.5 and vit-b-16), or a classifier on pixels",
     ),
     "accuracy": (

@@ -79,6 +79,6 @@ def draw_watch(drift: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set_ylabel("evidence")
         if found["after"] is not None:
             ax.axvline(found["after"], color=ALARM, lw=1.5)
-            ax.annotate(f" alarm after {found['after']}", (found["after"], limit), color=ALARM, va="bottom")
+            ax.annotate(f" alarm after {found['after']}", (found["after"], limit), color=ALARM, va="top")
     axes[-1].set_xlabel("images that came in")
     return figure
