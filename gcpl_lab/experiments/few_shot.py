@@ -96,8 +96,6 @@ class Seen:
 class FewShotExperiment(Experiment[ImageSet]):
     """All methods on episodes of one support pool and one test set, with the same classes in the same order.
 
-    Models load and images are encoded when a method first needs them.
-
     Args:
         support: The pool that episodes are drawn from.
         settings: Fields of :class:`~gcpl_lab.gcpl.settings.GCPLConfig` for the generative methods.
@@ -146,8 +144,7 @@ class FewShotExperiment(Experiment[ImageSet]):
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
         """Pixels of the support and of the test images."""
-        sets = self.support.images, self.test.images
-        support, test = (read_pixels(iter_images(images, self.fit)) for images in sets)
+        support, test = (read_pixels(iter_images(part.images, self.fit)) for part in (self.support, self.test))
         return support, test
 
     @property
@@ -224,10 +221,9 @@ class FewShotExperiment(Experiment[ImageSet]):
         scorer = entry.target(support, **entry.defaults)
         watch.learned()
         logits = scorer.scores(test)
-        seconds = watch.row()
         learned = shots if entry.facts.get("shots", True) else 0
         chances = torch.softmax(logits.double(), 1).numpy()
-        return self.outcome(entry.name, learned, seed, logits.numpy(), chances, scorer=scorer, **seconds)
+        return self.outcome(entry.name, learned, seed, logits.numpy(), chances, scorer=scorer, **watch.row())
 
     def _mirrored(self, views: Tensor, labels: Tensor) -> bool:
         return choose_mirroring(self.config.flip, views, labels, self.support.class_names).flip

@@ -6,7 +6,7 @@ The settings of methods, variants and candidates are a table in ``lmpt_variants.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,6 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
             choose = entry.facts.get("choose")
             self._chosen[entry.name] = choose(of(everything)) if choose else {}
         settings = {**entry.defaults, **self._chosen[entry.name]}
-
         watch = Stopwatch()
         scorer = entry.target(of(training), **settings)
         known, wanted = scorer.scores(views[0, torch.from_numpy(validation)]).double().numpy(), targets[validation]
@@ -175,7 +174,8 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
             scorer = entry.target(of(everything), **settings)
         watch.learned()
         logits = scorer.scores(test).double().numpy()
-        return self._outcome(entry.name, seed, logits, scale_and_bias, thresholds, watch, scorer=scorer)
+        found = self._outcome(entry.name, seed, logits, scale_and_bias, thresholds, watch)
+        return replace(found, scorer=(scorer, scale_and_bias))
 
     def _outcome(
         self,
@@ -186,15 +186,13 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         thresholds: np.ndarray,
         watch: Stopwatch,
         model: LMPTClassifier | None = None,
-        scorer: Any = None,
     ) -> MultiLabelOutcome:
         seconds, test, counts = watch.row(), self.test, self.train.class_counts()
         measured = measure_scores(logits, scale_and_bias, thresholds, test.targets, counts, test.class_names)
         row = {"name": method, "seed": seed, **measured, **seconds}
         if model is not None:
             row["validation_map"] = model.validation_map_
-        learned, chances = (scorer, scale_and_bias), sigmoid(logits, scale_and_bias)
-        return MultiLabelOutcome(method, seed, logits, chances, thresholds, row, model, learned)
+        return MultiLabelOutcome(method, seed, logits, sigmoid(logits, scale_and_bias), thresholds, row, model)
 
     def describe_data(self) -> dict[str, Any]:
         """Names, counts and checksums, for ``results.json``."""
