@@ -85,7 +85,7 @@ def figure_makers(found: Mapping[str, Any], data: PilotData) -> dict[str, Callab
     if all(entry["doubling"] for entry in found["methods"]):
         lines = [(entry["title"], [tuple(point.values()) for point in entry["points"]]) for entry in found["methods"]]
         made["curve"] = partial(figures.draw_lines, lines, f"images a class (mean of {config['draws']} draws)", quality)
-    if "confusion" in found:
+    if "confusion" in found and np.any(found["confusion"]["cost"]):
         matrix, unit = np.array(found["confusion"]["cost"]), f"{money} of {found['chosen']['num_images']}"
         made["confusion"] = partial(figures.draw_dearest, matrix, names, unit)
     if teaching := found["teaching"]:

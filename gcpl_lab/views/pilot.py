@@ -52,7 +52,7 @@ def draw_lines(lines: Sequence[tuple[str, Sequence[tuple[float | None, ...]]]], 
 def draw_dearest(matrix: np.ndarray, names: Sequence[str], money: str, most: int = 8) -> Figure:
     """The dearest confusions of a matrix (true class, answer), the dearest first."""
     cells = [(float(matrix[a, b]), a, b) for a, b in np.ndindex(*matrix.shape) if a != b and matrix[a, b] > 0]
-    dearest = sorted(cells, reverse=True)[:most] or [(0.0, 0, 0)]
+    dearest = sorted(cells, reverse=True)[:most]
     figure = style.new_figure(9, 1.2 + 0.45 * len(dearest))
     ax = figure.subplots()
     ax.barh(range(len(dearest)), [value for value, _, _ in dearest], color=style.BLUE, height=0.7)
