@@ -27,13 +27,9 @@ def init(
     """Write a commented configuration: classes, costs, limits and methods."""
     from gcpl_lab.pilot import Pilot
 
-    made = Pilot.create(folder, images, preset)
-    path = folder / "pilot.toml"
-    answer(
-        {"file": str(path), "config": made.config.as_dict()},
-        as_json,
-        f"{path}: set costs and limits, then: gcpl-lab pilot run {folder}",
-    )
+    made, path = Pilot.create(folder, images, preset), folder / "pilot.toml"
+    told = f"{path}: set costs and limits, then: gcpl-lab pilot run {folder}"
+    answer({"file": str(path), "config": made.config.as_dict()}, as_json, told)
 
 
 def run(folder: Where, workers: options.Workers = 0, as_json: options.Json = False) -> None:
