@@ -34,7 +34,7 @@ MOST_LINES_OF_ROOMS = {
     "gcpl": 2_365,
     "lmpt": 1_340,
     "baselines": 970,
-    "views": 4_829,
+    "views": 4_824,
     "experiments": 6_204,
     "pilot": 1_775,
     "workshop": 485,
