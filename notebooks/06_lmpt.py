@@ -642,8 +642,6 @@ print("The labels still say which classes a caption belongs to; without them the
 # **Expected:** one rises a little, the other falls by 0.05 and more; the third does not move at all.
 
 # %% tags=["exercise"]
-from gcpl_lab.evaluation.multilabel import decision_quality
-
 quality = {factor: {"precision_micro": 0.0, "recall_micro": 0.0} for factor in (1.0, 1.5)}  # yours instead
 
 
@@ -659,6 +657,8 @@ def check_quality(found):
 check_quality(quality)
 
 # %% tags=["solution"]
+from gcpl_lab.evaluation.multilabel import decision_quality
+
 for factor in quality:
     quality[factor] = decision_quality(outcome.probabilities, test.targets, outcome.thresholds * factor)
 check_quality(quality)
