@@ -108,7 +108,10 @@ def test_a_plan_is_followed_as_a_race_does_it(load: Load) -> None:
     def known_errors(triples: Any, latents: Any, timesteps: Any, noises: Any) -> Any:
         return torch.from_numpy(errors[30:])[triples[:, 0], triples[:, 1], timesteps[triples[:, 2]]]
 
-    known = SimpleNamespace(seed=0, num_classes=3, timesteps=torch.arange, noises=torch.arange, errors=known_errors)
+    def samples(num_samples: int) -> Any:
+        return torch.arange(num_samples), torch.arange(num_samples)
+
+    known = SimpleNamespace(seed=0, num_classes=3, samples=samples, errors=known_errors)
     race = Race(known, pool_size=6).plan_from(errors[:30], labels[:30], scores[:30])
     evidence = race.classify(torch.zeros(30, 1), scores[30:])
     prior = scores[30:] - np.log(np.exp(scores[30:]).sum(axis=1, keepdims=True))
