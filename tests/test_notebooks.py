@@ -138,11 +138,11 @@ def left_by_earlier_ones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def solved(executed: Any) -> list[str]:
-    """The answers of the checks after their solutions, which begin right behind them."""
+    """The first words of the checks' answers after the solutions, which begin right behind them."""
     answers = []
     for cell, behind in pairwise(executed.cells):
         if editions.CHECK in cell.metadata.get("tags", []):
-            answers.append(editions.texts_of(behind).strip("'\n").splitlines()[-1].strip("'").split(" ")[0])
+            answers.append(editions.texts_of(behind).strip("'\n").splitlines()[-1].strip("'").split(" ")[0].rstrip(":"))
     return answers
 
 
