@@ -250,7 +250,7 @@ def test_the_command_line_speaks_once(random_pair: Any, few_shot_folder: Path, t
     trained = program("train", "gcpl", *where, "--shots", 4, "--json", *settings)
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert json.loads(trained.stdout)["pictures"] == 12
-    assert sorted(path.name for path in run.iterdir()) == ["prompts.json", "prompts.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == ["kept", "prompts.json", "prompts.safetensors", "run.json"]
     judged = program("classify", run, test, "--preset", random_pair.folder, "--json")
     assert judged.returncode == 0, judged.stderr[-3000:]
     assert len(json.loads(judged.stdout)) == 12
