@@ -32,7 +32,6 @@ from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.storage import file_checksum, read_json, write_json
 from gcpl_lab.training.estimator import choose_preset
-from gcpl_lab.training.processes import is_main_process, wait_for_everyone
 from gcpl_lab.views import multilabel, plots, style
 from gcpl_lab.views.report import MULTILABEL_COLUMNS, ReportFigure, write_report
 from gcpl_lab.views.slides import Deck, to_slide
@@ -50,11 +49,9 @@ def note_training(folder: Path, model: GCPLClassifier, noted: Mapping[str, Any])
     Args:
         noted: ``command``, ``images``, and ``shots``, ``seed`` and ``held_out`` of the draw.
     """
-    if is_main_process():  # the seconds of each are others
-        none = np.zeros((0, len(model.class_names_)))
-        write_outcome(folder / KEPT, Outcome(model.config.objective, 0, model.config.seed, none, none, {}, model))
-        write_json(folder / TRAINED, dict(noted))
-    wait_for_everyone()
+    none = np.zeros((0, len(model.class_names_)))
+    write_outcome(folder / KEPT, Outcome(model.config.objective, 0, model.config.seed, none, none, {}, model))
+    write_json(folder / TRAINED, dict(noted))
     return (folder / KEPT / OUTCOME).stat().st_size
 
 
