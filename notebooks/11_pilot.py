@@ -259,11 +259,30 @@ check_promise(needed)
 #
 # **Expected:** 1 or 2; the smallest severity blurs hardly visibly.
 
-# %% tags=["solution"]
-for severity in (1, 2, 3, 4, 5):
+# %% tags=["exercise"]
+first_alarm = 0  # yours instead: the smallest severity with an alarm
+
+
+# %% tags=["check"]
+def alarms_at(severity):
     tests = find_drift(before, judge.answer(shift_pictures(images, "blur", severity)))
-    alarms = {name: test["after"] for name, test in tests.items() if test["alarm"]}
-    print(f"severity {severity}: {alarms or 'no alarm'}")
+    return [name for name, test in tests.items() if test["alarm"]]
+
+
+def check_alarm(severity):
+    if not 1 <= severity <= 5:
+        return f"still wrong: {severity} is no severity"
+    if severity > 1 and alarms_at(severity - 1):
+        return "still wrong: there is an alarm before it"
+    return "right" if alarms_at(severity) else f"still wrong: no alarm at severity {severity}"
+
+
+check_alarm(first_alarm)
+
+# %% tags=["solution"]
+first_alarm = next(severity for severity in (1, 2, 3, 4, 5) if alarms_at(severity))
+print(f"first alarm at severity {first_alarm}: {', '.join(alarms_at(first_alarm))}")
+check_alarm(first_alarm)
 
 # %% [markdown]
 # ### Exercise 3 · hard · 10 minutes
@@ -275,14 +294,29 @@ for severity in (1, 2, 3, 4, 5):
 #
 # **Expected:** one or more of five causes, and the five nearest exemplars.
 
-# %% tags=["solution"]
+# %% tags=["exercise"]
 from gcpl_lab.pilot.explain import explain_error
 
+report = {"truth": "", "answer": "", "causes": [], "nearest": []}  # yours instead
+
+
+# %% tags=["check"]
+def check_report(found):
+    if not found["truth"] or found["truth"] == found["answer"]:
+        return "still wrong: choose an image whose answer is not its class"
+    causes, near = (len(found[part]) for part in ("causes", "nearest"))
+    return f"right: {causes} causes, {near} nearest exemplars" if near else "still wrong: no exemplar is named"
+
+
+check_report(report)
+
+# %% tags=["solution"]
 wrong = int(np.flatnonzero(new.argmax(axis=1) != test.labels)[0])
 report = explain_error(judge, before, pilot.data, test.images[wrong], names[test.labels[wrong]])
 print(report["truth"], "answered as", report["answer"], "with certainty", round(report["certainty"], 2))
 print("nearest:", [entry["classes"][0] for entry in report["nearest"]])
 print("likely:", [cause["cause"] for cause in report["causes"]])
+check_report(report)
 
 # %% [markdown]
 # ## Check yourself
