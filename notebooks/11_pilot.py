@@ -295,8 +295,6 @@ check_alarm(first_alarm)
 # **Expected:** one or more of five causes, and the five nearest exemplars.
 
 # %% tags=["exercise"]
-from gcpl_lab.pilot.explain import explain_error
-
 report = {"truth": "", "answer": "", "causes": [], "nearest": []}  # yours instead
 
 
@@ -311,6 +309,8 @@ def check_report(found):
 check_report(report)
 
 # %% tags=["solution"]
+from gcpl_lab.pilot.explain import explain_error
+
 wrong = int(np.flatnonzero(new.argmax(axis=1) != test.labels)[0])
 report = explain_error(judge, before, pilot.data, test.images[wrong], names[test.labels[wrong]])
 print(report["truth"], "answered as", report["answer"], "with certainty", round(report["certainty"], 2))
