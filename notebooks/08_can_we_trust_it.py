@@ -454,14 +454,27 @@ check_wilson(wilson)
 #
 # **Expected:** under inversion 15 to 35 % before; with inverted copies five to twenty points more.
 
+# %% tags=["exercise"]
+robust = probe  # yours instead
+
+
+# %% tags=["check"]
+def check_robust(judge):
+    pair = {"before": on_clip(probe), "after": on_clip(judge)}
+    measured = measure_shifts(pair, images, labels, kinds=["inversion"], severities=[5])
+    found = {point.method: point.accuracy.value for point in measured if point.severity == 5}
+    word = "right" if found["after"] > found["before"] + 0.03 else "still wrong"
+    return f"{word}: inverted images {found['before']:.0%}, now {found['after']:.0%}"
+
+
+check_robust(robust)
+
 # %% tags=["solution"]
 from gcpl_lab.data.shifts import shift_pictures
 
 negatives = clip.encode_images(shift_pictures(read_images(episode.images), "inversion", 5))
 robust = LinearProbe(torch.stack([seen, negatives]), torch.from_numpy(episode.labels))
-pair = {"as it was": on_clip(probe), "with inverted copies": on_clip(robust)}
-for point in measure_shifts(pair, images, labels, kinds=["inversion"], severities=[5]):
-    print(f"{point.method:20s} severity {point.severity}: {point.accuracy.value:.0%} right")
+check_robust(robust)
 
 # %% [markdown]
 # ### Exercise 3 · easy · 5 minutes
@@ -473,12 +486,30 @@ for point in measure_shifts(pair, images, labels, kinds=["inversion"], severitie
 #
 # **Expected:** it rises from all images to the surest half, by about ten points.
 
+# %% tags=["exercise"]
+surest = dict.fromkeys((1.0, 0.9, 0.7, 0.5), share_with_interval(0, 1))  # share kept: share right, with its interval
+
+
+# %% tags=["check"]
+def check_surest(found):
+    right_of_all = int((chances.argmax(1) == labels).sum())
+    if found[1.0] != share_with_interval(right_of_all, len(labels)):
+        return f"still wrong: of all images {right_of_all} are right"
+    half = labels[chances.max(axis=1) >= np.median(chances.max(axis=1))]
+    if found[0.5].high - found[0.5].low < found[1.0].high - found[1.0].low:
+        return f"still wrong: {len(half)} images leave a wider interval than {len(labels)}"
+    said = ", ".join(f"{share:.0%}: {e.value:.0%} ({e.low:.0%} to {e.high:.0%})" for share, e in found.items())
+    return f"right: {said}" if found[0.5].value > found[1.0].value else "still wrong: keep the surest, not the others"
+
+
+check_surest(surest)
+
 # %% tags=["solution"]
 sure = np.argsort(-chances.max(axis=1), kind="stable")
-for share in (1.0, 0.9, 0.7, 0.5):
+for share in surest:
     kept = sure[: round(share * len(sure))]
-    estimate = share_with_interval(int((chances[kept].argmax(1) == labels[kept]).sum()), len(kept))
-    print(f"surest {share:4.0%}: {estimate.value:.0%} right ({estimate.low:.0%} to {estimate.high:.0%})")
+    surest[share] = share_with_interval(int((chances[kept].argmax(1) == labels[kept]).sum()), len(kept))
+check_surest(surest)
 
 # %% [markdown]
 # ## Check yourself
