@@ -232,8 +232,10 @@ class FewShotExperiment(Experiment[ImageSet]):
         if (entry.name, shots, seed) in self._starts:
             return self._starts[entry.name, shots, seed]
         known = self.known(entry.name, shots, seed)
-        model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self._seen)
-        model = GrownClassifier(known) if known else model
+        if known:
+            model: GCPLClassifier = GrownClassifier(known)
+        else:
+            model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self._seen)
         stage: Stage = entry.facts.get("stage", Stage())
         vectors, before = None, {"train_evaluations": 0, "train_seconds": 0.0}
         if first := entry.facts.get("starts_from"):  # its warm start is the other objective's run of the same episode

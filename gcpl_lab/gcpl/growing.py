@@ -97,8 +97,8 @@ class GrownClassifier(GCPLClassifier):
     def _calibrate(self, exemplars: Exemplars, chosen: np.ndarray | None = None) -> None:
         """The known classifier's own reading, with the offsets of the new classes that have the least log-loss."""
         labels, known = exemplars.labels.numpy(), self.known
-        order, each = np.random.default_rng([self.config.seed, 19]).permutation(len(labels)), MAX_TEMPERATURE_IMAGES
-        each = max(1, each // len(self.prompts_.vectors))  # as many of a new class as of any other
+        order = np.random.default_rng([self.config.seed, 19]).permutation(len(labels))
+        each = max(1, MAX_TEMPERATURE_IMAGES // len(self.prompts_.vectors))  # as many of a new class as of any other
         first = [order[labels[order] == label][:each] for label in np.unique(labels)]
         super()._calibrate(exemplars, np.sort(np.concatenate(first)))
         offsets = np.zeros(len(self.prompts_.vectors))
