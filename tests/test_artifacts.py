@@ -1,4 +1,4 @@
-"""Learned prompts on disk, and in the textual-inversion format that diffusers reads."""
+"""Learned prompts on disk."""
 
 import shutil
 from collections.abc import Callable
@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.storage import read_checked, write_checked, write_tensors
-from gcpl_lab.training.artifacts import (
-    export_textual_inversion,
-    import_textual_inversion,
-    load_class_prompts,
-    save_class_prompts,
-    token_name,
-)
+from gcpl_lab.training.artifacts import load_class_prompts, save_class_prompts
 
 NAMES = ["coat", "ankle boot", "長靴"]
 VECTORS = torch.randn(3, 2, 128, generator=torch.Generator().manual_seed(0))
@@ -76,59 +69,3 @@ def test_damaged_and_foreign_folders_are_named(saved: Path, damage: Callable[[Pa
     damage(saved)
     with pytest.raises(ArtifactError, match=message):
         load_class_prompts(saved)
-
-
-@pytest.mark.parametrize(
-    ("name", "token"),
-    [
-        ("coat", "<coat>"),
-        ("Ankle boot", "<ankle-boot>"),
-        ("T-shirt", "<t-shirt>"),
-        ("長靴", "<長靴>"),
-        ("a/b: c", "<a-b-c>"),
-        ("..", "<class>"),
-        ("x" * 300, f"<{'x' * 48}>"),
-    ],
-)
-def test_token_names(name: str, token: str) -> None:
-    assert token_name(name) == token
-
-
-def test_export_and_import(tmp_path: Path) -> None:
-    paths = export_textual_inversion(tmp_path, VECTORS, NAMES)
-    assert [path.name for path in paths] == ["coat.safetensors", "ankle-boot.safetensors", "長靴.safetensors"]
-    for index, path in enumerate(paths):
-        name, vectors = import_textual_inversion(path)
-        assert name == token_name(NAMES[index])
-        assert torch.equal(vectors, VECTORS[index])
-    name, vectors = import_textual_inversion(
-        write_tensors(tmp_path / "one.safetensors", {"<one>": VECTORS[0, 0].half()})
-    )
-    assert torch.equal(vectors, VECTORS[0, 0].half().float()[None])  # a single vector may have one axis
-
-
-def test_what_cannot_be_exported_or_imported_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="several classes would be exported as <t-shirt>"):
-        export_textual_inversion(tmp_path, VECTORS, ["T-shirt", "t shirt", "coat"])
-    assert list(tmp_path.iterdir()) == []  # nothing is written before
-    for tensors, message in (
-        ({"<a>": VECTORS[0], "<b>": VECTORS[1]}, "holds 2 tensors"),
-        ({"<a>": VECTORS}, r"'<a>' has shape \(3, 2, 128\); expected \(V, dim\)"),
-    ):
-        with pytest.raises(ArtifactError, match=message):
-            import_textual_inversion(write_tensors(tmp_path / "other.safetensors", tensors))
-
-
-def test_diffusers_reads_what_we_export(tmp_path: Path, random_pair: object) -> None:
-    """Through ``load_textual_inversion``, the pipeline's prompt has the same hidden states as our own prompt."""
-    from diffusers import StableDiffusionPipeline
-
-    path = export_textual_inversion(tmp_path, VECTORS, NAMES)[1]
-    pipeline = StableDiffusionPipeline.from_pretrained(random_pair.folder / "diffusion", safety_checker=None)
-    pipeline.load_textual_inversion(path)
-    (found, _) = pipeline.encode_prompt("a photo of a <ankle-boot>", "cpu", 1, False)
-    prompts = ClassPrompts(random_pair.diffusion, NAMES, num_vectors=2)
-    with torch.no_grad():
-        prompts.vectors.copy_(VECTORS)
-        expected = random_pair.diffusion.encode_prompts(*prompts(torch.tensor([1])))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

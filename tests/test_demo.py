@@ -101,7 +101,7 @@ def test_results_are_strict_json_with_the_promised_keys(finished: Run) -> None:
     text = (finished.folder / "results.json").read_text(encoding="utf-8")
     results = json.loads(text, parse_constant=pytest.fail)
     assert results == json.loads(json.dumps(finished.result.results))
-    assert {"data", "machine", "versions", "methods", "separation", "prompts"} <= results.keys()
+    assert {"data", "machine", "versions", "methods"} <= results.keys()
     first = results["look_alikes"][0]
     assert first["method"] == "Zero-shot diffusion"
     assert {

@@ -20,7 +20,6 @@ from gcpl_lab.experiments.base import run_all
 from gcpl_lab.experiments.caching import write_outcome
 from gcpl_lab.experiments.few_shot import FewShotExperiment
 from gcpl_lab.experiments.registry import usable_workers
-from gcpl_lab.experiments.results import separation_of
 from gcpl_lab.training.machine import describe_machine
 from gcpl_lab.training.workers import describe_workers
 
@@ -115,8 +114,7 @@ class _Judge:
         outcome = experiment.run(trial.method, trial.shots, trial.seed)
         if (trial.shots, trial.seed) == self.draw:
             write_outcome(self.folder / f"{trial.method}-{trial.shots}-{trial.seed}", outcome)
-        separation = separation_of(experiment, outcome).as_dict() if outcome.evidence else None
-        return {**outcome.row, "shots": trial.shots, "separation": separation}
+        return {**outcome.row, "shots": trial.shots}
 
     def _leaving_out(self, shots: int, seed: int) -> FewShotExperiment:
         if (shots, seed) not in self._left:  # trials come draw by draw: one is kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab.baselines.zero_shot import ENSEMBLE_TEMPLATES
 from gcpl_lab.evaluation.explaining import compare_prompts, read_contexts
-from gcpl_lab.evaluation.reading import mean_similarity, prompt_similarity
-from gcpl_lab.evaluation.separation import Separation, measure_within_families, profile_points
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.multilabel import MultiLabelOutcome
 from gcpl_lab.gcpl.prompts import ClassPrompts
@@ -23,8 +19,7 @@ from gcpl_lab.training.machine import describe_machine, describe_versions
 def collect_results(
     experiment: FewShotExperiment, outcomes: Sequence[Outcome], shots: int, command: str
 ) -> dict[str, Any]:
-    """What ``results.json`` holds: data, machine, versions, command, methods and measured separations."""
-    trials = {f"{outcome.method}/{outcome.shots}/{outcome.seed}": outcome for outcome in outcomes if outcome.evidence}
+    """What ``results.json`` holds: data, machine, versions, command and methods."""
     return {
         "command": command,
         "data": experiment.describe_data() | {"shots": shots},
@@ -32,16 +27,7 @@ def collect_results(
         "machine": describe_machine(),
         "versions": describe_versions(),
         "methods": [outcome.row for outcome in outcomes],
-        "separation": {name: separation_of(experiment, outcome).as_dict() for name, outcome in trials.items()},
-        "prompts": {name: measure_prompts(experiment, outcome) for name, outcome in trials.items()},
     }
-
-
-def separation_of(experiment: FewShotExperiment, outcome: Outcome) -> Separation:
-    """How far the classes lie apart in the error profiles of the test images under a diffusion classifier."""
-    assert outcome.evidence is not None
-    test, points = experiment.test, profile_points(outcome.evidence.errors)
-    return measure_within_families(points, test.labels, test.class_names, test.families)
 
 
 def conditioning(experiment: FewShotExperiment, outcome: Outcome, templates: Sequence[str]) -> Tensor:
@@ -53,19 +39,6 @@ def conditioning(experiment: FewShotExperiment, outcome: Outcome, templates: Seq
     prompts = ClassPrompts.of(diffusion, names, vectors, templates)
     with torch.no_grad():
         return torch.stack([diffusion.encode_prompts(*prompts(None, index)) for index in range(len(templates))])
-
-
-def measure_prompts(experiment: FewShotExperiment, outcome: Outcome) -> dict[str, Any]:
-    """How far the class prompts lie apart, each in five templates: similarity in the families, and separation."""
-    names, families = experiment.test.class_names, experiment.test.families
-    hidden = conditioning(experiment, outcome, ENSEMBLE_TEMPLATES)
-    labels, points = np.tile(np.arange(len(names)), len(hidden)), hidden.float().flatten(2).flatten(0, 1).cpu().numpy()
-    matrix = prompt_similarity(hidden[0])
-    similar = {family: mean_similarity(matrix, names, members) for family, members in families.items()}
-    return {
-        "mean_similarity_in_family": {name: value for name, value in similar.items() if not math.isnan(value)},
-        "separation": measure_within_families(points, labels, names, families).as_dict(),
-    }
 
 
 def most_confused_pair(matrix: np.ndarray) -> tuple[int, int]:

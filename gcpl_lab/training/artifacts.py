@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,43 +57,3 @@ def load_class_prompts(folder: str | Path) -> tuple[Tensor, dict[str, Any]]:
     if not bool(torch.isfinite(vectors).all()):
         raise ArtifactError(f"{folder / 'prompts.safetensors'}: holds values that are not finite; train again")
     return vectors, metadata
-
-
-def token_name(class_name: str) -> str:
-    """The placeholder of a class's vectors, ``<ankle-boot>`` for "ankle boot"; at most 48 letters, as file names."""
-    plain = unicodedata.normalize("NFKC", class_name).strip().lower()
-    joined = re.sub(r"[^\w]+", "-", plain).strip("-")[:48]
-    return f"<{joined or 'class'}>"
-
-
-def export_textual_inversion(folder: str | Path, vectors: Tensor, class_names: list[str]) -> list[Path]:
-    """One file ``<name>.safetensors`` a class of vectors (class, V, dim), in the Hugging Face textual-inversion format.
-
-    ``pipeline.load_textual_inversion(file)`` of diffusers reads them; a class of V vectors becomes V tokens.
-
-    Raises:
-        ArtifactError: Two class names give the same token.
-    """
-    names = [token_name(name) for name in class_names]
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles:
-        raise ArtifactError(f"several classes would be exported as {', '.join(doubles)}; rename them")
-    return [
-        write_tensors(Path(folder) / f"{name[1:-1]}.safetensors", {name: vectors[index].float()})
-        for index, name in enumerate(names)
-    ]
-
-
-def import_textual_inversion(path: str | Path) -> tuple[str, Tensor]:
-    """Placeholder and vectors float32 (V, dim) of one class in the Hugging Face textual-inversion format.
-
-    Raises:
-        ArtifactError: The file holds anything but one tensor of one or two axes.
-    """
-    tensors, _ = read_tensors(path)
-    if len(tensors) != 1:
-        raise ArtifactError(f"{path}: holds {len(tensors)} tensors; a textual-inversion file holds one")
-    name, vectors = next(iter(tensors.items()))
-    if vectors.ndim not in (1, 2):
-        raise ArtifactError(f"{path}: {name!r} has shape {tuple(vectors.shape)}; expected (V, dim) or (dim,)")
-    return name, vectors.reshape(-1, vectors.shape[-1]).float()
