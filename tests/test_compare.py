@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from gcpl_lab.errors import ArtifactError
-from gcpl_lab.evaluation.compare import Trial, run_trials, summarise
+from gcpl_lab.evaluation.compare import Trial, summarise
+from gcpl_lab.experiments.base import run_all
 
 TRIALS = [Trial(method, shots, seed) for shots in (1, 16) for seed in (0, 1) for method in ("gcpl", "probe")]
 
@@ -25,19 +26,23 @@ class Counter:
         return {"accuracy": trial.shots / 16}
 
 
+def tell_process(trial: Trial) -> dict[str, Any]:
+    return {"process": os.getpid()}
+
+
 def test_a_trial_is_not_run_twice_and_other_settings_are_other_trials(tmp_path: Path) -> None:
     first, again, other = Counter(), Counter(), Counter()
-    rows = run_trials(TRIALS, first, tmp_path, "settings")
+    rows = run_all(tmp_path, TRIALS, first, "settings")
     assert first.asked == TRIALS
-    assert run_trials(TRIALS, again, tmp_path, "settings") == rows
+    assert run_all(tmp_path, TRIALS, again, "settings") == rows
     assert again.asked == []
-    run_trials(TRIALS, other, tmp_path, "other settings")
+    run_all(tmp_path, TRIALS, other, "other settings")
     assert other.asked == TRIALS
-    assert len(list(tmp_path.iterdir())) == 2 * len(TRIALS)
-    for path in tmp_path.iterdir():
+    assert len(list((tmp_path / "trials").iterdir())) == 2 * len(TRIALS)
+    for path in (tmp_path / "trials").iterdir():
         path.write_text("{")
     with pytest.raises(ArtifactError, match=r"gcpl-1-0-.*\.json: is no valid JSON"):
-        run_trials(TRIALS[:1], other, tmp_path, "settings")
+        run_all(tmp_path, TRIALS[:1], other, "settings")
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
@@ -49,23 +54,21 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
         return first(trial)
 
     with pytest.raises(KeyboardInterrupt):
-        run_trials(TRIALS, stop_after_three, tmp_path, "settings")
-    rows = run_trials(TRIALS, again, tmp_path, "settings")
+        run_all(tmp_path, TRIALS, stop_after_three, "settings")
+    rows = run_all(tmp_path, TRIALS, again, "settings")
     assert first.asked == TRIALS[:3]
     assert again.asked == TRIALS[3:]
     assert [(row["method"], row["shots"], row["seed"]) for row in rows] == [(t.method, t.shots, t.seed) for t in TRIALS]
 
 
 def test_draws_side_by_side_stay_in_order(tmp_path: Path) -> None:
-    told: list[Trial] = []
+    told: list[str] = []
     trials = [Trial(method, 4, seed) for method in ("gcpl", "discriminative") for seed in range(3)]
-    rows = run_trials(
-        trials, lambda trial: {"process": os.getpid()}, tmp_path, "settings", num_workers=2, on_trial=told.append
-    )
+    rows = run_all(tmp_path, trials, tell_process, "settings", num_workers=2, on_trial=told.append)
     assert [(row["method"], row["seed"]) for row in rows] == [(trial.method, trial.seed) for trial in trials]
     assert os.getpid() not in {row["process"] for row in rows}
     for seed in range(3):
-        assert [trial.method for trial in told if trial.seed == seed] == ["gcpl", "discriminative"]
+        assert [line.split(",")[0] for line in told if f"seed {seed}" in line] == ["gcpl", "discriminative"]
         assert len({row["process"] for row in rows if row["seed"] == seed}) == 1
 
 

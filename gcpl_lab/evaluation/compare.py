@@ -1,20 +1,13 @@
-"""Methods × seeds × shots: run what is missing, keep every result, compare in pairs."""
+"""Methods on equal draws, compared in pairs."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from gcpl_lab.errors import ArtifactError
-from gcpl_lab.storage import read_checked, write_checked
-from gcpl_lab.training.workers import Report, run_side_by_side
 
 
 @dataclass(frozen=True)
@@ -24,67 +17,6 @@ class Trial:
     method: str
     shots: int
     seed: int
-
-
-def run_trials(
-    trials: Sequence[Trial],
-    run: Callable[[Trial], dict[str, Any]],
-    folder: str | Path,
-    fingerprint: str,
-    *,
-    num_workers: int = 1,
-    on_trial: Callable[[Trial], None] | None = None,
-    on_result: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Run every trial whose result is not in ``folder`` yet, and return all results in order.
-
-    A result is one JSON file named by the trial and by ``fingerprint``, whatever it depends on besides (settings, data,
-    model): an interrupted comparison goes on where it stopped and never mixes results of different settings.
-
-    Args:
-        run: Returns a JSON-able result for a trial. With several workers it is sent to them.
-        num_workers: Processes side by side; the trials of one draw stay together and in order, as later ones may
-            begin where an earlier one ended.
-        on_trial: Called before a trial that runs.
-        on_result: Called with the result of one that ran, which is on disk by then.
-    """
-    draws: dict[tuple[int, int], list[Trial]] = {}
-    for trial in trials:
-        if not _path(folder, trial, fingerprint).is_file():
-            draws.setdefault((trial.shots, trial.seed), []).append(trial)
-    tasks = [(_run_draw, run, draw, folder, fingerprint) for draw in draws.values()]
-
-    def tell(event: Trial | dict[str, Any]) -> None:
-        if isinstance(event, Trial):
-            if on_trial:
-                on_trial(event)
-        elif on_result:
-            on_result(event)
-
-    run_side_by_side(tasks, num_workers=max(1, min(num_workers, len(tasks))), on_event=tell)
-    return [_read(_path(folder, trial, fingerprint), trial) for trial in trials]
-
-
-def _read(path: Path, trial: Trial) -> dict[str, Any]:
-    row = read_checked(path)
-    if not asdict(trial).items() <= row.items():
-        raise ArtifactError(f"{path}: is not the result of {trial}; delete it, and it is measured again")
-    return row
-
-
-def _run_draw(
-    report: Report, run: Callable[[Trial], dict[str, Any]], draw: Sequence[Trial], folder: str | Path, fingerprint: str
-) -> None:
-    for trial in draw:
-        report(trial)
-        row = {**asdict(trial), **run(trial)}
-        write_checked(_path(folder, trial, fingerprint), row)
-        report(row)
-
-
-def _path(folder: str | Path, trial: Trial, fingerprint: str) -> Path:
-    key = hashlib.sha256(json.dumps([asdict(trial), fingerprint], sort_keys=True).encode()).hexdigest()[:12]
-    return Path(folder) / f"{trial.method}-{trial.shots}-{trial.seed}-{key}.json"
 
 
 def summarise(rows: Sequence[dict[str, Any]], reference: str, metric: str = "accuracy") -> list[dict[str, Any]]:

@@ -1,71 +1,18 @@
-"""What learned prompts and wrong predictions say: how prompts moved, and what lay behind a mistake."""
+"""What lies behind wrong predictions of images with several labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import permutations
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from scipy.special import logit
 from torch import Tensor
 
 from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.multilabel import check_scores
-from gcpl_lab.evaluation.reading import nearest_words
-from gcpl_lab.models.clip import FrozenCLIP
-
-
-def read_contexts(
-    tower: FrozenCLIP, context: Tensor, class_names: Sequence[str], num_words: int = 3
-) -> list[dict[str, Any]]:
-    """The vocabulary words nearest to each vector of a context (class, M, dim), or (1, M, dim) that all classes share.
-
-    Returns:
-        One row a vector: ``name`` ("all classes" for a shared context), ``position`` from 1, and the fields of
-        :class:`~gcpl_lab.evaluation.reading.NearestWords`.
-    """
-    names = list(class_names) if len(context) > 1 else ["all classes"]
-    if len(context) != len(names):
-        raise DataError(f"context has {len(context)} entries for {len(names)} class names; expected one each, or one")
-    places = [{"name": str(name), "position": place + 1} for name in names for place in range(context.shape[1])]
-    found = nearest_words(tower, context.flatten(0, 1), num_words)
-    return [place | asdict(near) for place, near in zip(places, found, strict=True)]
-
-
-@dataclass(frozen=True)
-class PromptChange:
-    """How class prompts lay before and after training."""
-
-    before: np.ndarray  # cosines (class, class) after the mean prompt was taken away
-    after: np.ndarray
-    moves: list[dict[str, Any]]  # name, toward, cosines before and after to where toward started, change; largest first
-    travelled: np.ndarray  # (class,): 1 − cosine between a class's prompt before and after
-
-
-def compare_prompts(before: Tensor, after: Tensor, class_names: Sequence[str]) -> PromptChange:
-    """Which prompts moved toward which, from their unit features (class, feature) before and after training.
-
-    Cosines are symmetric, so "A toward B" is told by A's own motion: the change of its cosine to where B
-    *started*, which is another number than B's toward A.
-    """
-    if before.shape != after.shape or len(before) != len(class_names):
-        shapes = f"{tuple(before.shape)} and {tuple(after.shape)}"
-        raise DataError(f"prompts have shapes {shapes} for {len(class_names)} class names; expected one row a class")
-    before, after = before.detach().float().cpu(), after.detach().float().cpu()
-    start, end = (F.normalize(features - features.mean(0), dim=-1) for features in (before, after))
-    near_before, near_after = (start @ start.T).numpy(), (end @ start.T).numpy()
-    moves: list[dict[str, Any]] = []
-    for i, j in permutations(range(len(start)), 2):
-        earlier, later = float(near_before[i, j]), float(near_after[i, j])
-        pair = {"name": str(class_names[i]), "toward": str(class_names[j])}
-        moves.append({**pair, "before": earlier, "after": later, "change": float(near_after[i, j] - near_before[i, j])})
-    moves.sort(key=lambda move: -move["change"])
-    travelled = (1 - F.cosine_similarity(before, after, dim=-1)).numpy()
-    return PromptChange(near_before, (end @ end.T).numpy(), moves, travelled)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,15 +15,16 @@ from torch import Tensor
 
 from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
-from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.compare import Trial, run_trials
+from gcpl_lab.errors import ArtifactError, DataError
+from gcpl_lab.evaluation.compare import Trial
 from gcpl_lab.experiments.registry import usable_workers
 from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.storage import write_json
+from gcpl_lab.storage import read_checked, write_checked, write_json
 from gcpl_lab.training.device import default_device
 from gcpl_lab.training.loop import StepRecord
 from gcpl_lab.training.machine import describe_machine, describe_versions
+from gcpl_lab.training.workers import Report, run_side_by_side
 
 Data = TypeVar("Data", ImageSet, MultiLabelSet)
 OnStep = Callable[[str, StepRecord, int], None]
@@ -99,10 +103,14 @@ class Experiment(Generic[Data]):
         about = {"name": test.name, "checksum": test.checksum, **checksum, "classes": list(test.class_names)}
         return about | {"test_size": len(test)}
 
-    def write_results(self, folder: str | Path, command: str, **found: Any) -> dict[str, Any]:
-        """Write ``results.json``: what was found, and where it was made of what; returns its content."""
+    def results(self, command: str, **found: Any) -> dict[str, Any]:
+        """The content of ``results.json``: what was found, and where it was made of what."""
         made = {"command": command, "preset": self.preset, "config": self.config.as_dict()}
-        result = {**made, "machine": describe_machine(), "versions": describe_versions(), **found}
+        return {**made, "machine": describe_machine(), "versions": describe_versions(), **found}
+
+    def write_results(self, folder: str | Path, command: str, **found: Any) -> dict[str, Any]:
+        """Write ``results.json``; returns its content."""
+        result = self.results(command, **found)
         write_json(Path(folder) / "results.json", result)
         return result
 
@@ -117,29 +125,61 @@ def run_all(
     on_trial: OnTrial | None = None,
     on_row: OnRow | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of all trials; those without a result in ``folder`` are run.
+    """Run every trial whose result is not in ``folder`` yet, and return the rows of all in order.
+
+    A result is one JSON file named by the trial and by ``fingerprint``: an interrupted comparison goes on where it
+    stopped and never mixes results of different settings.
 
     Args:
         folder: Results of single trials go to ``trials/`` in it.
-        trials, run, fingerprint: See :func:`~gcpl_lab.evaluation.compare.run_trials`.
+        trials: Methods on draws.
+        run: Returns a JSON-able result for a trial. With several workers it is sent to them.
+        fingerprint: Whatever results depend on besides the trial (settings, data, model).
         line: How a trial is told of.
         num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
-            registered anything, as others do not know it.
-        on_trial, on_row: Called with a line about the trial that comes next, and with every result as it is found.
+            registered anything, as others do not know it. The trials of one draw stay together and in order, as later
+            ones may begin where an earlier one ended.
+        on_trial, on_row: Called with a line about the trial that comes next, and with every result, which is on disk.
     """
-    places, began, done = {trial: place for place, trial in enumerate(trials, 1)}, time.perf_counter(), list[Any]()
+    kept, began, num_done = Path(folder) / "trials", time.perf_counter(), 0
+    places, draws = {trial: place for place, trial in enumerate(trials, 1)}, dict[Any, list[Trial]]()
+    for trial in trials:
+        if not _path(kept, trial, fingerprint).is_file():
+            draws.setdefault((trial.shots, trial.seed), []).append(trial)
 
-    def tell(trial: Trial) -> None:
-        if on_trial:
-            mean = (time.perf_counter() - began) / max(1, len(done))
-            minutes = mean * (len(trials) - places[trial] + 1) / 60
-            left = f", about {minutes:.0f} min left" if done and minutes >= 1 else ""
-            on_trial(f"{line.format(**vars(trial))} ({places[trial]} of {len(trials)}{left})")
+    def tell(event: Trial | dict[str, Any]) -> None:
+        nonlocal num_done
+        if isinstance(event, dict):
+            num_done += 1
+            if on_row:
+                on_row(event)
+        elif on_trial:
+            minutes = (time.perf_counter() - began) / max(1, num_done) * (len(trials) - places[event] + 1) / 60
+            left = f", about {minutes:.0f} min left" if num_done and minutes >= 1 else ""
+            on_trial(f"{line.format(**vars(event))} ({places[event]} of {len(trials)}{left})")
 
-    def keep(row: dict[str, Any]) -> None:
-        done.append(row)
-        if on_row:
-            on_row(row)
+    tasks = [(_run_draw, run, draw, kept, fingerprint) for draw in draws.values()]
+    run_side_by_side(tasks, num_workers=max(1, min(usable_workers(num_workers), len(tasks))), on_event=tell)
+    return [_read(_path(kept, trial, fingerprint), trial) for trial in trials]
 
-    run_it: dict[str, Any] = {"num_workers": usable_workers(num_workers), "on_trial": tell, "on_result": keep}
-    return run_trials(trials, run, Path(folder) / "trials", fingerprint, **run_it)
+
+def _read(path: Path, trial: Trial) -> dict[str, Any]:
+    row = read_checked(path)
+    if not asdict(trial).items() <= row.items():
+        raise ArtifactError(f"{path}: is not the result of {trial}; delete it, and it is measured again")
+    return row
+
+
+def _run_draw(
+    report: Report, run: Callable[[Trial], dict[str, Any]], draw: Sequence[Trial], kept: Path, fingerprint: str
+) -> None:
+    for trial in draw:
+        report(trial)
+        row = {**asdict(trial), **run(trial)}
+        write_checked(_path(kept, trial, fingerprint), row)
+        report(row)
+
+
+def _path(kept: Path, trial: Trial, fingerprint: str) -> Path:
+    key = hashlib.sha256(json.dumps([asdict(trial), fingerprint], sort_keys=True).encode()).hexdigest()[:12]
+    return kept / f"{trial.method}-{trial.shots}-{trial.seed}-{key}.json"

@@ -19,9 +19,7 @@ from gcpl_lab.experiments.figures import draw_figures, save_caption_hills
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.experiments.registry import usable_workers
 from gcpl_lab.experiments.report import ShownRun, show_outcomes
-from gcpl_lab.experiments.results import read_prompts
 from gcpl_lab.experiments.runs import PROMPTS
-from gcpl_lab.storage import write_json
 from gcpl_lab.training.workers import Report, Task, run_side_by_side, threads_each
 from gcpl_lab.views.report import ReportFigure
 
@@ -116,14 +114,13 @@ def show_scenes(
 ) -> tuple[dict[str, Any], list[ReportFigure]]:
     """Learn the scenes with every multi-label method, and draw what came of it.
 
-    ``folder`` receives ``figures/``, ``prompts/lmpt/``, ``captions.safetensors`` and ``reading.json``. Gives data and
-    methods for ``results.json``, and the figures for the report.
+    ``folder`` receives ``figures/``, ``prompts/lmpt/`` and ``captions.safetensors``. Gives data and methods for
+    ``results.json``, and the figures for the report.
     """
     outcomes = [cache.run(experiment, method, seed) for method in DEMO_METHODS]
     learned = outcomes[-1]
     assert learned.model is not None
     learned.model.save(folder / PROMPTS / "lmpt")
-    write_json(folder / "reading.json", read_prompts(learned))
     drawn = draw_figures(experiment, outcomes, folder / "figures")
     found = cache.arrays(experiment, ("captions", seed), partial(follow_captions, experiment, seed))
     names = experiment.train.class_names

@@ -25,7 +25,7 @@ from gcpl_lab.experiments import captions, pictures
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.registry import BEFORE, title_of
-from gcpl_lab.experiments.results import conditioning, most_confused_pair, read_prompts
+from gcpl_lab.experiments.results import conditioning, most_confused_pair
 from gcpl_lab.experiments.runs import STATE_NAMES, STATES, before_and_after, load_states, token_journey
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
@@ -140,7 +140,7 @@ def _draw_confusion(run: ShownRun) -> Figure:
 
 
 def _draw_prompt_similarity(run: ShownRun) -> Figure:
-    hidden = [conditioning(run.experiment, outcome, ("a photo of a {}",))[0] for outcome in run.states]
+    hidden = [conditioning(run.experiment, outcome) for outcome in run.states]
     before, after = (prompt_similarity(states).numpy() for states in hidden)
     test, titles = run.experiment.test, (STATE_NAMES["before"], STATE_NAMES["after"])
     return evidence.plot_similarity_pair(before, after, test.class_names, test.families, titles)
@@ -193,7 +193,7 @@ def _draw_samples(run: ShownRun, each: int = 3, labels: Sequence[int] = (), cont
     labels = list(labels or range(len(support.class_names)))
     size, drawn = (experiment.diffusion.image_size,) * 2, []
     for outcome in run.states:
-        hidden = conditioning(experiment, outcome, ("a photo of a {}",))[0][labels].repeat_interleave(each, 0)
+        hidden = conditioning(experiment, outcome)[labels].repeat_interleave(each, 0)
         images = experiment.diffusion.generate(hidden, num_steps=20, guidance=3.0, seed=0)
         drawn.append([np.asarray(image) for image in images])
     blank, rows = np.full((*size, 3), 255, np.uint8), []
@@ -255,9 +255,11 @@ def _draw_multilabel_classes(run: ShownRun) -> Axes:
 
 
 def _draw_multilabel_prompts(run: ShownRun) -> Figure:
-    found = read_prompts(run.by_name["lmpt"])
-    before, after = (np.array(found[f"similarity_{state}"]) for state in ("before", "after"))
-    return evidence.plot_similarity_pair(before, after, found["class_names"], titles=("before", "after"))
+    model = run.by_name["lmpt"].model
+    features = model.start_features_, model.objective_.text_features()
+    before, after = (prompt_similarity(each[:, None]).numpy() for each in features)
+    names = run.experiment.test.class_names
+    return evidence.plot_similarity_pair(before, after, names, titles=("before", "after"))
 
 
 def _draw_multilabel_mistake(run: ShownRun) -> Figure | None:

@@ -14,7 +14,6 @@ from gcpl_lab.experiments.few_shot import METHOD_TITLES, FewShotExperiment, Outc
 from gcpl_lab.experiments.figures import draw_figures, draw_pictures
 from gcpl_lab.experiments.look_alikes import LookAlikeSets, gather, judge_states, tracked_method
 from gcpl_lab.experiments.registry import title_of
-from gcpl_lab.experiments.results import collect_results
 from gcpl_lab.experiments.runs import PROMPTS, RESULTS, Run, keep_states
 from gcpl_lab.experiments.sentences import QUESTION, answer_of, caveats_of, limits_of, scenes_answer, scenes_caveats
 from gcpl_lab.storage import write_json
@@ -62,7 +61,8 @@ def show_outcomes(
         if outcome.model is not None:
             outcome.model.save(folder / PROMPTS / outcome.method)
     shots = trial[0] or int(np.bincount(experiment.support.labels).min())
-    results = collect_results(experiment, outcomes, shots, command) | more
+    data = experiment.describe_data() | {"shots": shots}
+    results = experiment.results(command, data=data, methods=[outcome.row for outcome in outcomes], **more)
     results["machine"] |= describe_workers(num_workers)
     chosen, tracked = LookAlikeSets.of(experiment), tracked_method(outcomes)
     tasks: list[Task] = []
