@@ -34,10 +34,10 @@ from IPython.display import Markdown
 
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.shifts import shift_pictures
+from gcpl_lab.evaluation.monitoring import find_drift
 from gcpl_lab.evaluation.prediction_sets import measure_coverage, predict_sets
 from gcpl_lab.pilot import Pilot
 from gcpl_lab.pilot.data import targets_of
-from gcpl_lab.pilot.watch import find_drift
 
 # %%
 from gcpl_lab.views import pilot as figures
@@ -289,8 +289,8 @@ check_alarm(first_alarm)
 #
 # A person reports the first image that was answered wrongly. What does the pilot say went wrong, and would you agree?
 #
-# <details><summary>Hint</summary><code>explain_error</code> in <code>gcpl_lab.pilot.explain</code> takes the judge, its
-# answers on the calibration images, the data, a file and the truth.</details>
+# <details><summary>Hint</summary><code>explain_error</code> in <code>gcpl_lab.pilot.explain</code> takes the judge, the
+# data, a file and the truth; <code>judge.answers</code> begins with its answers on the calibration images.</details>
 #
 # **Expected:** one or more of five causes, and the five nearest exemplars.
 
@@ -311,8 +311,9 @@ check_report(report)
 # %% tags=["solution"]
 from gcpl_lab.pilot.explain import explain_error
 
+judge.answers = [before]
 wrong = int(np.flatnonzero(new.argmax(axis=1) != test.labels)[0])
-report = explain_error(judge, before, pilot.data, test.images[wrong], names[test.labels[wrong]])
+report = explain_error(judge, pilot.data, test.images[wrong], names[test.labels[wrong]])
 print(report["truth"], "answered as", report["answer"], "with certainty", round(report["certainty"], 2))
 print("nearest:", [entry["classes"][0] for entry in report["nearest"]])
 print("likely:", [cause["cause"] for cause in report["causes"]])
@@ -341,13 +342,13 @@ check_report(report)
 
 # %% tags=["found"]
 lines = [f"- {reason['says'].capitalize()}: **{reason['state']}**" for reason in found["verdict"]["reasons"]]
-cost = found["processes"]
+cost, people = found["processes"][0], found["cost"]["everything reviewed"]
 Markdown(
     "\n".join(
         [
             f"- {found['verdict']['sentence']}",
             *lines,
-            f"- A thousand images cost {cost[0]['cost']:,.0f} with reviews, {cost[4]['cost']:,.0f} by people alone.",
+            f"- A thousand images cost {cost['cost']:,.0f} with reviews, {people:,.0f} by people alone.",
             f"- Promised 90 %, measured {coverage['measured']:.0%} on {coverage['num_images']} images.",
         ]
     )

@@ -6,10 +6,18 @@ from scipy.stats import binomtest
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation import costs as money
-from gcpl_lab.evaluation.costs import Costs, choose_threshold, count_mistakes, measure_process, weighted_confusion
-from gcpl_lab.evaluation.monitoring import bet_against, level_of_look
+from gcpl_lab.evaluation.costs import (
+    Costs,
+    choose_threshold,
+    count_mistakes,
+    decide_each,
+    measure_process,
+    weighted_confusion,
+)
+from gcpl_lab.evaluation.monitoring import bet_against, features_p_value, find_drift
 from gcpl_lab.evaluation.novelty import measure_novelty
 from gcpl_lab.evaluation.prediction_sets import measure_coverage, predict_sets, smallest_error_rate
+from gcpl_lab.pilot.verdict import sample_size
 
 
 def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,42 +92,36 @@ def test_mistakes_by_hand():
 
 def test_costs_agree_with_a_spreadsheet():
     said, true = np.eye(2, dtype=int)[[0, 0, 1, 1, 0]], np.eye(2, dtype=int)[[0, 1, 1, 0, 1]]
-    costs = Costs(miss=10, false_alarm=2, review=0.5, machine=0.01)
+    costs = Costs(miss=10, false_alarm=2, review=0.5, machine=0.01, normal=0)
     sent = np.array([False, True, False, False, False])
-    found = measure_process("ours", said, true, costs, reviewed=sent, normal=0)
+    found = measure_process(said, true, costs, reviewed=sent)
     # Sheet: image 1 machine; 2 review; 3 machine; 4 one false alarm; 5 one miss. Σ = 0.5 + 2 + 10 + 5·0.01 = 12.55.
     assert found["cost"] == pytest.approx(12.55 / 5 * 1000)
     assert (found["misses"], found["false_alarms"], found["reviews"]) == (200, 200, 200)
-    matrix = weighted_confusion(np.array([[1, 1], [2, 1]]), costs, normal=0)
+    matrix = weighted_confusion(np.array([[1, 1], [2, 1]]), costs)
     np.testing.assert_allclose(matrix, [[0, 2 / 5 * 1000], [20 / 5 * 1000, 0]])
 
 
 def test_the_threshold_is_the_cheapest_and_keeps_the_limit():
-    rng = np.random.default_rng(4)
-    certainty, true = np.round(rng.uniform(size=40), 1), np.eye(2, dtype=int)[rng.integers(2, size=40)]
-    said, costs = np.eye(2, dtype=int)[rng.integers(2, size=40)], Costs(3, 1, 1)
-
-    def spent(limit: float) -> float:
-        return measure_process("", said, true, costs, reviewed=certainty < limit)["cost"]
-
-    limits = [*np.unique(certainty), money.NEVER]
-    for most in (1.0, 0.3):
-        allowed = [limit for limit in limits if (certainty < limit).mean() <= most]
-        chosen = choose_threshold(certainty, said, true, costs, most_reviewed=most)
-        assert spent(chosen) == pytest.approx(min(map(spent, allowed)))
-        assert (certainty < chosen).mean() <= most
+    certainty, true = np.array([0.1, 0.2, 0.2, 0.8, 0.9]), np.eye(2, dtype=int)[[0, 0, 0, 1, 1]]
+    said, costs = np.eye(2, dtype=int)[[1, 1, 0, 1, 1]], Costs(3, 1, 1)
+    # Two wrong answers cost 4 each. Sent are none: 8; the first: 4 + 1; the first three: 3; four: 4; all: 5.
+    assert choose_threshold(certainty, said, true, costs) == (0.8, 600)
+    assert choose_threshold(certainty, said, true, costs, most_reviewed=0.3) == (0.2, 1000)
+    assert choose_threshold(certainty, said, true, Costs(3, 1, 0)) == (0.8, 0)
+    assert choose_threshold(certainty, said, true, Costs(100, 1, 50), most_reviewed=0.1)[0] == 0.1  # nobody
 
 
 def test_break_even_points_make_both_equal():
     true = np.eye(2, dtype=int)[[0, 1] * 10]
     said = true.copy()
     said[:4] = said[:4, ::-1]
-    costs = Costs(5, 1, 2)
-    ours = measure_process("ours", said, true, costs, normal=0)
-    people = measure_process("people", true, true, costs, reviewed=np.ones(20, bool), normal=0)
+    costs = Costs(5, 1, 2, normal=0)
+    ours = measure_process(said, true, costs)
+    people = measure_process(true, true, costs, reviewed=np.ones(20, bool))
     at = money.break_even(ours, people, costs, set_up=1200)
-    again = Costs(at["miss"], 1, 2)
-    assert measure_process("", said, true, again, normal=0)["cost"] == pytest.approx(people["cost"])
+    again = Costs(at["miss"], 1, 2, normal=0)
+    assert measure_process(said, true, again)["cost"] == pytest.approx(people["cost"])
     assert at["images_a_month"] * 12 * (people["cost"] - ours["cost"]) / 1000 == pytest.approx(1200)
     assert money.break_even(people, ours, costs, set_up=1200)["images_a_month"] is None
     with pytest.raises(DataError, match="review is -1"):
@@ -127,7 +129,7 @@ def test_break_even_points_make_both_equal():
 
 
 def test_the_planned_sample_shows_the_difference_as_often_as_planned():
-    size = money.sample_size(0.8, 0.7)
+    size = sample_size(0.8, 0.7)
     assert size == 294  # Fleiss, table A.4, without correction
     rng, z = np.random.default_rng(5), 1.959964
     first, second = rng.binomial(size, 0.8, 4000) / size, rng.binomial(size, 0.7, 4000) / size
@@ -171,7 +173,31 @@ def test_an_unchanged_stream_hardly_ever_alarms_and_a_changed_one_does():
     delays = [int(np.argmax(values >= 1 / level)) + 1 if values.max() >= 1 / level else 300 for values in later]
     assert sum(alarms) <= 17  # 99 % of binomial(200, 0.05)
     assert np.median(delays) < 40
-    assert sum(level_of_look(number, level) for number in range(1, 2000)) < level
+
+
+def test_the_kernel_test_is_what_the_formula_says_and_sees_a_crowd():
+    rng = np.random.default_rng(10)
+    before, crowd = rng.normal(size=(120, 8)), rng.normal(size=(60, 8))
+    crowd[:20] = 0.4 + rng.normal(0, 0.05, (20, 8))  # each of them well inside what was there before
+    assert features_p_value(before, crowd, 500) < 0.01
+    unchanged = [features_p_value(*rng.normal(size=(2, 30, 3)), 99, seed) for seed in range(200)]
+    assert 0.01 <= np.mean(np.array(unchanged) <= 0.05) <= 0.1
+    # By hand: of 0, 0 and 1, 1 the median of the squared distances 0, 1, 1, 1, 1, 0 is 1. One of three ways to part the
+    # four in two and two is as far apart as this one: itself, and its mirror.
+    points = np.array([[0.0], [0.0], [1.0], [1.0]])
+    assert features_p_value(points[:2], points[2:], 6000) == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_all_tests_together_alarm_in_few_unchanged_streams():
+    rng, alarms = np.random.default_rng(11), 0
+    for seed in range(60):
+        parts = []
+        for count in (100, 110):
+            features = rng.normal(size=(count, 6))
+            parts.append({"probabilities": rng.dirichlet(np.ones(3), count), "features": features})
+            parts[-1] |= {"distances": np.abs(features[:, :3]), "errors": np.abs(features[:, 3:])}
+        alarms += any(test["alarm"] for test in find_drift(*parts, seed=seed).values())
+    assert alarms <= 8  # 99 % of binomial(60, 0.05)
 
 
 def test_the_cost_explorer_follows_its_sliders():
@@ -185,6 +211,6 @@ def test_the_cost_explorer_follows_its_sliders():
     view.review.value = 2.0
     assert "1,000 images cost 2,000 EUR" in view.sentence
     view.sent.value = 0.0
-    spent = measure_process("", money.answers_of(chances), targets, Costs(10, 2, 2))["cost"]
+    spent = measure_process(decide_each(chances)[1], targets, Costs(10, 2, 2))["cost"]
     assert f"1,000 images cost {spent:,.0f} EUR" in view.sentence
     assert view.error is None

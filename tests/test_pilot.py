@@ -23,6 +23,7 @@ from gcpl_lab.cli.app import app
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.captions import check_captions, name_classes, read_words
+from gcpl_lab.evaluation.monitoring import find_drift
 from gcpl_lab.pilot import Pilot
 from gcpl_lab.pilot.config import write_config
 from gcpl_lab.pilot.data import PilotData
@@ -30,7 +31,6 @@ from gcpl_lab.pilot.explain import CAUSES, likely_causes
 from gcpl_lab.pilot.images import check_images, find_shortcuts
 from gcpl_lab.pilot.page import write_pages
 from gcpl_lab.pilot.verdict import decide, plan_trial
-from gcpl_lab.pilot.watch import find_drift
 
 SETTINGS = {"methods": "gcpl, linear_probe", "shots": 2, "draws": 2, "num_steps": 4, "test_images": 24}
 SECRETS = (b"Copyright of Somebody", b"body 12345")
@@ -370,7 +370,9 @@ def test_captions_and_the_trades_words(tmp_path: Path):
     captions = ("A trainer on a shelf", "two bags", None, "two bags")
     targets = np.array([[1, 0], [1, 0], [1, 1], [0, 1]], np.uint8)
     images = tuple(tmp_path / f"{place}.png" for place in range(4))
-    found = check_captions(MultiLabelSet("made", images, targets, ("sneaker", "bag"), captions, "0" * 64), words)
+    found = check_captions(
+        MultiLabelSet("made", images, targets, ("sneaker", "bag"), captions, "0" * 64), words, tmp_path / "c.csv"
+    )
     assert (found["empty"], found["copied"], found["contradictions"]) == (1, 1, 1)
     assert found["by_class"][0]["covered"]["value"] == 0.5
     assert name_classes(captions, words) == ["A trainer on a shelf, sneaker", "two bags", None, "two bags"]
@@ -387,23 +389,29 @@ def test_the_verdict_follows_its_rules(done: tuple[Pilot, dict[str, Any]]):
         {"name": f"{what} reviewed", "cost": 500.0, "low": 500.0, "high": 500.0} for what in ("everything", "nothing")
     ]
     good = {**found, "chosen": {**found["chosen"], "accuracy": sure}, "processes": cheap}
-    good |= {"coverage": {"high": 0.95}, "reviews": {"low": 0.0, "high": 0.1}, "fit_of_models": {"fit": True}}
+    good |= {
+        "coverage": {**found["coverage"], "high": 0.95},
+        "reviews": {"value": 0.05, "low": 0.0, "high": 0.1},
+        "fit_of_models": {**found["fit_of_models"], "fit": True},
+    }
     assert decide(pilot.config, good)["decision"] == "go"
     unsure = {**good, "chosen": {**good["chosen"], "accuracy": {**sure, "low": 0.5}}}
     assert decide(pilot.config, unsure)["decision"] == "not yet"
-    unfit = decide(pilot.config, {**good, "fit_of_models": {"fit": False}})
+    unfit = decide(pilot.config, {**good, "fit_of_models": {**found["fit_of_models"], "fit": False}})
     assert unfit["decision"] == "no-go"
     assert "larger preset" in unfit["would_change_it"][0]
     assert plan_trial(0.8, 0.8, 1000)["difference"] == 0.05
 
 
 def test_another_class_mix_is_noticed():
-    rng = np.random.default_rng(0)
-    calibration = {"probabilities": np.eye(3)[rng.integers(3, size=90)], "distances": rng.uniform(size=(90, 3))}
-    month = {"probabilities": np.eye(3)[np.zeros(50, int)], "distances": rng.uniform(size=(50, 3))}
-    found = find_drift(calibration, month)
+    rng, parts = np.random.default_rng(0), []
+    for labels in (rng.integers(3, size=90), np.zeros(50, int)):
+        answers = {"probabilities": np.eye(3)[labels], "distances": rng.uniform(size=(len(labels), 3))}
+        parts.append({**answers, "features": rng.normal(size=(len(labels), 4))})
+    found = find_drift(*parts)
     assert found["class mix"]["alarm"]
     assert not found["feature distance"]["alarm"]
+    assert not found["CLIP features"]["alarm"]
 
 
 def test_several_labels(tmp_path: Path):

@@ -12,26 +12,38 @@ import numpy as np
 from gcpl_lab.data.sets import CAPTION_SEPARATOR, MultiLabelSet
 from gcpl_lab.data.tables import read_csv, write_csv
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.evaluation.trust import share_of
 
 Words = Mapping[str, Sequence[str]]
 """Class name to the terms that mean it, its own name first."""
 
 
-def check_captions(images: MultiLabelSet, words: Words) -> dict[str, Any]:
+def check_captions(images: MultiLabelSet, words: Words, corrected: Path) -> dict[str, Any]:
     """Whether captions name what the labels say: coverage, contradictions, empty, copied and short ones.
 
-    ``by_class`` has for each class the share of its captioned images whose captions name it by one of its ``words``,
-    and the number of captions that name it where it is absent.
+    Args:
+        images: With captions; their own list is left as it is.
+        words: The terms that name each class.
+        corrected: A list to write: captions with the trade's words explained, and notes on what contradicts the labels.
+
+    Returns:
+        Counts, and ``by_class`` for each class the share of its captioned images whose captions name it, and the number
+        of captions that name it where it is absent.
     """
     texts = [" ".join((caption or "").lower().split()) for caption in images.captions]
     named = np.array([[_names(text, words[name]) for name in images.class_names] for text in texts], bool)
     present, there = images.targets.astype(bool), np.array([bool(text) for text in texts])
-    wrong, by_class = named & ~present, []
+    wrong, by_class, rows = named & ~present, [], []
     for label, name in enumerate(images.class_names):
-        shown = present[:, label] & there
-        share = share_with_interval(int(named[shown, label].sum()), int(shown.sum()))._asdict() if shown.any() else None
+        hits = named[present[:, label] & there, label]
+        share = share_of(hits) if len(hits) else None
         by_class.append({"class": name, "covered": share, "contradictions": int(wrong[:, label].sum())})
+    for place, caption in enumerate(name_classes(images.captions, words)):
+        labels, absent = (np.array(images.class_names)[mask[place]] for mask in (present, wrong))
+        note = f"names {' and '.join(absent)}, which the labels do not" if len(absent) else ""
+        row = {"file_name": images.images[place].name, "labels": ";".join(labels), "caption": caption or ""}
+        rows.append({**row, "note": note if caption else "no caption"})
+    write_csv(corrected, rows)
     plain = [text for text in texts if text]
     different = set(plain)
     return {
@@ -43,21 +55,6 @@ def check_captions(images: MultiLabelSet, words: Words) -> dict[str, Any]:
         "contradictions": int(wrong.any(axis=1).sum()),
         "by_class": by_class,
     }
-
-
-def write_corrected(images: MultiLabelSet, words: Words, path: Path) -> Path:
-    """The list of images with the trade's words explained in their captions, and a note on what contradicts its labels.
-
-    It stands beside the original, which is left as it is.
-    """
-    rows = []
-    for path_of, row, caption in zip(images.images, images.targets, name_classes(images.captions, words), strict=True):
-        labels = [name for name, has in zip(images.class_names, row, strict=True) if has]
-        wrong = [name for name in images.class_names if name not in labels and _names(caption or "", words[name])]
-        note = f"names {' and '.join(wrong)}, which the labels do not" if wrong else "" if caption else "no caption"
-        entry = {"file_name": path_of.name, "labels": ";".join(labels), "caption": caption or "", "note": note}
-        rows.append(entry)
-    return write_csv(path, rows)
 
 
 def _names(text: str, terms: Sequence[str]) -> bool:
@@ -77,11 +74,6 @@ def read_words(file: Path | None, class_names: Sequence[str]) -> dict[str, list[
             raise DataError(f"{file}, line {line}: term {row['term']!r} of class {row['class']!r}; {expected}")
         words[row["class"]].append(row["term"].strip())
     return words
-
-
-def prompt_names(words: Words) -> tuple[str, ...]:
-    """What class prompts are called: the class, and up to two of the trade's words for it."""
-    return tuple(", ".join(terms[:3]) for terms in words.values())
 
 
 def name_classes(captions: Sequence[str | None], words: Words) -> list[str | None]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
@@ -32,9 +31,11 @@ class Costs:
     false_alarm: float
     review: float
     machine: float = 0.0
+    normal: int | None = None  # the class that means that nothing was found
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in ("miss", "false_alarm", "review", "machine"):
+            value = getattr(self, name)
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise DataError(f"costs: {name} is {value!r}; expected an amount of money, 0 or more")
 
@@ -52,76 +53,55 @@ def count_mistakes(
 
 
 def measure_process(
-    name: str,
-    answers: np.ndarray,
-    targets: np.ndarray,
-    costs: Costs,
-    *,
-    reviewed: np.ndarray | None = None,
-    normal: int | None = None,
+    answers: np.ndarray, targets: np.ndarray, costs: Costs, reviewed: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Misses · C_miss + false alarms · C_false + reviews · C_review + machine, per thousand images.
 
     Args:
-        name: Of the process.
         answers, targets: 0/1 (image, class).
         costs: Of one of each.
         reviewed: bool (image,): sent to a person, who is taken to be right; none by default.
-        normal: The class that means that nothing was found.
 
     Returns:
-        ``name``; ``cost``, with its 95 % interval over the images from ``low`` to ``high``, ``misses``,
-        ``false_alarms`` and ``reviews``, all per thousand images; ``num_images``.
+        ``cost``, with its 95 % interval over the images from ``low`` to ``high``, ``misses``, ``false_alarms`` and
+        ``reviews``, all per thousand images; ``num_images``.
     """
-    misses, alarms = count_mistakes(answers, targets, normal)
+    misses, alarms = count_mistakes(answers, targets, costs.normal)
     sent = np.zeros(len(misses), bool) if reviewed is None else np.asarray(reviewed, bool)
     misses, alarms = np.where(sent, 0, misses), np.where(sent, 0, alarms)
     each = misses * costs.miss + alarms * costs.false_alarm + sent * costs.review + costs.machine
     mean, low, high = mean_with_interval(each)
     # A cost cannot fall below 0, whatever an interval by Student's t says.
-    row: dict[str, Any] = {"name": name, "cost": PER * mean, "low": PER * max(0.0, low), "high": PER * high}
+    row: dict[str, Any] = {"cost": PER * mean, "low": PER * max(0.0, low), "high": PER * high}
     counts = {"misses": misses, "false_alarms": alarms, "reviews": sent}
     return row | {key: float(PER * values.mean()) for key, values in counts.items()} | {"num_images": len(each)}
 
 
 def choose_threshold(
-    certainty: np.ndarray,
-    answers: np.ndarray,
-    targets: np.ndarray,
-    costs: Costs,
-    *,
-    most_reviewed: float = 1.0,
-    normal: int | None = None,
-) -> float:
-    """The certainty below which an image goes to a person, with the least cost on calibration images.
+    certainty: np.ndarray, answers: np.ndarray, targets: np.ndarray, costs: Costs, most_reviewed: float = 1.0
+) -> tuple[float, float]:
+    """The certainty below which an image goes to a person, with the least cost on calibration images, and that cost.
 
     Args:
         certainty: (image,), larger where an answer is surer.
-        answers, targets, costs, normal: See :func:`measure_process`; of calibration images, never of test images.
+        answers, targets, costs: See :func:`measure_process`; of calibration images, never of test images.
         most_reviewed: At most this share of the calibration images may be sent, 0 to 1.
-
-    Returns:
-        A threshold t: ``certainty < t`` is sent. 0 or less sends none, ``NEVER`` all.
     """
-    misses, alarms = count_mistakes(answers, targets, normal)
-    mistakes = misses * costs.miss + alarms * costs.false_alarm
-    order = np.argsort(certainty, kind="stable")
-    # Cost of sending the k least certain images, k = 0 ... n.
-    spent = np.arange(len(order) + 1) * costs.review + mistakes.sum() - np.append(0, np.cumsum(mistakes[order]))
-    thresholds = np.append(certainty[order], NEVER)
-    # Images of the same certainty go together, and no more than allowed.
-    possible = [True, *(np.diff(certainty[order]) > 0).tolist(), True]
-    allowed = np.array(possible) & (np.arange(len(order) + 1) <= most_reviewed * len(order))
-    return float(thresholds[np.where(allowed, spent, np.inf).argmin()])
+    spent = {
+        float(limit): float(measure_process(answers, targets, costs, certainty < limit)["cost"])
+        for limit in (*np.unique(certainty), NEVER)
+        if (certainty < limit).mean() <= most_reviewed
+    }
+    return min(spent.items(), key=lambda item: item[1])
 
 
-def weighted_confusion(confusion: np.ndarray, costs: Costs, normal: int | None = None) -> np.ndarray:
+def weighted_confusion(confusion: np.ndarray, costs: Costs) -> np.ndarray:
     """Money per thousand images that goes into each cell of a confusion matrix of counts (true class, answer)."""
-    num_classes = len(confusion)
-    truth, answer = np.indices((num_classes, num_classes))
-    price = costs.miss * (truth != (-1 if normal is None else normal))
-    price = price + costs.false_alarm * (answer != (-1 if normal is None else normal))
-    return np.asarray(np.where(truth == answer, 0.0, price) * confusion * PER / max(1, confusion.sum()))
+    classes = np.eye(len(confusion))
+    truth, answer = np.indices(confusion.shape).reshape(2, -1)
+    misses, alarms = count_mistakes(classes[answer], classes[truth], costs.normal)
+    price = (misses * costs.miss + alarms * costs.false_alarm).reshape(confusion.shape)
+    return np.asarray(price * confusion * PER / max(1, confusion.sum()))
 
 
 def break_even(
@@ -139,32 +119,13 @@ def break_even(
     return {"miss": miss if miss >= 0 else None, "images_a_month": set_up / (saved * months) if saved > 0 else None}
 
 
-def certainty_of(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
-    """How sure an answer is, (image,): the largest probability, or how far the label nearest to its threshold lies.
+def decide_each(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How sure a method is of each image, (image,), and what it answers, uint8 (image, class).
 
-    Args:
-        probabilities: (image, class).
-        thresholds: (class,), of images with several labels.
+    The most probable class and its probability; with ``thresholds`` (class,), of images with several labels, all labels
+    at or above theirs, and how far the label nearest to its threshold lies.
     """
     if thresholds is None:
-        return np.asarray(probabilities.max(axis=1))
-    return np.asarray(np.abs(probabilities - thresholds).min(axis=1))
-
-
-def answers_of(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
-    """uint8 (image, class): the most probable class, or all labels at or above their thresholds."""
-    if thresholds is None:
-        return np.asarray(np.eye(probabilities.shape[1], dtype=np.uint8)[probabilities.argmax(axis=1)])
-    return (probabilities >= thresholds).astype(np.uint8)
-
-
-def sample_size(first: float, second: float, *, level: float = 0.05, power: float = 0.8) -> int:
-    """Images in each arm of a split run that show the difference of two shares, two-sided.
-
-    Source: Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, equation 4.14 (no correction)
-    """
-    if not (0 < first < 1 and 0 < second < 1) or first == second:
-        raise DataError(f"shares are {first} and {second}; expected two different numbers between 0 and 1")
-    mean, wanted, found = (first + second) / 2, norm.ppf(1 - level / 2), norm.ppf(power)
-    spread = wanted * (2 * mean * (1 - mean)) ** 0.5 + found * (first * (1 - first) + second * (1 - second)) ** 0.5
-    return math.ceil((spread / (first - second)) ** 2)
+        answers = np.eye(probabilities.shape[1], dtype=np.uint8)[probabilities.argmax(axis=1)]
+        return np.asarray(probabilities.max(axis=1)), np.asarray(answers)
+    return np.abs(probabilities - thresholds).min(axis=1), (probabilities >= thresholds).astype(np.uint8)

@@ -16,6 +16,9 @@ from gcpl_lab.data.multilabel import head_medium_tail
 from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.metrics import NUM_BINS
+from gcpl_lab.evaluation.separation import Estimate
+
+NUM_BOOTSTRAP = 200
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray, probabilities: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +58,14 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     if not known:
         raise DataError("no class has a positive image, so there is no average precision; check the targets")
     return float(np.mean(known))
+
+
+def map_with_interval(scores: np.ndarray, targets: np.ndarray) -> Estimate:
+    """The same with its 95 % interval over images, by bootstrap."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(len(targets), size=len(targets)) for _ in range(NUM_BOOTSTRAP)]
+    values = [mean_average_precision(scores[rows], targets[rows]) for rows in drawn if targets[rows].any()]
+    return Estimate(mean_average_precision(scores, targets), *np.percentile(values, [2.5, 97.5]).tolist())
 
 
 def multilabel_report(

@@ -10,20 +10,15 @@ from sklearn.metrics import roc_auc_score
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
-from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.evaluation.trust import share_of
 
 Answers = Mapping[str, np.ndarray]
 
 
 def novelty_scores(answers: Answers, known: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores (image,), larger for stranger images, of a model that knows only some classes.
+    """Scores (image,), larger for stranger images, of a model that knows only the ``known`` classes, bool (class,).
 
     Prompts of a class are learned from its own images, so leaving a class out afterwards leaves out its column.
-
-    Args:
-        answers: ``probabilities``, ``distances`` to the nearest exemplar of each class in CLIP's features and, of a
-            denoiser, ``errors``: (image, class) each.
-        known: bool (class,).
     """
     rest = answers["probabilities"][:, known]
     found = {"probability": 1 - (rest / np.maximum(rest.sum(axis=1, keepdims=True), 1e-12)).max(axis=1)}
@@ -36,13 +31,13 @@ def measure_novelty(
     calibration_labels: np.ndarray,
     test: Answers,
     test_labels: np.ndarray,
-    *,
     most_refused: float = 0.05,
 ) -> dict[str, Any]:
     """Leave each class out in turn, choose the score and its threshold on calibration images, judge on test images.
 
     Args:
-        calibration, test: As for :func:`novelty_scores`, with labels int (image,).
+        calibration, test: ``probabilities``, ``distances`` to the nearest exemplar of each class in CLIP's features
+            and, of a denoiser, ``errors``: (image, class) each, with labels int (image,).
         most_refused: Share of known images that may be called unknown, which sets the threshold.
 
     Returns:
@@ -52,23 +47,20 @@ def measure_novelty(
     num_classes = calibration["probabilities"].shape[1]
     if num_classes < 3:
         raise DataError(f"{num_classes} classes: leaving one out leaves nothing to tell apart; expected 3 or more")
-    areas: dict[str, list[list[float]]] = {}
-    beyond: dict[str, list[list[list[int]]]] = {}
+    found: dict[str, list[Any]] = {}
     for left in range(num_classes):
         known = np.arange(num_classes) != left
         before, now = (novelty_scores(answers, known) for answers in (calibration, test))
         strange_before, strange = (labels == left for labels in (calibration_labels, test_labels))
-        if not (0 < strange_before.sum() < len(strange_before) and 0 < strange.sum() < len(strange)):
+        if not (strange_before.any() and strange.any()):
             continue
         for score, values in now.items():
-            area = [roc_auc_score(strange_before, before[score]), roc_auc_score(strange, values)]
-            areas.setdefault(score, []).append(area)
             above = values > np.quantile(before[score][~strange_before], 1 - most_refused, method="higher")
-            counts = [[int((above & part).sum()), int(part.sum())] for part in (strange, ~strange)]
-            beyond.setdefault(score, []).append(counts)
-    chosen = max(areas, key=lambda score: float(np.mean(areas[score], axis=0)[0]))
-    auroc = {score: mean_with_interval(np.array(values)[:, 1])._asdict() for score, values in areas.items()}
-    noticed, refused = (share_with_interval(*counts)._asdict() for counts in np.sum(beyond[chosen], axis=0).tolist())
-    ends = {"auroc": auroc[chosen]["value"], "low": auroc[chosen]["low"], "high": auroc[chosen]["high"]}
+            areas = roc_auc_score(strange_before, before[score]), roc_auc_score(strange, values)
+            found.setdefault(score, []).append((*areas, above[strange], above[~strange]))
+    chosen = max(found, key=lambda score: float(np.mean([entry[0] for entry in found[score]])))
+    scores = {score: mean_with_interval(np.array([entry[1] for entry in found[score]]))._asdict() for score in found}
+    noticed, refused = (share_of(np.concatenate([entry[part] for entry in found[chosen]])) for part in (2, 3))
+    ends = {"auroc": scores[chosen]["value"], "low": scores[chosen]["low"], "high": scores[chosen]["high"]}
     shares = {"noticed": noticed, "refused": refused, "most_refused": most_refused}
-    return {"score": chosen, **ends, "scores": auroc, **shares, "num_classes": num_classes}
+    return {"score": chosen, **ends, "scores": scores, **shares, "num_classes": num_classes}

@@ -17,18 +17,7 @@ from scipy.stats import t as student_t
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.multilabel import check_scores
 from gcpl_lab.evaluation.separation import Estimate
-from gcpl_lab.evaluation.trust import share_with_interval
-
-
-def limit_of(chances: np.ndarray, promised: float) -> float:
-    """The smallest probability of a true class that belongs to a set: of n + 1 with a new one, so many lie above it.
-
-    Args:
-        chances: Of the true classes of calibration images, (image,); where they are too few for the promise, 0.
-        promised: Between 0 and 1.
-    """
-    place = math.floor((len(chances) + 1) * (1 - promised) + 1e-9)  # so many may lie below
-    return float(np.sort(chances)[place - 1]) if place else 0.0
+from gcpl_lab.evaluation.trust import share_of
 
 
 def predict_sets(
@@ -51,32 +40,30 @@ def predict_sets(
         bool (image, class); a row may be empty, where no class is likely enough.
 
     Raises:
-        DataError: No calibration images, too few for the promise, or probabilities of another number of classes.
+        DataError: A promise that so few calibration images cannot carry, or probabilities of other classes.
     """
     calibration, targets = check_scores(calibration, targets, probabilities=True)
     if probabilities.ndim != 2 or probabilities.shape[1] != calibration.shape[1]:
-        raise DataError(
-            f"probabilities have the shape {probabilities.shape} and the calibration's {calibration.shape}; expected "
-            "the same classes in both"
-        )
+        shapes = f"{probabilities.shape} and the calibration's {calibration.shape}"
+        raise DataError(f"probabilities have the shape {shapes}; expected the same classes in both")
     has = targets.astype(bool)
-    check_promise(promised, int(has.any(axis=1).sum()))
-    if not by_label:
-        return np.asarray(probabilities >= limit_of(calibration[has], promised))
-    columns = zip(calibration.T, has.T, strict=True)
-    return np.asarray(probabilities >= [limit_of(chances[there], promised) for chances, there in columns])
-
-
-def check_promise(promised: float, num_images: int) -> None:
-    """Refuse, by a DataError, a coverage that so few calibration images cannot carry."""
-    if not 0 < promised < 1:
-        raise DataError(f"the promised coverage is {promised}; expected a number between 0 and 1, such as 0.9")
+    num_images = int(has.any(axis=1).sum())
     least = smallest_error_rate(num_images)
-    if 1 - promised < least:
+    if not least <= 1 - promised < 1:
         raise DataError(
             f"{num_images} calibration images cannot promise a coverage of {promised:.1%}: the smallest error rate "
             f"that they carry is {least:.1%}; promise less, or calibrate on more images"
         )
+    if not by_label:
+        return np.asarray(probabilities >= _limit(calibration[has], promised))
+    columns = zip(calibration.T, has.T, strict=True)
+    return np.asarray(probabilities >= [_limit(chances[there], promised) for chances, there in columns])
+
+
+def _limit(chances: np.ndarray, promised: float) -> float:
+    """The smallest probability of a true class that belongs to a set; 0 where too few images carry the promise."""
+    place = math.floor((len(chances) + 1) * (1 - promised) + 1e-9)  # so many of them and a new one may lie below
+    return float(np.sort(chances)[place - 1]) if place else 0.0
 
 
 def smallest_error_rate(num_images: int) -> float:
@@ -99,16 +86,14 @@ def measure_coverage(sets: np.ndarray, targets: np.ndarray, promised: float) -> 
     if sets.shape != targets.shape or not targets.any():
         raise DataError(f"sets have the shape {sets.shape} and targets {targets.shape}; expected one shape, and labels")
     sets, targets = sets[targets.any(axis=1)], targets[targets.any(axis=1)]
-    held, there = (sets & targets).sum(axis=0), targets.sum(axis=0)
-    counts = zip(held.tolist(), there.tolist(), strict=True)
-    shares = [share_with_interval(*pair)._asdict() if pair[1] else None for pair in counts]
+    columns = zip(sets.T, targets.T, strict=True)
+    shares = [share_of(held[there]) if there.any() else None for held, there in columns]
     recalls, sizes = (sets & targets).sum(axis=1) / targets.sum(axis=1), sets.sum(axis=1)
     single = bool((targets.sum(axis=1) == 1).all())
-    whole = share_with_interval(int(recalls.sum()), len(sets)) if single else mean_with_interval(recalls)
-    found: dict[str, Any] = {"promised": promised, "measured": whole.value, "low": whole.low, "high": whole.high}
+    whole = share_of(recalls) if single else mean_with_interval(recalls)._asdict()
+    found: dict[str, Any] = {"promised": promised, "measured": whole.pop("value"), **whole, "num_images": len(sets)}
     shown = {"mean_size": sizes, "single": sizes == 1, "empty": sizes == 0}
-    means = {name: float(values.mean()) for name, values in shown.items()}
-    return found | {"num_images": len(sets), "by_class": shares, **means}
+    return found | {"by_class": shares} | {name: float(values.mean()) for name, values in shown.items()}
 
 
 def mean_with_interval(values: np.ndarray) -> Estimate:

@@ -28,6 +28,11 @@ def share_with_interval(num_right: int, num_all: int) -> Estimate:
     return Estimate(num_right / num_all, float(interval.low), float(interval.high))
 
 
+def share_of(hits: np.ndarray) -> dict[str, float]:
+    """The same of bool (image,), as plain values for JSON."""
+    return share_with_interval(int(np.sum(hits)), len(hits))._asdict()
+
+
 @dataclass(frozen=True)
 class ShiftPoint:
     """One method at one severity of one kind of shift."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gcpl_lab.data.multilabel import head_medium_tail, replace_captions, split_validation
-from gcpl_lab.evaluation.multilabel import mean_average_precision
+from gcpl_lab.evaluation.multilabel import map_with_interval
 from gcpl_lab.evaluation.separation import Estimate
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.lmpt.batches import encode_captions
@@ -32,7 +32,6 @@ CONTROLS = ("LMPT, shuffled captions",)
 CAPTIONS = "captions.safetensors"
 HELD_OUT = 0.4
 """Share of the training images whose captions are kept from training, so that rare classes have some."""
-NUM_BOOTSTRAP = 200
 LEAST = 3
 """Captions with and without a class that hills are drawn of."""
 
@@ -91,13 +90,10 @@ def _epochs(
 
 
 def _tail_map(scores: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> Estimate:
-    """Mean average precision of some classes, with a bootstrap interval over the test images."""
+    """Mean average precision of some classes, with its interval over the test images."""
     if not len(labels):
         return Estimate(np.nan, np.nan, np.nan)
-    scores, targets, rng = scores[:, labels], targets[:, labels], np.random.default_rng(0)
-    drawn = [rng.integers(len(targets), size=len(targets)) for _ in range(NUM_BOOTSTRAP)]
-    values = [mean_average_precision(scores[rows], targets[rows]) for rows in drawn if targets[rows].any()]
-    return Estimate(mean_average_precision(scores, targets), *np.percentile(values, [2.5, 97.5]).tolist())
+    return map_with_interval(scores[:, labels], targets[:, labels])
 
 
 def keep_captions(path: str | Path, found: Arrays, class_names: Sequence[str]) -> None:

@@ -71,9 +71,9 @@ class PilotConfig(Settings):
         """Without blanks, each once."""
         return list(dict.fromkeys(name.strip() for name in self.methods.split(",") if name.strip()))
 
-    def costs(self, seconds_an_image: float = 0.0) -> Costs:
+    def costs(self, seconds_an_image: float = 0.0, normal: int | None = None) -> Costs:
         """Money for one of each, and for this machine's seconds on an image."""
-        return Costs(self.miss, self.false_alarm, self.review, self.machine_hour * seconds_an_image / 3600)
+        return Costs(self.miss, self.false_alarm, self.review, self.machine_hour * seconds_an_image / 3600, normal)
 
 
 def write_config(folder: Path, images: str, kind: str, preset: str) -> Path:

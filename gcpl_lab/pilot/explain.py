@@ -1,4 +1,4 @@
-"""What went wrong? An error that a person reports, looked at from five sides; and which corrections teach most."""
+"""What went wrong? An error that a person reports, looked at from five sides; corrections, and which teach most."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from gcpl_lab.baselines.features import LinearProbe
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.data.tables import write_csv
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.costs import answers_of, certainty_of
+from gcpl_lab.evaluation.costs import decide_each
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
-from gcpl_lab.pilot.data import PilotData, targets_of
+from gcpl_lab.pilot.data import CORRECTIONS, PilotData, read_labels, targets_of
 from gcpl_lab.pilot.trials import Judge
+from gcpl_lab.storage import file_checksum, write_atomically
 from gcpl_lab.views import style
 from gcpl_lab.views.evidence import plot_error_map
 
@@ -34,13 +36,11 @@ CAUSES = {
 NEAREST, ROUNDS = 5, 5
 
 
-def explain_error(
-    judge: Judge, calibration: Mapping[str, np.ndarray], data: PilotData, image: str | Path, truth: str
-) -> dict[str, Any]:
+def explain_error(judge: Judge, data: PilotData, image: str | Path, truth: str) -> dict[str, Any]:
     """Why an image was answered wrongly, as far as numbers tell.
 
     Args:
-        judge: The method taken, with its answers on the ``calibration`` images.
+        judge: The method taken, with its answers on the calibration images.
         data: Of the pilot.
         image: A file.
         truth: What a person says it is; with several labels, one that was missed or is not there.
@@ -49,41 +49,43 @@ def explain_error(
         ``answer``, ``certainty``, ``nearest`` exemplars, ``evidence`` for both classes, ``co_occurring`` classes,
         ``stranger_than`` (share of the calibration images), and the likely ``causes``, the likeliest first.
     """
-    names = data.class_names
-    if truth not in names:
+    names, calibration = np.array(data.class_names), judge.answers[0]
+    if truth not in data.class_names:
         raise DataError(f"{truth!r} is no class of this pilot; expected one of {', '.join(names)}")
-    found, wanted = judge.answer([image]), names.index(truth)
-    chances, held = found["probabilities"][0], targets_of(judge.exemplars).astype(bool)
-    said, similar = int(chances.argmax()), (judge.encode([image]) @ judge.features[0].T)[0].numpy()
+    found, wanted = judge.answer([image]), data.class_names.index(truth)
+    chances, held, targets = found["probabilities"][0], targets_of(judge.exemplars) == 1, targets_of(data.pool)
+    known, said = judge.features[0].numpy(), int(chances.argmax())
+    similar = known @ found["features"][0]
     order = np.argsort(-similar, kind="stable")[:NEAREST]
-    together = targets_of(data.pool)[targets_of(data.pool)[:, wanted] == 1].sum(axis=0)
-    sure = float(certainty_of(found["probabilities"], judge.thresholds)[0])
-    stranger = float((calibration["distances"].min(axis=1) < found["distances"][0].min()).mean())
-    texts = judge.clip.encode_texts([f"a photo of a {name}" for name in names])
-    named = (texts @ judge.features[0].T).argmax(0).numpy()
+    (sure,), (answers,) = decide_each(found["probabilities"], judge.thresholds)
+    stranger = float((calibration["distances"].min(axis=1) < found["distances"].min()).mean())
+    texts = judge.clip.encode_texts([f"a photo of a {name}" for name in names]).numpy()
     likely = likely_causes(
         stranger_than=stranger,
-        sure=sure,
+        sure=float(sure),
         nearest_agree=float(np.mean(held[order, said] & ~held[order, wanted])),
         look_alikes=said != wanted and said == _rival(data, calibration["probabilities"], wanted),
         came_second=said == wanted or int(np.argsort(-chances)[1]) == wanted,
-        misnamed=float((named[held[:, wanted]] != wanted).mean()),
+        misnamed=float(((texts @ known.T).argmax(axis=0)[held[:, wanted]] != wanted).mean()),
     )
-    evidence = {f"probability of {names[label]}": float(chances[label]) for label in dict.fromkeys([wanted, said])}
-    for label in dict.fromkeys([wanted, said]) if "errors" in found else ():
-        evidence[f"denoising error under {names[label]}"] = float(found["errors"][0, label])
-    answers = answers_of(found["probabilities"], judge.thresholds)[0]
-    near = [(judge.exemplars.images[place].name, _named(names, held[place]), float(similar[place])) for place in order]
-    partners = {names[label]: int(together[label]) for label in np.argsort(-together) if label != wanted}
+    evidence = {}
+    for label in dict.fromkeys([wanted, said]):
+        evidence[f"probability of {names[label]}"] = float(chances[label])
+        if "errors" in found:
+            evidence[f"denoising error under {names[label]}"] = float(found["errors"][0, label])
+    together = targets[targets[:, wanted] == 1].sum(axis=0)
+    partners = [label for label in np.argsort(-together)[:4] if label != wanted and together[label]]
+    files = judge.exemplars.images
+    near = [(files[place].name, names[held[place]].tolist(), float(similar[place])) for place in order]
     return {
         "file": Path(image).name,
         "truth": truth,
-        "answer": _named(names, answers),
-        "likeliest": names[said],
-        "certainty": sure,
+        "answer": names[answers == 1].tolist(),
+        "likeliest": data.class_names[said],
+        "certainty": float(sure),
         "nearest": [dict(zip(("file", "classes", "similarity"), entry, strict=True)) for entry in near],
         "evidence": evidence,
-        "co_occurring": {name: count for name, count in list(partners.items())[:3] if count},
+        "co_occurring": {data.class_names[label]: int(together[label]) for label in partners},
         "stranger_than": stranger,
         "causes": [{"cause": cause, "do": CAUSES[cause]} for cause in likely],
     }
@@ -112,6 +114,15 @@ def likely_causes(
     return likely or ["threshold"]
 
 
+def _rival(data: PilotData, probabilities: np.ndarray, wanted: int) -> int | None:
+    """The class that calibration images of a class are most often taken for; None where they never are."""
+    if not isinstance(data.calibration, ImageSet):
+        return None
+    taken = probabilities[data.calibration.labels == wanted].argmax(axis=1)
+    counts = np.bincount(taken[taken != wanted], minlength=probabilities.shape[1])
+    return int(counts.argmax()) if counts.any() else None
+
+
 def draw_evidence(
     judge: Judge, names: Sequence[str], image: str | Path, truth: str, answer: str, num_samples: int = 64
 ) -> Figure | None:
@@ -127,20 +138,28 @@ def draw_evidence(
     return figure
 
 
-def _named(names: Sequence[str], chosen: np.ndarray) -> list[str]:
-    return [name for name, has in zip(names, chosen, strict=True) if has]
+def add_corrections(
+    judge: Judge, data: PilotData, labels: Mapping[str, list[str]], images: Path, folder: Path, most: int
+) -> list[str]:
+    """Take reviewed files, the least sure first, into ``corrections.csv`` of a pilot's ``folder``; their names."""
+    target, single = folder / CORRECTIONS, isinstance(data.pool, ImageSet)
+    kept = read_labels(target, data.class_names, single) if target.is_file() else {}
+    files = {images / name: named for name, named in labels.items() if (images / name).is_file()}
+    places = {path: f"corrections/{file_checksum(path)[:16]}.png" for path in files}
+    new = [path for path in files if places[path] not in kept]
+    if not new:
+        raise DataError(f"{images}: has none of the reviewed files that was not taken before; nothing to learn from")
+    sure, _ = decide_each(judge.answer(new)["probabilities"], judge.thresholds)
+    chosen = [new[place] for place in np.argsort(sure, kind="stable")[:most]]
+    for path in chosen:
+        image = read_image(path)
+        write_atomically(folder / places[path], lambda to, image=image: image.save(to, format="PNG"))  # type: ignore[misc]
+        kept[places[path]] = files[path]
+    write_csv(target, [{"file": file, "label": ";".join(named)} for file, named in kept.items()])
+    return [path.name for path in chosen]
 
 
-def _rival(data: PilotData, probabilities: np.ndarray, wanted: int) -> int | None:
-    """The class that calibration images of a class are most often taken for; None where they never are."""
-    if not isinstance(data.calibration, ImageSet):
-        return None
-    taken = probabilities[data.calibration.labels == wanted].argmax(axis=1)
-    counts = np.bincount(taken[taken != wanted], minlength=probabilities.shape[1])
-    return int(counts.argmax()) if counts.any() else None
-
-
-def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed: int = 0) -> dict[str, Any]:
+def compare_teaching(judge: Judge, data: PilotData, seed: int = 0, num_draws: int = 5) -> dict[str, Any]:
     """Do corrections that are chosen teach more than random ones? Five rounds, a linear probe, accuracy on test images.
 
     In every round the images of the pool that the probe is least sure of join the exemplars; beside it as many at
@@ -152,8 +171,7 @@ def compare_teaching(judge: Judge, data: PilotData, *, num_draws: int = 5, seed:
         holds too few images.
     """
     num_classes, pool = len(data.class_names), data.pool
-    spare = len(pool) - len(judge.exemplars)
-    per_round = min(num_classes, spare // (2 * ROUNDS))
+    per_round = min(num_classes, (len(pool) - len(judge.exemplars)) // (2 * ROUNDS))
     if not isinstance(pool, ImageSet) or per_round < 1:
         return {}
     views, labels = judge.experiment.views, torch.from_numpy(pool.labels)

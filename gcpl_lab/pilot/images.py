@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from gcpl_lab.data.duplicates import find_duplicates, hash_images
-from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.readers import list_lines, read_image
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.evaluation.fit_of_models import LOGISTIC, cross_validate
 from gcpl_lab.pilot.data import PilotData, rarest_labels, targets_of
 
 SHORTCUT_IMAGES = 400
@@ -74,23 +69,17 @@ def find_shortcuts(files: Sequence[Path], labels: np.ndarray, seed: int = 0) -> 
     """
     chosen = np.sort(np.random.default_rng([seed, 71]).permutation(len(files))[:SHORTCUT_IMAGES])
     files, labels = [files[place] for place in chosen], labels[chosen]
-    kinds, ids, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(kinds) < 2 or counts.min() < 2:
+    counts = np.bincount(labels)
+    if np.count_nonzero(counts) < 2 or counts[counts > 0].min() < 2:
         return []
-    folds = cross_validation_folds(ids, min(4, int(counts.min())), seed)
-    largest, found = float(counts.max() / len(labels)), []
     folders, cues = sorted({path.parent for path in files}), dict(CUES)
     pairs = {(path.parent, label) for path, label in zip(files, labels.tolist(), strict=True)}
     if 1 < len(folders) <= MOST_FOLDERS and len(pairs) > len(folders):
         cues["folder"] = lambda path: [float(path.parent == folder) for folder in folders]
-    for cue, describe in cues.items():
-        values = np.array([describe(path) for path in files], np.float64)
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        right = int((cross_val_predict(model, values, labels, cv=folds) == labels).sum())
-        share = share_with_interval(right, len(labels))
-        entry = {"cue": cue, "accuracy": share._asdict(), "largest_class": largest, "num_images": len(labels)}
-        found.append({**entry, "warning": bool(share.low > largest)})
-    return found
+    inputs = {cue: (LOGISTIC, np.array([cues[cue](path) for path in files], np.float64)) for cue in cues}
+    largest, shares = float(counts.max() / len(labels)), cross_validate(inputs, labels, seed)
+    same = {"largest_class": largest, "num_images": len(labels)}
+    return [{"cue": cue, "accuracy": shares[cue], **same, "warning": shares[cue]["low"] > largest} for cue in cues]
 
 
 def _border(path: Path) -> list[float]:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
+from gcpl_lab.data.framing import frame
 from gcpl_lab.data.readers import read_image
-from gcpl_lab.data.sets import ImageSet
-from gcpl_lab.pilot.data import PilotData
+from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.storage import write_text
 from gcpl_lab.views import pilot as figures
 from gcpl_lab.views import style
-from gcpl_lab.views.evidence import plot_sample_grid
 from gcpl_lab.views.slides import Deck, Provenance, to_slide
 
-SHOWN_IMAGES, MOST_SHOWN_CLASSES = 4, 8
+MOST_SHOWN_CLASSES, SHOWN_IMAGES, SIDE = 40, 4, 72
 Makers = Mapping[str, Callable[[], Figure]]
 
 
@@ -47,15 +47,10 @@ def amount(value: float | None, currency: str = "") -> str:
 
 def render(template: str, **values: Any) -> str:
     """A template of this room; only pages are escaped."""
-    environment = Environment(
-        loader=PackageLoader("gcpl_lab.pilot", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=template.endswith(".html.j2"),
-    )
-    environment.filters |= {"share": share, "points": points, "amount": amount}
-    return environment.get_template(template).render(**values)
+    loader, page = PackageLoader("gcpl_lab.pilot", "."), template.endswith(".html.j2")
+    pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=page)
+    pages.filters |= {"share": share, "points": points, "amount": amount}
+    return pages.get_template(template).render(**values)
 
 
 def draw_png(draw: Callable[[], Figure]) -> str:
@@ -66,19 +61,33 @@ def draw_png(draw: Callable[[], Figure]) -> str:
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def figure_makers(found: Mapping[str, Any], data: PilotData) -> dict[str, Callable[[], Figure]]:
+def show_classes(data: PilotData) -> list[tuple[str, str]]:
+    """Name and some images of each class, as one PNG in base64, at most of ``MOST_SHOWN_CLASSES``.
+
+    They are decoded and put together anew, so that nothing of a file but its pixels is copied.
+    """
+    found, targets = [], targets_of(data.pool)
+    for label, name in list(enumerate(data.class_names))[:MOST_SHOWN_CLASSES]:
+        shown = [read_image(data.pool.images[place]) for place in np.flatnonzero(targets[:, label])[:SHOWN_IMAGES]]
+        tiles, stream = [np.asarray(frame(image, "pad").resize((SIDE, SIDE))) for image in shown], io.BytesIO()
+        Image.fromarray(np.hstack(tiles)).save(stream, format="PNG")
+        found.append((name, base64.b64encode(stream.getvalue()).decode("ascii")))
+    return found
+
+
+def figure_makers(found: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
     """Every figure that this pilot has, by name."""
-    config, names = found["config"], found["class_names"]
+    config, names, rows = found["config"], found["class_names"], figures.draw_intervals
     quality = "accuracy" if config["kind"] == "classes" else "mean average precision"
     methods = [(entry["title"], entry["quality"]) for entry in found["methods"]]
     processes = [(p["name"], {"value": p["cost"], "low": p["low"], "high": p["high"]}) for p in found["processes"]]
     covered = [(name, value) for name, value in zip(names, found["coverage"]["by_class"], strict=True) if value]
-    months = [(row["change"], row["noticed"]) for row in found["watch"]]
-    least, promised, money = config["least_accuracy"], found["coverage"]["promised"], f"{config['currency']} per 1,000"
-    rows: Callable[..., Figure] = figures.draw_intervals
+    months = [("unchanged" if row["change"] == "none" else row["change"], row["noticed"]) for row in found["watch"]]
+    money = f"{config['currency']} per 1,000 images"
+    promised = found["coverage"]["promised"]
     made: dict[str, Callable[[], Figure]] = {
-        "methods": partial(rows, methods, f"{quality}, mean over draws", limit=least),
-        "costs": partial(rows, processes, f"{money} images", percent=False),
+        "methods": partial(rows, methods, f"{quality}, mean over draws", limit=config["least_accuracy"]),
+        "costs": partial(rows, processes, money, percent=False),
         "coverage": partial(rows, covered, "share of images whose set holds the truth", limit=promised),
         "watch": partial(rows, months, "share of months with an alarm"),
     }
@@ -86,34 +95,21 @@ def figure_makers(found: Mapping[str, Any], data: PilotData) -> dict[str, Callab
         lines = [(entry["title"], [tuple(point.values()) for point in entry["points"]]) for entry in found["methods"]]
         made["curve"] = partial(figures.draw_lines, lines, f"images a class (mean of {config['draws']} draws)", quality)
     if "confusion" in found and np.any(found["confusion"]["cost"]):
-        matrix, unit = np.array(found["confusion"]["cost"]), f"{money} of {found['chosen']['num_images']}"
-        made["confusion"] = partial(figures.draw_dearest, matrix, names, unit)
+        unit = f"{money}, nothing reviewed ({found['chosen']['num_images']} test images)"
+        made["confusion"] = partial(figures.draw_dearest, np.array(found["confusion"]["cost"]), names, unit)
     if teaching := found["teaching"]:
         ways = {"least sure first": "chosen", "at random": "random"}
         lines = [(name, list(zip(teaching["rounds"], *teaching[way], strict=True))) for name, way in ways.items()]
         added = f"corrections added (mean of {teaching['num_draws']} draws)"
         made["teaching"] = partial(figures.draw_lines, lines, added, "accuracy of a linear probe")
-    if isinstance(data.pool, ImageSet):
-        made["images"] = partial(_draw_images, data.pool)
     return made
-
-
-def _draw_images(pool: ImageSet) -> Figure:
-    """Some images of each class; decoded and drawn anew, so that nothing of a file but its pixels is copied."""
-    rows = []
-    for label, name in list(enumerate(pool.class_names))[:MOST_SHOWN_CLASSES]:
-        shown = [read_image(pool.images[place]) for place in np.flatnonzero(pool.labels == label)[:SHOWN_IMAGES]]
-        for image in shown:
-            image.thumbnail((160, 160))
-        rows.append((name, [np.asarray(image) for image in shown]))
-    return plot_sample_grid(rows)
 
 
 def write_pages(folder: Path, found: Mapping[str, Any], data: PilotData) -> None:
     """``pilot.html``, ``card.md`` and ``pilot.pptx`` from the content of ``pilot.json``."""
-    made, config = figure_makers(found, data), found["config"]
+    made, same = figure_makers(found), {"found": found, "config": found["config"]}
     drawn = {name: draw_png(draw) for name, draw in made.items()}
-    write_text(folder / "pilot.html", render("pilot.html.j2", found=found, figures=drawn, config=config))
+    write_text(folder / "pilot.html", render("pilot.html.j2", **same, figures=drawn, images=show_classes(data)))
     write_text(folder / "card.md", make_card(found))
     make_deck(found, made).save(folder / "pilot.pptx")
 
@@ -132,7 +128,7 @@ def make_deck(found: Mapping[str, Any], made: Makers) -> Deck:
     """At most eight slides, each with its message as title: the verdict, then the lines of ``deck.txt.j2``."""
     verdict = found["verdict"]
     deck = Deck(Provenance(found["config"]["seed"], found["checksums"]["images"], "gcpl-lab pilot run"))
-    conditions = [f"{reason['says'].capitalize()}: {reason['state']}" for reason in verdict["reasons"]]
+    conditions = [f"{reason['state'].capitalize()}: {reason['says']}" for reason in verdict["reasons"]]
     title = f"{verdict['decision'].capitalize()}: {found['chosen']['title']}"
     deck.add(to_slide(None, title, conditions, verdict["sentence"]))
     for line in filter(str.strip, render("deck.txt.j2", found=found).splitlines()):

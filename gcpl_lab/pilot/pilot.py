@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,39 +14,35 @@ import numpy as np
 from scipy.stats import linregress
 from scipy.stats import t as student_t
 
-from gcpl_lab.data.readers import read_image
 from gcpl_lab.data.sets import MultiLabelSet
-from gcpl_lab.data.tables import write_csv
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation import costs as money
-from gcpl_lab.evaluation.captions import check_captions, read_words, write_corrected
+from gcpl_lab.evaluation.captions import check_captions, read_words
 from gcpl_lab.evaluation.fit_of_models import fit_of_models
 from gcpl_lab.evaluation.metrics import confusion_matrix
-from gcpl_lab.evaluation.multilabel import mean_average_precision
+from gcpl_lab.evaluation.monitoring import find_drift
+from gcpl_lab.evaluation.multilabel import map_with_interval, mean_average_precision
 from gcpl_lab.evaluation.novelty import measure_novelty
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval, measure_coverage, predict_sets, smallest_error_rate
-from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.evaluation.trust import share_of, share_with_interval
 from gcpl_lab.experiments.registry import METHODS, MULTILABEL_METHODS, usable_workers
 from gcpl_lab.pilot.config import PilotConfig, read_config, write_config
-from gcpl_lab.pilot.data import CORRECTIONS, PilotData, find_kind, rarest_labels, read_data, read_labels, targets_of
-from gcpl_lab.pilot.explain import compare_teaching, draw_evidence, explain_error
+from gcpl_lab.pilot.data import PilotData, find_kind, rarest_labels, read_data, read_labels, targets_of
+from gcpl_lab.pilot.explain import add_corrections, compare_teaching, draw_evidence, explain_error
 from gcpl_lab.pilot.images import check_images
 from gcpl_lab.pilot.page import draw_png, render, write_pages
 from gcpl_lab.pilot.sense import check_samples
 from gcpl_lab.pilot.trials import Judge, Trials, check_methods, is_simple, make_experiment, run_pilot_trials
-from gcpl_lab.pilot.verdict import decide, plan_trial
-from gcpl_lab.pilot.watch import LOG, find_drift, simulate_months, take_in
-from gcpl_lab.storage import file_checksum, read_json, write_atomically, write_json, write_text
+from gcpl_lab.pilot.verdict import broken_promises, decide, plan_trial
+from gcpl_lab.pilot.watch import LOG, simulate_months, take_in
+from gcpl_lab.storage import read_json, write_atomically, write_json, write_text
 from gcpl_lab.training.machine import describe_machine, describe_versions
 from gcpl_lab.views.pilot import draw_watch
 from gcpl_lab.views.widgets.review import SampleReviewer, read_review
 
-FORMAT, RESULTS, REVIEW = "gcpl_lab pilot 2", "pilot.json", "samples_review.csv"
+FORMAT, RESULTS, REVIEW = "gcpl_lab pilot 3", "pilot.json", "samples_review.csv"
 NUM_SPLITS = 50
 """New divisions of calibration and test images that a promise is measured over."""
-Row = dict[str, Any]
-Way = dict[str, Any]
-"""A trial's answers; and how a method would be used: answers, costs, and the certainty below which a person looks."""
 
 
 class Pilot:
@@ -84,13 +80,13 @@ class Pilot:
         return read_data(self.config, self.folder)
 
     @cached_property
-    def _experiment(self) -> Trials:
-        return make_experiment(self.config, self.data, self.words)
-
-    @cached_property
     def words(self) -> dict[str, list[str]]:
         """The trade's words for each class."""
         return read_words(self.folder / self.config.words if self.config.words else None, self.data.class_names)
+
+    @cached_property
+    def _experiment(self) -> Trials:
+        return make_experiment(self.config, self.data, self.words)
 
     @cached_property
     def _targets(self) -> tuple[np.ndarray, np.ndarray]:
@@ -100,15 +96,14 @@ class Pilot:
     @property
     def results(self) -> dict[str, Any]:
         """The content of ``pilot.json``; ArtifactError where there is none, or one of another version."""
-        path = self.folder / RESULTS
-        found: dict[str, Any] = read_json(path)
+        found: dict[str, Any] = read_json(self.folder / RESULTS)
+        changed = [name for name, value in self.config.as_dict().items() if found.get("config", {}).get(name) != value]
         if found.get("format") != FORMAT:
-            raise ArtifactError(f"{path}: has the format {found.get('format')!r}; expected {FORMAT!r}: run it again")
-        changed = [name for name, value in self.config.as_dict().items() if found["config"].get(name) != value]
+            changed = [f"the format ({found.get('format')!r}, expected {FORMAT!r})"]
+        elif found["checksums"]["images"] != self.data.checksum:
+            changed.append("its images")
         if changed:
             raise ArtifactError(f"{self.folder}: {', '.join(changed)} changed since the pilot ran; run it again")
-        if found["checksums"]["images"] != self.data.checksum:
-            raise ArtifactError(f"{self.folder}: its images have changed since the pilot ran; run it again")
         return found
 
     def run(
@@ -133,31 +128,31 @@ class Pilot:
         found |= {"class_names": list(data.class_names), "images": self._stage("images", lambda: check_images(data))}
         found |= {"captions": None, "samples": None, "corrections": data.num_corrections}
         if isinstance(data.pool, MultiLabelSet) and any(data.pool.captions):
-            found["captions"] = check_captions(data.pool, self.words)
-            write_corrected(data.pool, self.words, self.folder / "metadata_corrected.csv")
+            found["captions"] = check_captions(data.pool, self.words, self.folder / "metadata_corrected.csv")
         found["fit_of_models"] = self._stage("fit_of_models", self._measure_fit)
         rows = run_pilot_trials(config, self._experiment, self.folder, usable_workers(num_workers), tell)
         tell("thresholds, sets and costs")
         found["methods"] = self._compare(rows)
-        ways = {method: self._way(method, rows) for method in config.method_names}
-        found |= self._decide(ways)
-        taken = ways[found["chosen"]["method"]]
-        learned = [method for method in ways if not is_simple(method, config.kind)]
+        ways = {method: self._make_way(method, rows) for method in config.method_names}
+        simple = [name for name in ways if is_simple(name, config.kind)]
+        taken, rival = (min(names, key=lambda name: ways[name].spent) for names in (ways, simple))
+        found |= self._measure_taken(ways[taken], ways[rival])
+        learned, way = [name for name in ways if name not in simple], ways[taken]
         if config.generated and learned and self._single:
             tell("generated samples")
-            arguments = (learned[0], taken["judge"], data, self.folder, config.seed)
-            found["samples"] = self._stage("samples", lambda: check_samples(*arguments))
+            maker, folder, seed = learned[0], self.folder, config.seed
+            found["samples"] = self._stage("samples", lambda: check_samples(maker, way, data, folder, seed))
         tell("simulated months, and what corrections teach")
-        months: Any = (taken["judge"], taken["answers"], data, config.seed)
-        found["watch"] = self._stage("watch", lambda: simulate_months(*months))
-        found["teaching"] = self._stage("teaching", lambda: compare_teaching(taken["judge"], data, seed=config.seed))
+        found["watch"] = self._stage("watch", lambda: simulate_months(way, data, config.seed))
+        found["teaching"] = self._stage("teaching", lambda: compare_teaching(way, data, config.seed))
         found["verdict"] = decide(config, found)
         shares = [found[name]["accuracy"]["value"] for name in ("chosen", "simple_chosen")]
         found["trial"] = plan_trial(shares[0], shares[1], config.images_a_month)
-        found["reviewed_samples"] = self._samples_reviewed()
+        said = np.array([row["decision"] == "accept" for row in read_review(self.folder / REVIEW).values()])
+        found["reviewed_samples"] = share_of(said) | {"n": len(said)} if len(said) else None
         found |= {"versions": describe_versions(), "machine": describe_machine()}
         found["checksums"] = {"images": data.checksum, "configuration": _key(config.as_dict())}
-        self._stage("calibration", lambda: {name: rows.tolist() for name, rows in taken["answers"][0].items()})
+        self._stage("calibration", lambda: {name: rows.tolist() for name, rows in way.answers[0].items()})
         write_json(self.folder / RESULTS, found)
         tell("page, card and deck")
         write_pages(self.folder, found, data)
@@ -180,33 +175,18 @@ class Pilot:
         images = [self.data.pool.images[place] for place in kept]
         return fit_of_models(images, rarest_labels(targets)[kept], names, preset=self.config.preset).as_dict()
 
-    def _measure(self, chances: np.ndarray, num_draws: int = 0) -> dict[str, float]:
-        """Accuracy on test images with Wilson's interval, or mean average precision with one by bootstrap."""
-        test = self._targets[1]
-        if self._single:
-            right = int((chances.argmax(axis=1) == test.argmax(axis=1)).sum())
-            return share_with_interval(right, len(test))._asdict()
-        rng = np.random.default_rng([self.config.seed, 83])
-        drawn = [rng.integers(len(test), size=len(test)) for _ in range(num_draws)]
-        value = mean_average_precision(chances, test)
-        ends = np.quantile([mean_average_precision(chances[p], test[p]) for p in drawn] or [value], [0.025, 0.975])
-        return {"value": value, "low": float(ends[0]), "high": float(ends[1])}
-
-    def _about(self, method: str) -> dict[str, Any]:
-        title = (METHODS if self._single else MULTILABEL_METHODS).titles()[method]
-        return {"method": method, "title": title, "simple": is_simple(method, self.config.kind)}
-
-    def _compare(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def _compare(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Each method: quality over draws with all exemplars, seconds, and its curve over fewer, the best first.
 
         ``doubling`` is what twice the images bring, the slope over log2 with its interval, from ``num_points`` rows.
         """
-        found, most, num_images = [], max(row["shots"] for row in rows), len(self.data.test)
+        found, most, test = [], max(row["shots"] for row in rows), self._targets[1]
         for method in self.config.method_names:
             same = [row for row in rows if row["method"] == method]
-            values = np.array([self._measure(np.array(row["probabilities"])[-num_images:])["value"] for row in same])
+            chances = [np.array(row["probabilities"])[-len(test) :] for row in same]
+            values = np.array([self._quality(each) for each in chances])
             shots = np.array([row["shots"] for row in same])
-            entry = {**self._about(method), "num_images": num_images, "num_points": len(same)}
+            entry = {**self._about(method), "num_points": len(same)}
             points = [{"shots": int(size), **_interval(values[shots == size])} for size in np.unique(shots)]
             entry |= {"points": points, "quality": _interval(values[shots == most]), "doubling": None}
             for name in ("train_seconds", "predict_seconds"):
@@ -220,81 +200,91 @@ class Pilot:
             found.append(entry)
         return sorted(found, key=lambda entry: -entry["quality"]["value"])
 
+    def _quality(self, chances: np.ndarray) -> float:
+        """Accuracy or mean average precision on the test images."""
+        test = self._targets[1]
+        if self._single:
+            return float((chances.argmax(axis=1) == test.argmax(axis=1)).mean())
+        return mean_average_precision(chances, test)
+
+    def _about(self, method: str) -> dict[str, Any]:
+        title = (METHODS if self._single else MULTILABEL_METHODS).titles()[method]
+        simple = is_simple(method, self.config.kind)
+        return {"method": method, "title": title, "simple": simple, "num_images": len(self.data.test)}
+
     def judge(self, method: str) -> Judge:
         """A method of draw 0 that can be asked about other images."""
         return Judge(method, self.config.shots, self._experiment, self.folder)
 
-    def _way(self, method: str, rows: Sequence[Row]) -> Way:
-        """A method's answers on calibration and test images, and its threshold with the least cost on the former."""
+    def _make_way(self, method: str, rows: Sequence[dict[str, Any]]) -> Judge:
+        """A method with its answers on calibration and test images, and the threshold that is cheapest on the first."""
         judge, wanted, most = self.judge(method), self._targets[0], max(row["shots"] for row in rows)
         row = next(row for row in rows if (row["method"], row["seed"], row["shots"]) == (method, 0, most))
-        whole = {"distances": judge.distances(self._experiment.test_features)}
+        features = self._experiment.test_features
+        whole = {"features": features.numpy().round(4), "distances": judge.distances(features)}
         whole |= {name: np.array(row[name]) for name in ("probabilities", "errors") if name in row}
         places = slice(len(wanted)), slice(len(wanted), None)
-        answers = [{name: values[part] for name, values in whole.items()} for part in places]
-        costs = self.config.costs(row["predict_seconds"] / len(whole["distances"]))
-        way = {"judge": judge, "answers": answers, "costs": costs}
-        sure, said = self._said(way, 0)
-        choices: Any = {"most_reviewed": self.config.most_reviewed, "normal": self._normal}
-        way["limit"] = money.choose_threshold(sure, said, wanted, costs, **choices)
-        reviewed = sure < way["limit"]
-        spent = money.measure_process(method, said, wanted, costs, reviewed=reviewed, normal=self._normal)
-        return way | {"spent": spent["cost"]}
+        judge.answers = [{name: values[part] for name, values in whole.items()} for part in places]
+        judge.costs = self._costs(row["predict_seconds"] / len(features))
+        judge.limit, judge.spent = money.choose_threshold(
+            *judge.decide(0), wanted, judge.costs, self.config.most_reviewed
+        )
+        return judge
 
-    def _said(self, way: Way, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """How sure a method is of each image of a part (0: calibration, 1: test), and what it answers."""
-        chances, thresholds = way["answers"][part]["probabilities"], way["judge"].thresholds
-        return money.certainty_of(chances, thresholds), money.answers_of(chances, thresholds)
-
-    @property
-    def _normal(self) -> int | None:
+    def _costs(self, seconds_an_image: float = 0.0) -> money.Costs:
         name = self.config.normal_class
-        return self.data.class_names.index(name) if name else None
+        return self.config.costs(seconds_an_image, self.data.class_names.index(name) if name else None)
 
-    def _decide(self, ways: Mapping[str, Way]) -> dict[str, Any]:
+    def _measure_taken(self, ours: Judge, rival: Judge) -> dict[str, Any]:
         """The method with the least cost on calibration images, and the best simple one, measured on test images."""
-        simple = [name for name in ways if is_simple(name, self.config.kind)]
-        chosen, rival = (min(names, key=lambda name: ways[name]["spent"]) for names in (ways, simple))
-        way, (wanted, test) = ways[chosen], self._targets
+        wanted, test = self._targets
         found: dict[str, Any] = {}
-        for key, method in (("chosen", chosen), ("simple_chosen", rival)):
-            quality = self._measure(ways[method]["answers"][1]["probabilities"], num_draws=200)
-            found[key] = {**self._about(method), "accuracy": quality, "num_images": len(test)}
-            found[key]["certainty_limit"] = ways[method]["limit"]
-        found["processes"] = processes = self._processes(way, ways[rival])
+        for key, way in (("chosen", ours), ("simple_chosen", rival)):
+            found[key] = {**self._about(way.method), "accuracy": self._accuracy(way), "certainty_limit": way.limit}
+        found["processes"] = processes = self._processes(ours, rival)
         found["cost"] = {process["name"]: process["cost"] for process in processes}
-        about: Any = (way["costs"], self.config.set_up)
-        others = processes[2:]
-        found["break_even"] = {other["name"]: money.break_even(processes[0], other, *about) for other in others}
-        sure, said = self._said(way, 1)
-        found["reviews"] = share_with_interval(int((sure < way["limit"]).sum()), len(test))._asdict()
-        found["wholly_right"] = share_with_interval(int((said == test).all(axis=1).sum()), len(test))._asdict()
-        found["coverage"] = self._coverage(*(part["probabilities"] for part in way["answers"]))
-        labels = wanted.argmax(axis=1), test.argmax(axis=1)
+        found["break_even"] = {
+            other["name"]: money.break_even(processes[0], other, ours.costs, self.config.set_up)
+            for other in processes[2:]
+        }
+        sure, said = ours.decide(1)
+        found["reviews"], found["wholly_right"] = share_of(sure < ours.limit), share_of((said == test).all(axis=1))
+        found["coverage"] = self._coverage(*(part["probabilities"] for part in ours.answers))
         found["none_of_these"] = None  # with several labels, or two classes, nothing can be left out
+        labels = wanted.argmax(axis=1), test.argmax(axis=1)
         if self._single and test.shape[1] > 2:
-            parts = (way["answers"][0], labels[0], way["answers"][1], labels[1])
-            found["none_of_these"] = measure_novelty(*parts, most_refused=self.config.most_refused)
+            parts = (ours.answers[0], labels[0], ours.answers[1], labels[1])
+            found["none_of_these"] = measure_novelty(*parts, self.config.most_refused)
         if self._single:
-            matrix = confusion_matrix(way["answers"][1]["probabilities"], labels[1])
-            weighted = money.weighted_confusion(matrix, way["costs"], self._normal)
+            matrix = confusion_matrix(ours.answers[1]["probabilities"], labels[1])
+            weighted = money.weighted_confusion(matrix, ours.costs)
             found["confusion"] = {"counts": matrix.tolist(), "cost": weighted.tolist()}
         return found
 
-    def _processes(self, ours: Way, rival: Way) -> list[dict[str, Any]]:
-        """Ours and the best simple method, each with and without reviews; then people alone, and nobody."""
-        test, normal, made = self._targets[1], self._normal, list[dict[str, Any]]()
-        for name, way in (("taken", ours), ("best simple", rival)):
-            sure, said = self._said(way, 1)
-            for ending, sent in (("with reviews", sure < way["limit"]), ("without reviews", None)):
-                title = f"{name}, {ending}"
-                made.append(money.measure_process(title, said, test, way["costs"], reviewed=sent, normal=normal))
-        people, everything, nothing = self.config.costs(), np.ones(len(test), bool), np.zeros_like(test)
+    def _accuracy(self, way: Judge) -> dict[str, float]:
+        """Of draw 0 on the test images, with its interval over images."""
+        test = self._targets[1]
+        if self._single:
+            return share_of(way.decide(1)[1][test == 1])
+        return map_with_interval(way.answers[1]["probabilities"], test)._asdict()
+
+    def _processes(self, ours: Judge, rival: Judge) -> list[dict[str, Any]]:
+        """Ours and, where it is another, the best simple method, with and without reviews; people alone; nobody."""
+        wanted, test = self._targets
+        nothing, people = np.zeros_like(test), self._costs()
         if self._single:  # whatever comes in is taken for the normal class, or for the most frequent one
-            nothing[:, int(self._targets[0].sum(axis=0).argmax()) if normal is None else normal] = 1
-        for title, said, sent in (("everything reviewed", test, everything), ("nothing reviewed", nothing, None)):
-            made.append(money.measure_process(title, said, test, people, reviewed=sent, normal=normal))
-        return made
+            nothing[:, wanted.sum(axis=0).argmax() if people.normal is None else people.normal] = 1
+        rows: dict[str, tuple[Any, ...]] = {}
+        for name, way in (("taken", ours), *([("best simple", rival)] if rival is not ours else [])):
+            sure, said = way.decide(1)
+            rows[f"{name}, with reviews"] = said, way.costs, sure < way.limit
+            rows[f"{name}, without reviews"] = said, way.costs, None
+        rows["everything reviewed"] = test, people, np.ones(len(test), bool)
+        rows["nothing reviewed"] = nothing, people, None
+        return [
+            {"name": name, **money.measure_process(said, test, costs, sent)}
+            for name, (said, costs, sent) in rows.items()
+        ]
 
     def _sets(self, calibration: np.ndarray, wanted: np.ndarray, chances: np.ndarray) -> np.ndarray:
         return predict_sets(calibration, wanted, chances, self.config.coverage, by_label=not self._single)
@@ -314,6 +304,14 @@ class Pilot:
         mean, num_images = float(np.mean(shares)), len(test)
         over = share_with_interval(round(mean * num_images), num_images)._asdict() | {"value": mean}
         return found | {"smallest_error_by_class": least, "splits": over | {"num_splits": NUM_SPLITS}}
+
+    def _taken(self, results: dict[str, Any]) -> Judge:
+        """The method that the run took, with its answers on the calibration images as the run kept them."""
+        judge = self.judge(results["chosen"]["method"])
+        kept = read_json(self.folder / "stages" / "calibration.json")["value"]
+        judge.answers = [{name: np.array(rows) for name, rows in kept.items()}]
+        judge.limit = results["chosen"]["certainty_limit"]
+        return judge
 
     def watch(
         self,
@@ -337,15 +335,14 @@ class Pilot:
         """
         results, names = self.results, self.data.class_names
         labels = read_labels(Path(reviews), names, self._single) if reviews else None
-        judge, kept = self.judge(results["chosen"]["method"]), self._calibration
+        judge = self._taken(results)
         entries, counts = take_in(judge, Path(images), self.folder / LOG, since, on_progress)
         if not entries:
             raise DataError(f"{images}: all its images are older than {since}, and none was watched before")
-        stream = {name: np.array([entry[name] for entry in entries]) for name in kept}
-        drift, chances = find_drift(kept, stream, judge.thresholds), stream["probabilities"]
-        sets = self._sets(kept["probabilities"], self._targets[0], chances)
-        sent = money.certainty_of(chances, judge.thresholds) < results["chosen"]["certainty_limit"]
-        said = money.answers_of(chances, judge.thresholds)
+        judge.answers.append({name: np.array([entry[name] for entry in entries]) for name in judge.answers[0]})
+        drift = find_drift(*judge.answers, judge.thresholds)
+        sets = self._sets(judge.answers[0]["probabilities"], self._targets[0], judge.answers[1]["probabilities"])
+        sure, said = judge.decide(1)
         alarms = [
             {"name": name, "after": test["after"], "figures": {key: test[key] for key in test if key != "values"}}
             for name, test in drift.items()
@@ -353,21 +350,15 @@ class Pilot:
         ]
         found: dict[str, Any] = {"alarms": alarms, "num_images": len(entries), **counts, "drift": drift}
         found |= {"first": entries[0]["time"], "last": entries[-1]["time"], "made": time.strftime("%Y-%m-%d %H:%M")}
-        found["sent"] = share_with_interval(int(sent.sum()), len(sent))._asdict()
-        found["set_size"] = float(sets.sum(axis=1).mean())
+        found |= {"sent": share_of(sure < judge.limit), "set_size": float(sets.sum(axis=1).mean())}
         found["class_mix"] = dict(zip(names, said.mean(axis=0).tolist(), strict=True))
         if labels is not None:
-            found["reviewed"] = self._reviewed(labels, [entry["file"] for entry in entries], said, sets, sent)
-            alarms += _broken_promises(found["reviewed"], results)
+            files = [entry["file"] for entry in entries]
+            found["reviewed"] = self._reviewed(labels, files, said, sets, sure < judge.limit)
+            alarms += broken_promises(found["reviewed"], results)
         chart = draw_png(lambda: draw_watch(drift))
         write_text(self.folder / "watch.html", render("watch.html.j2", found=found, results=results, chart=chart))
         return found
-
-    @property
-    def _calibration(self) -> dict[str, np.ndarray]:
-        """The answers of the method taken on the calibration images, as the run kept them."""
-        kept = read_json(self.folder / "stages" / "calibration.json")["value"]
-        return {name: np.array(rows) for name, rows in kept.items()}
 
     def _reviewed(
         self, labels: dict[str, list[str]], files: list[str], said: np.ndarray, sets: np.ndarray, sent: np.ndarray
@@ -378,20 +369,12 @@ class Pilot:
             raise DataError("no reviewed file is among those that came in; the review file must have their names")
         names, said = self.data.class_names, said[places]
         targets = np.array([[name in labels[files[place]] for name in names] for place in places], np.uint8)
-        costs, normal = self.config.costs(), self._normal
         return {
             "num_images": len(places),
-            "accuracy": share_with_interval(int((said == targets).all(axis=1).sum()), len(places))._asdict(),
+            "accuracy": share_of((said == targets).all(axis=1)),
             "coverage": measure_coverage(sets[places], targets, self.config.coverage),
-            "cost": money.measure_process("reviewed", said, targets, costs, reviewed=sent[places], normal=normal),
+            "cost": money.measure_process(said, targets, self._costs(), sent[places]),
         }
-
-    def _samples_reviewed(self) -> dict[str, Any] | None:
-        """What people said of the generated samples, in the file that :meth:`review_samples` writes."""
-        decisions = [row["decision"] == "accept" for row in read_review(self.folder / REVIEW).values()]
-        if not decisions:
-            return None
-        return share_with_interval(sum(decisions), len(decisions))._asdict() | {"n": len(decisions)}
 
     def review_samples(self) -> SampleReviewer:
         """A widget to accept or reject the generated samples one by one; the next run has the share on its pages."""
@@ -404,8 +387,8 @@ class Pilot:
 
         Where a denoiser decides, ``explained.png`` shows what in the image speaks for answer and truth.
         """
-        judge = self.judge(self.results["chosen"]["method"])
-        found = explain_error(judge, self._calibration, self.data, image, truth)
+        judge = self._taken(self.results)
+        found = explain_error(judge, self.data, image, truth)
         if (drawn := draw_evidence(judge, self.data.class_names, image, truth, found["likeliest"])) is not None:
             path = write_atomically(self.folder / "explained.png", lambda path: drawn.savefig(path, format="png"))
             found["figure"] = str(path)
@@ -424,40 +407,8 @@ class Pilot:
         Returns:
             The names of the files that were taken.
         """
-        names, target = self.data.class_names, self.folder / CORRECTIONS
-        labels = read_labels(Path(reviews), names, self._single)
-        files = {Path(images) / name: named for name, named in labels.items() if (Path(images) / name).is_file()}
-        kept = read_labels(target, names, self._single) if target.is_file() else {}
-        places = {path: f"corrections/{file_checksum(path)[:16]}.png" for path in files}
-        new = [path for path in files if places[path] not in kept]
-        if not new:
-            raise DataError(
-                f"{reviews}: {images} has none of its files that was not taken before; nothing to learn from"
-            )
-        judge = self.judge(self.results["chosen"]["method"])
-        sure = money.certainty_of(judge.answer(new)["probabilities"], judge.thresholds)
-        chosen = [new[place] for place in np.argsort(sure, kind="stable")[:most]]
-        for path in chosen:
-            image = read_image(path)
-            write_atomically(self.folder / places[path], lambda to, image=image: image.save(to, format="PNG"))  # type: ignore[misc]
-            kept[places[path]] = files[path]
-        write_csv(target, [{"file": file, "label": ";".join(named)} for file, named in kept.items()])
-        return [path.name for path in chosen]
-
-
-def _broken_promises(now: Mapping[str, Any], results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """An alarm for each figure of reviewed images whose interval lies beyond what the pilot measured or promised."""
-    before = {"accuracy": results["wholly_right"], "coverage": results["coverage"], "cost": results["processes"][0]}
-    broken = {
-        "accuracy": now["accuracy"]["high"] < before["accuracy"]["low"],
-        "coverage": now["coverage"]["high"] < before["coverage"]["promised"],
-        "cost": now["cost"]["low"] > before["cost"]["high"],
-    }
-    return [
-        {"name": f"reviewed {name}", "after": now["num_images"], "figures": {"now": now[name], "pilot": before[name]}}
-        for name in broken
-        if broken[name]
-    ]
+        labels = read_labels(Path(reviews), self.data.class_names, self._single)
+        return add_corrections(self._taken(self.results), self.data, labels, Path(images), self.folder, most)
 
 
 def _interval(values: np.ndarray) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import torch
 from gcpl_lab.baselines.features import LinearProbe
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.evaluation.prediction_sets import mean_with_interval
-from gcpl_lab.evaluation.trust import measure_consistency, measure_recognition, share_with_interval
+from gcpl_lab.evaluation.trust import measure_consistency, share_of
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.pilot.data import PilotData, targets_of
@@ -40,30 +40,30 @@ def check_samples(method: str, judge: Judge, data: PilotData, folder: Path, seed
     made = np.repeat(np.arange(len(data.class_names)), SAMPLES_A_CLASS)
     with torch.no_grad():
         hidden = model.diffusion.encode_prompts(*model.prompts_())[torch.from_numpy(made)]
-    images, files = model.diffusion.generate(hidden, seed=seed), []
-    for place, image in enumerate(images):
-        # Names of classes may hold what a file system does not take.
-        files.append(f"{made[place]:02d}_{place % SAMPLES_A_CLASS}.png")
-        write_atomically(folder / "samples" / files[-1], lambda path, image=image: image.save(path, format="PNG"))  # type: ignore[misc]
+    images = model.diffusion.generate(hidden, seed=seed)
+    # Names of classes may hold what a file system does not take.
+    files = [f"{label:02d}_{place % SAMPLES_A_CLASS}.png" for place, label in enumerate(made)]
+    for name, image in zip(files, images, strict=True):
+        write_atomically(folder / "samples" / name, lambda path, image=image: image.save(path, format="PNG"))  # type: ignore[misc]
     views = encode_views(judge.clip, images, fit=judge.fit)
     held_out, judged = judge.experiment.test_features.split([len(known), len(test)])
     real, generated = (torch.softmax(probe.scores(part).double(), 1).numpy() for part in (held_out, views[0]))
     threshold = float(np.quantile(real[np.arange(len(known)), known], REFUSED_REAL))
-    accepted = np.flatnonzero(generated[np.arange(len(made)), made] >= threshold)
+    kept = generated[np.arange(len(made)), made] >= threshold
     consistency = measure_consistency(held_out.numpy(), known, views[0].numpy(), made)
     found = {
         "method": method,
         "files": files,
-        "recognised": measure_recognition(generated, made).overall._asdict(),
-        "recognised_real": measure_recognition(real, known).overall._asdict(),
+        "recognised": share_of(generated.argmax(axis=1) == made),
+        "recognised_real": share_of(real.argmax(axis=1) == known),
         "to_real": float(np.mean([entry.to_real / max(entry.real_to_real, 1e-12) for entry in consistency])),
-        "spread": float(np.nanmean([entry.spread for entry in consistency])),
-        "accepted": share_with_interval(len(accepted), len(made))._asdict(),
+        "accepted": share_of(kept),
         "filter": {"threshold": threshold, "refused_real": REFUSED_REAL},
     }
-    if len(accepted):
-        more = torch.cat([judge.features, views[:, torch.from_numpy(accepted)]], 1)
+    if kept.any():
+        accepted = np.flatnonzero(kept)
         answers = np.concatenate([labels.numpy(), made[accepted]])
+        more = torch.cat([judge.features, views[:, torch.from_numpy(accepted)]], 1)
         wider = LinearProbe(more, torch.from_numpy(answers), seed)
         found["helps_probe"] = _gain(probe.scores(judged).numpy(), wider.scores(judged).numpy(), test)
         exemplars = [*read_images(judge.exemplars.images), *(images[place] for place in accepted.tolist())]

@@ -20,8 +20,9 @@ from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import ImageSet
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.captions import Words, name_classes, prompt_names
+from gcpl_lab.evaluation.captions import Words, name_classes
 from gcpl_lab.evaluation.compare import Trial
+from gcpl_lab.evaluation.costs import Costs, decide_each
 from gcpl_lab.evaluation.multilabel import sigmoid
 from gcpl_lab.experiments.base import run_all
 from gcpl_lab.experiments.few_shot import FewShotExperiment
@@ -102,7 +103,7 @@ def make_experiment(config: PilotConfig, data: PilotData, words: Words) -> Trial
         made = PilotExperiment(pool, judged, preset=config.preset, settings={"num_steps": config.num_steps})
         made.num_corrections = data.num_corrections
         return made
-    names = prompt_names(words)
+    names = tuple(", ".join(terms[:3]) for terms in words.values())  # the class, and up to two of the trade's words
     pool = replace(pool, class_names=names, captions=tuple(name_classes(pool.captions, words)))
     judged = replace(judged, class_names=names)
     return MultiLabelExperiment(pool, judged, preset=config.preset, settings={"num_epochs": config.num_epochs})
@@ -140,10 +141,16 @@ class Judge:
         exemplars, features: What it learned from, and CLIP's features of these and of their mirror images.
         model: Its learned prompts; None of a baseline.
         thresholds: Of probabilities, (class,); None where an image has one class.
+        answers: Of the calibration images, and of the test images or those that came in, where they are known.
+        costs, limit, spent: Money; the certainty below which a person looks; what calibration images cost with it.
     """
 
+    answers: Sequence[Answers] = ()
+    costs = Costs(0, 0, 0)
+    limit = spent = 0.0
+
     def __init__(self, method: str, shots: int, experiment: Trials, folder: Path) -> None:
-        self.experiment, self.clip, self.fit = experiment, experiment.clip, experiment.fit
+        self.method, self.experiment, self.clip, self.fit = method, experiment, experiment.clip, experiment.fit
         self.exemplars: Any = experiment.pool
         self.features = experiment.views
         single, baselines = isinstance(experiment, FewShotExperiment), MULTILABEL_BASELINES
@@ -161,17 +168,20 @@ class Judge:
             self.model = (GCPLClassifier if single else LMPTClassifier).load(folder / MODELS / method)
             self.thresholds = getattr(self.model, "thresholds_", None)
 
+    def decide(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Certainty and answers on a part of ``answers``, see :func:`~gcpl_lab.evaluation.costs.decide_each`."""
+        return decide_each(self.answers[part]["probabilities"], self.thresholds)
+
     def answer(self, images: Sequence[Any]) -> dict[str, np.ndarray]:
-        """``probabilities``, ``distances`` and, of a denoiser, ``errors``: (image, class) each."""
-        features, model = self.encode(images), self.model
-        found = {"distances": self.distances(features)}
+        """``features`` (image, feature), ``probabilities``, ``distances`` and a denoiser's ``errors`` by class."""
+        seen, model = self.encode(images), self.model
+        found = {"features": seen.numpy().round(4), "distances": self.distances(seen)}
         if isinstance(model, GCPLClassifier):
             errors = model.errors(model.encode(images), model.config.num_evidence)
             scores = Reading(model.weighting_, 1.0, model.offsets_).scores(errors)
             return found | {"errors": errors.mean(axis=2), "probabilities": probabilities(scores, model.temperature_)}
         if model is not None:
             return found | {"probabilities": np.asarray(model.predict_proba(images))}
-        seen = features
         if self._sees == "pixels":
             seen = read_pixels(iter_images(images, self.fit))
         elif self._sees == "latents":
@@ -184,10 +194,6 @@ class Judge:
         return encode_views(self.clip, images, flip=False, fit=self.fit)[0]
 
     def distances(self, features: torch.Tensor) -> np.ndarray:
-        """One minus the cosine to the nearest exemplar with each class, (image, class); 2 where there is none.
-
-        Args:
-            features: CLIP's, of any images, (image, feature).
-        """
+        """One minus the cosine of features to the nearest exemplar with each class, (image, class); 2 without one."""
         similar, held = (features @ self.features[0].T).numpy(), targets_of(self.exemplars).astype(bool)
         return np.stack([1 - similar[:, has].max(axis=1, initial=-1.0) for has in held.T], axis=1)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from scipy.stats import norm
 
-from gcpl_lab.evaluation.costs import sample_size
+from gcpl_lab.evaluation.fit_of_models import FROZEN, STATISTICS
 from gcpl_lab.pilot.config import PilotConfig
+from gcpl_lab.pilot.page import amount, share
 
 RULES = {
     "fit": (
-        "simple image statistics are not surely better than what the frozen models see",
+        "frozen models see the classes as well as simple image statistics do",
         "frozen models that see these images: a larger preset (sd-1.5 and vit-b-16), or a classifier on pixels",
     ),
     "accuracy": (
-        "its quality is at least what would be adopted",
+        "quality is what would be adopted",
         "more images a class (see the learning curve), or fewer and clearer classes",
     ),
     "coverage": (
-        "its sets of answers hold the truth as often as promised",
+        "sets of answers hold the truth as often as promised",
         "calibration images from the same source as those that come in",
     ),
     "reviews": ("no more images go to a person than allowed", "a larger most_reviewed, or a method that is surer"),
@@ -30,6 +32,9 @@ RULES = {
     ),
 }
 """What must hold for a go, and what would change it where it does not."""
+LEVEL, POWER = 0.05, 0.8
+LEAST_DIFFERENCE = 0.05
+"""What is planned for where ours and today's are within a point."""
 
 
 def decide(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,56 +46,100 @@ def decide(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``decision``, ``sentence``, ``reasons`` (rule, state, what it says) and ``would_change_it``.
     """
-    states = {
-        "fit": "holds" if found["fit_of_models"]["fit"] else "fails",
-        "accuracy": _against(found["chosen"]["accuracy"], config.least_accuracy),
-        "coverage": "holds" if found["coverage"]["high"] >= config.coverage else "fails",
-        "reviews": _against(found["reviews"], config.most_reviewed, more=False),
-        "cost": _cost_state(found["processes"]),
-    }
-    failed, left_open = ([name for name in states if states[name] == state] for state in ("fails", "open"))
+    reasons = []
+    for name, (holds, fails, figures) in _check_rules(config, found).items():
+        state = "holds" if holds else "fails" if fails else "open"
+        reasons.append({"rule": name, "state": state, "says": RULES[name][0], "figures": figures})
+    failed, left_open = ([reason for reason in reasons if reason["state"] == state] for state in ("fails", "open"))
     decision = "no-go" if failed else "not yet" if left_open else "go"
-    which = "; ".join(RULES[name][0] for name in failed or left_open)
-    why = "all conditions hold" if decision == "go" else f"it {'does not hold' if failed else 'is open'} that {which}"
+    which = "; ".join(f"{reason['says']} ({reason['figures']})" for reason in failed or left_open)
+    why = "all conditions hold" if decision == "go" else f"{'not fulfilled' if failed else 'still open'}: {which}"
     sentence = f"{decision.capitalize()} with {found['chosen']['title']}: {why}."
-    if found["chosen"]["simple"]:
+    if found["chosen"]["simple"] and not all(entry["simple"] for entry in found["methods"]):
         sentence += " The method taken is a simple one: learned prompts are not worth their price here."
-    reasons = [{"rule": name, "state": state, "says": RULES[name][0]} for name, state in states.items()]
-    changes = [RULES[name][1] for name in failed + left_open]
+    changes = [RULES[reason["rule"]][1] for reason in failed + left_open]
     return {"decision": decision, "sentence": sentence, "reasons": reasons, "would_change_it": changes}
 
 
-def _against(share: Mapping[str, float], limit: float, more: bool = True) -> str:
-    """Whether an interval lies beyond a limit, on its other side, or holds it."""
-    if more:
-        return "holds" if share["low"] >= limit else "fails" if share["high"] < limit else "open"
-    return "holds" if share["high"] <= limit else "fails" if share["low"] > limit else "open"
-
-
-def _cost_state(processes: list[Mapping[str, Any]]) -> str:
-    by_name = {process["name"]: process for process in processes}
-    ours, others = by_name["taken, with reviews"], [by_name[f"{what} reviewed"] for what in ("everything", "nothing")]
-    if all(ours["high"] < other["low"] for other in others):
-        return "holds"
-    return "fails" if any(ours["low"] > other["high"] for other in others) else "open"
+def _check_rules(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, tuple[bool, bool, str]]:
+    """Whether a rule surely holds, whether it surely does not, and the figures behind it."""
+    processes = {process["name"]: process for process in found["processes"]}
+    ours, *others = (processes[name] for name in ("taken, with reviews", "everything reviewed", "nothing reviewed"))
+    money = [amount(value) for value in (ours["cost"], ours["low"], ours["high"], *(other["cost"] for other in others))]
+    quality, covered, sent = found["chosen"]["accuracy"], found["coverage"], found["reviews"]
+    count, told = found["chosen"]["num_images"], found["fit_of_models"]["accuracies"]
+    frozen, plain = (max((told[name] for name in by), key=lambda entry: entry["value"]) for by in (FROZEN, STATISTICS))
+    spent = "{} {} per 1,000 images ({} to {}), everything reviewed {}, nothing {}"
+    return {
+        "fit": (
+            found["fit_of_models"]["fit"],
+            not found["fit_of_models"]["fit"],
+            f"{share(frozen, found['fit_of_models']['num_images'])}, image statistics {share(plain)}",
+        ),
+        "accuracy": (
+            quality["low"] >= config.least_accuracy,
+            quality["high"] < config.least_accuracy,
+            f"{share(quality, count)}, wanted {config.least_accuracy:.0%}",
+        ),
+        "coverage": (
+            covered["high"] >= config.coverage,
+            covered["high"] < config.coverage,
+            f"{share(covered, count)}, promised {config.coverage:.0%}",
+        ),
+        "reviews": (
+            sent["high"] <= config.most_reviewed,
+            sent["low"] > config.most_reviewed,
+            f"{share(sent, count)}, allowed {config.most_reviewed:.0%}",
+        ),
+        "cost": (
+            all(ours["high"] < other["low"] for other in others),
+            any(ours["low"] > other["high"] for other in others),
+            spent.format(money[0], config.currency, *money[1:]),
+        ),
+    }
 
 
 def plan_trial(ours: float, today: float, images_a_month: int) -> dict[str, Any]:
     """How to find out in use whether ours is better than today's: images in each arm, weeks, and when to stop.
 
     Args:
-        ours, today: Shares of right answers; where they are within a point, a difference of five points is planned for.
+        ours, today: Shares of right answers.
         images_a_month: How many come in; half of them go to each arm.
     """
-    ours, today = (float(np.clip(value, 0.06, 0.995)) for value in (ours, today))
-    difference = abs(ours - today) if abs(ours - today) >= 0.01 else 0.05
+    ours, today = (min(max(value, 0.06), 0.995) for value in (ours, today))
+    difference = abs(ours - today) if abs(ours - today) >= 0.01 else LEAST_DIFFERENCE
     size = sample_size(ours, ours - difference if ours - difference > 0 else ours + difference)
     return {
         "first": "shadow run: the method answers beside today's process, nobody acts on it, people label all images",
         "difference": difference,
         "images_an_arm": size,
         "weeks": round(size / (images_a_month / 2 / (52 / 12)), 1),
-        "level": 0.05,
-        "power": 0.8,
+        "level": LEVEL,
+        "power": POWER,
         "stop": "decide once, when both arms are full; stop before that only where the watch raises an alarm",
     }
+
+
+def sample_size(first: float, second: float) -> int:
+    """Images in each arm of a split run that show the difference of two shares with ``POWER``, two-sided.
+
+    Source: Fleiss, Levin and Paik 2003, Statistical Methods for Rates and Proportions, equation 4.14 (no correction)
+    """
+    mean, wanted, found = (first + second) / 2, norm.ppf(1 - LEVEL / 2), norm.ppf(POWER)
+    spread = wanted * (2 * mean * (1 - mean)) ** 0.5 + found * (first * (1 - first) + second * (1 - second)) ** 0.5
+    return math.ceil((spread / (first - second)) ** 2)
+
+
+def broken_promises(now: Mapping[str, Any], results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An alarm for each figure of reviewed images whose interval lies beyond what the pilot measured or promised."""
+    before = {"accuracy": results["wholly_right"], "coverage": results["coverage"], "cost": results["processes"][0]}
+    broken = {
+        "accuracy": now["accuracy"]["high"] < before["accuracy"]["low"],
+        "coverage": now["coverage"]["high"] < before["coverage"]["promised"],
+        "cost": now["cost"]["low"] > before["cost"]["high"],
+    }
+    return [
+        {"name": f"reviewed {name}", "after": now["num_images"], "figures": {"now": now[name], "pilot": before[name]}}
+        for name in broken
+        if broken[name]
+    ]

@@ -1,75 +1,32 @@
-"""The watch: what comes in against what the pilot was calibrated on, in numbers that one may look at every day."""
+"""The watch: months that are simulated before one relies on it, and the log of what really came in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2_contingency
 
 from gcpl_lab.data.readers import list_images, read_images
 from gcpl_lab.data.shifts import shift_pictures
 from gcpl_lab.data.tables import read_table
 from gcpl_lab.errors import ArtifactError, DataError
-from gcpl_lab.evaluation.costs import answers_of, certainty_of
-from gcpl_lab.evaluation.monitoring import bet_against, level_of_look
-from gcpl_lab.evaluation.trust import share_with_interval
+from gcpl_lab.evaluation.monitoring import find_drift
+from gcpl_lab.evaluation.trust import share_of
 from gcpl_lab.pilot.data import PilotData, targets_of
-from gcpl_lab.pilot.trials import Answers, Judge
+from gcpl_lab.pilot.trials import Judge
 from gcpl_lab.storage import file_checksum, write_text
 
 LOG = "watch.jsonl"
-LEVEL = 0.05
-"""Chance that an unchanged stream ever raises an alarm, all tests together."""
-LOOKS = tuple(25 * 2**number for number in range(16))
-"""Numbers of images after which the class mix is tested."""
 UNCHANGED, NUM_UNCHANGED, NUM_CHANGED, MOST_SHIFTED = "none", 200, 50, 120
 SHIFTED = {"blurred camera": ("blur", 3), "other light": ("contrast", 3)}
+Answers = Mapping[str, np.ndarray]
 
 
-def streams_of(answers: Answers, thresholds: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What is watched, (image,) each: certainty, strangeness in CLIP's features, and the least denoising error."""
-    certainty = certainty_of(answers["probabilities"], thresholds)
-    found = {"certainty": certainty, "feature distance": answers["distances"].min(axis=1)}
-    return found | ({"denoising error": answers["errors"].min(axis=1)} if "errors" in answers else {})
-
-
-def find_drift(
-    calibration: Answers, stream: Answers, thresholds: np.ndarray | None = None, seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """A martingale on each score, and repeated chi-square tests of the class mix; they share ``LEVEL``.
-
-    Returns:
-        For each test whether there was an ``alarm``, ``after`` how many images, and the figures behind it.
-    """
-    known, new, found = streams_of(calibration, thresholds), streams_of(stream, thresholds), dict[str, dict[str, Any]]()
-    level = LEVEL / (len(known) + 1)
-    for name, scores in new.items():
-        values = bet_against(known[name], scores, seed)
-        over = np.flatnonzero(values >= 1 / level)
-        after, most = int(over[0]) + 1 if len(over) else None, float(values.max())
-        found[name] = {"alarm": after is not None, "after": after, "limit": 1 / level, "values": values.tolist()}
-        means = {"calibration_mean": float(known[name].mean()), "mean": float(scores.mean())}
-        found[name] |= {"martingale": most, **means}
-    mix: dict[str, Any] = {"alarm": False, "after": None, "p_value": None, "level": level}
-    before, now = (answers_of(part["probabilities"], thresholds) for part in (calibration, stream))
-    for number, look in enumerate((look for look in LOOKS if look <= len(now)), 1):
-        counts = np.stack([before.sum(axis=0), now[:look].sum(axis=0)])
-        counts = counts[:, counts.any(axis=0)]
-        mix["p_value"] = 1.0
-        if counts.shape[1] > 1 and counts.any(axis=1).all():
-            mix["p_value"] = float(chi2_contingency(counts).pvalue)
-        if mix["p_value"] < level_of_look(number, level):
-            mix |= {"alarm": True, "after": look}
-            break
-    return found | {"class mix": mix}
-
-
-def simulate_months(judge: Judge, answers: Sequence[Answers], data: PilotData, seed: int = 0) -> list[dict[str, Any]]:
+def simulate_months(judge: Judge, data: PilotData, seed: int = 0) -> list[dict[str, Any]]:
     """How often an unchanged month alarms, and after how many images a changed one is noticed.
 
     Calibration and test images are dealt out anew in every run, half to calibrate and half to come in, so that an
@@ -77,69 +34,52 @@ def simulate_months(judge: Judge, answers: Sequence[Answers], data: PilotData, s
     half of the month of one class.
 
     Args:
-        judge: The method taken, with its ``answers`` on calibration and on test images.
+        judge: The method taken, with its answers on calibration and on test images.
         data, seed: Of the pilot.
 
     Returns:
         For each ``change``: ``noticed`` (share of the runs, with its interval), ``median_images`` until the alarm,
         ``images`` a month, and the number of ``runs``.
     """
-    whole = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
+    whole = {name: np.concatenate([part[name] for part in judge.answers]) for name in judge.answers[0]}
     targets = np.concatenate([targets_of(data.calibration), targets_of(data.test)])
     rng, rows = np.random.default_rng([seed, 79]), []
     shown = rng.permutation(len(targets))[:MOST_SHIFTED]
     images = read_images([(*data.calibration.images, *data.test.images)[place] for place in shown])
     shifted = {name: judge.answer(shift_pictures(images, *shift)) for name, shift in SHIFTED.items()}
-    calibration, stream = answers
     single = judge.thresholds is None  # with several labels no class can be left out afterwards
     for change in (UNCHANGED, *shifted, *(["new class"] if single else []), "other mix"):
         alarms, length = list[int | None](), 0
         for number in range(NUM_UNCHANGED if change == UNCHANGED else NUM_CHANGED):
             known, month = np.array_split(rng.permutation(len(targets)), 2)
-            calibration, stream = (_part(whole, places) for places in (known, month))
-            if change in shifted:
-                stream = _part(shifted[change], rng.permutation(len(images)))
-            elif change == "new class":
-                calibration, stream = _without_class(whole, targets, known, month, rng)
+            label, seen = int(rng.integers(targets.shape[1])), whole
+            of, others = (month[targets[month, label] == there] for there in (1, 0))
+            if change == "new class":
+                known, seen = known[targets[known, label] == 0], _without(whole, label)
+                month = rng.permutation([*others[: 4 * max(1, len(of))], *of])
             elif change == "other mix":
-                one = month[targets[month, rng.integers(targets.shape[1])] == 1]
-                half = rng.choice(one if len(one) else month, len(month) // 2)
-                stream = _part(whole, rng.permutation([*half, *rng.choice(month, len(month) - len(half))]))
+                half = rng.choice(of if len(of) else month, len(month) // 2)
+                month = rng.permutation([*half, *rng.choice(month, len(month) - len(half))])
+            source, places = (shifted[change], rng.permutation(len(images))) if change in shifted else (seen, month)
+            calibration, stream = _part(seen, known), _part(source, places)
             drift, length = find_drift(calibration, stream, judge.thresholds, number), len(stream["distances"])
             alarms.append(min((found["after"] for found in drift.values() if found["alarm"]), default=None))
-        seen = [after for after in alarms if after is not None]
-        median = float(np.median(seen)) if seen else None
-        noticed = share_with_interval(len(seen), len(alarms))._asdict()
-        row = {"change": change, "noticed": noticed, "median_images": median, "images": length}
-        rows.append(row | {"runs": len(alarms)})
+        after = [alarm for alarm in alarms if alarm is not None]
+        row = {"change": change, "noticed": share_of(np.array([alarm is not None for alarm in alarms]))}
+        median = float(np.median(after)) if after else None
+        rows.append({**row, "median_images": median, "images": length, "runs": len(alarms)})
     return rows
 
 
-def _part(answers: Answers, places: Any) -> dict[str, np.ndarray]:
-    return {name: values[places] for name, values in answers.items()}
+def _part(answers: Answers, places: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: rows[places] for name, rows in answers.items()}
 
 
-def _without_class(
-    whole: Answers, targets: np.ndarray, known: np.ndarray, month: np.ndarray, rng: np.random.Generator
-) -> Iterator[Answers]:
-    """A class leaves the model and the calibration images; a fifth of the month is of it."""
-    left = int(rng.integers(targets.shape[1]))
-    strange, usual = (month[targets[month, left] == there] for there in (1, 0))
-    mixed = rng.permutation([*usual[: 4 * max(1, len(strange))], *strange])
-    for places in (known[targets[known, left] == 0], mixed):
-        part = {name: np.delete(values, left, axis=1) for name, values in _part(whole, places).items()}
-        part["probabilities"] /= np.maximum(part["probabilities"].sum(axis=1, keepdims=True), 1e-12)
-        yield part
-
-
-def read_log(path: Path, num_classes: int) -> list[dict[str, Any]]:
-    """All images that were watched so far, in the order in which they came; an error names a damaged line."""
-    rows = list(read_table(path)) if path.is_file() else []
-    for number, row in rows:
-        chances = row.get("probabilities")
-        if not (isinstance(chances, list) and len(chances) == num_classes and "checksum" in row):
-            raise ArtifactError(f"{path}, line {number}: is no entry of this pilot; restore the log, or move it away")
-    return [row for _, row in rows]
+def _without(answers: Answers, label: int) -> dict[str, np.ndarray]:
+    """What a method that does not know a class would have answered."""
+    found = {name: rows if name == "features" else np.delete(rows, label, axis=1) for name, rows in answers.items()}
+    found["probabilities"] /= np.maximum(found["probabilities"].sum(axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def take_in(
@@ -164,10 +104,13 @@ def take_in(
     files = list_images(images) if images.is_dir() else []
     if not files:
         raise DataError(f"{images}: holds no image; expected a folder with those that came in: check the path")
-    entries = read_log(log, len(judge.exemplars.class_names))
-    seen = {entry["checksum"] for entry in entries}
+    entries = []
+    for number, row in read_table(log) if log.is_file() else ():
+        if not {"checksum", *judge.answers[0]} <= row.keys():
+            raise ArtifactError(f"{log}, line {number}: is no entry of this pilot; restore the log, or move it away")
+        entries.append(row)
+    seen, sums = {entry["checksum"] for entry in entries}, {path: file_checksum(path) for path in files}
     young = [path for path in files if since is None or path.stat().st_mtime >= since.timestamp()]
-    sums = {path: file_checksum(path) for path in young}
     new = sorted((path for path in young if sums[path] not in seen), key=lambda path: (path.stat().st_mtime, path.name))
     for start in range(0, len(new), 64):
         part = new[start : start + 64]

@@ -59,7 +59,7 @@ def draw_dearest(matrix: np.ndarray, names: Sequence[str], money: str, most: int
     said = [f"{style.label_text(names[a], 18)}, answered {style.label_text(names[b], 18)}" for _, a, b in dearest]
     ax.set_yticks(range(len(dearest)), said)
     ax.invert_yaxis()
-    ax.set_xlabel(f"{money} test images, nothing reviewed")
+    ax.set_xlabel(money)
     return figure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
-from gcpl_lab.evaluation.costs import PER, Costs, answers_of, certainty_of, measure_process
+from gcpl_lab.evaluation.costs import PER, Costs, decide_each, measure_process
 from gcpl_lab.views import style
 from gcpl_lab.views.panels import percent_axis
 from gcpl_lab.views.widgets.base import View, slider
@@ -22,7 +22,6 @@ class CostExplorer(View):
         targets: 0/1 (image, class), one-hot where an image has one class.
         costs: To begin with.
         thresholds: (class,), of images with several labels.
-        normal: The class that means that nothing was found.
         currency: Of the axis.
     """
 
@@ -33,30 +32,25 @@ class CostExplorer(View):
         costs: Costs,
         *,
         thresholds: np.ndarray | None = None,
-        normal: int | None = None,
         currency: str = "EUR",
     ) -> None:
         if probabilities.shape != targets.shape or not len(targets):
             raise DataError(f"probabilities are {probabilities.shape}, targets {targets.shape}; expected one shape")
-        self._certainty = certainty_of(probabilities, thresholds)
-        self._answers, self._targets = answers_of(probabilities, thresholds), targets
-        self._normal, self._currency = normal, currency
+        certainty, self._answers = decide_each(probabilities, thresholds)
+        self._rank, self._targets = certainty.argsort(kind="stable").argsort(), targets
+        self._normal, self._currency = costs.normal, currency
         most = max(costs.miss, costs.false_alarm, costs.review, 1.0) * 4
         self.miss = slider("a miss", costs.miss, 0.0, most, "what a class costs that was not said", most / 80)
         self.false_alarm = slider("a false alarm", costs.false_alarm, 0.0, most, "what a wrong class costs", most / 80)
-        self.review = slider(
-            "a review", costs.review, 0.0, most / 4, "what a person's look at an image costs", most / 320
-        )
+        self.review = slider("a review", costs.review, 0.0, most / 4, "what a person's look costs", most / 320)
         self.sent = slider("reviewed", 0.2, 0.0, 1.0, "share of the images that goes to a person", 0.025)
         super().__init__("What it costs", [self.miss, self.false_alarm, self.review, self.sent])
 
     def _cost(self, share: float) -> tuple[float, float, float]:
         """Money for a thousand images, with its interval, where the least certain share goes to a person."""
-        order = np.argsort(self._certainty, kind="stable")
-        reviewed = np.zeros(len(order), bool)
-        reviewed[order[: round(share * len(order))]] = True
-        costs = Costs(self.miss.value, self.false_alarm.value, self.review.value)
-        found = measure_process("", self._answers, self._targets, costs, reviewed=reviewed, normal=self._normal)
+        costs = Costs(self.miss.value, self.false_alarm.value, self.review.value, normal=self._normal)
+        reviewed = self._rank < round(share * len(self._rank))
+        found = measure_process(self._answers, self._targets, costs, reviewed)
         return found["cost"], found["low"], found["high"]
 
     def _draw(self) -> tuple[Figure, str]:
