@@ -159,8 +159,9 @@ draw(list(novelty["scores"].items()), "AUROC over the classes left out", limit=0
 #
 # Every score of an image that comes in is ranked among all that came before, calibration images first. A bet against
 # "nothing has changed" starts at 1. In an unchanged stream it ever reaches $1/\alpha$ with a chance of at most
-# $\alpha$,
-# however often one looks.
+# $\alpha$, however often one looks. Beside it CLIP's features of all images are compared with those of the calibration
+# images by a kernel two-sample test, whenever the stream has doubled: a new class is a crowd where few images were
+# before, though no single one is strange.
 
 # %%
 before = judge.answer(calibration.images)

@@ -245,7 +245,7 @@ def test_corrections_join_the_next_exemplars(done: tuple[Pilot, dict[str, Any]],
     sure = judge.answer([tmp_path / "new" / f"{number}.png" for number in range(4)])["probabilities"].max(axis=1)
     labels = [("dark", "grey", "grey", "bright")[place] for place in np.argsort(sure)[:2]]
     assert [row.split(",")[1] for row in rows[1:]] == labels  # those that it is least sure of, with their labels
-    with pytest.raises(ArtifactError, match="images have changed"):
+    with pytest.raises(ArtifactError, match="its images changed"):
         Pilot(pilot.folder).watch(tmp_path / "new")
     settings = {"methods": "linear_probe, nearest_class_mean", "generated": False}
     again = Pilot(pilot.folder, **settings)

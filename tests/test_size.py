@@ -37,7 +37,7 @@ MOST_LINES_OF_ROOMS = {
     "baselines": 967,
     "views": 4_825,
     "experiments": 6_204,
-    "pilot": 1_775,
+    "pilot": 1_722,
     "workshop": 481,
     "cli": 1_405,
 }

@@ -141,7 +141,7 @@ def fit_of_models(
         "nearest_class_mean": (NearestCentroid(), features.cpu().numpy()),
         "probe": (probe, features.cpu().numpy()),
     }
-    shares = cross_validate(inputs, labels, seed) | {"zero_shot": share_of(named == labels)}
+    shares = cross_validate(inputs, np.asarray(labels), seed) | {"zero_shot": share_of(named == labels)}
     largest, lost = float(np.bincount(labels).max() / len(labels)), reconstruction_share(diffusion, shown)
     accuracies = {name: Estimate(**share) for name, share in shares.items()}
     return FitOfModels(preset, len(labels), lost, 1 / len(class_names), largest, accuracies)

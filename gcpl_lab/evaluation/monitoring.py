@@ -112,7 +112,7 @@ def features_p_value(before: np.ndarray, now: np.ndarray, num_permutations: int,
     """
     distances = pdist(np.concatenate([before, now]), "sqeuclidean")
     kernel = np.exp(-squareform(distances) / max(float(np.median(distances)), 1e-12)).astype(np.float32)
-    own = np.repeat(np.float32([1 / len(before), -1 / len(now)]), [len(before), len(now)])
+    own = np.repeat(np.array([1 / len(before), -1 / len(now)], np.float32), [len(before), len(now)])
     weights = np.random.default_rng([seed, 101]).permuted(np.tile(own, (num_permutations + 1, 1)), axis=1)
     weights[0] = own
     found = np.einsum("ij,ij->i", weights @ kernel, weights)

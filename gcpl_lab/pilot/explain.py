@@ -59,12 +59,14 @@ def explain_error(judge: Judge, data: PilotData, image: str | Path, truth: str) 
     order = np.argsort(-similar, kind="stable")[:NEAREST]
     (sure,), (answers,) = decide_each(found["probabilities"], judge.thresholds)
     stranger = float((calibration["distances"].min(axis=1) < found["distances"].min()).mean())
+    taken = calibration["probabilities"][targets_of(data.calibration)[:, wanted] == 1].argmax(axis=1)
+    rivals = np.bincount(taken[taken != wanted], minlength=len(names))  # what images of this class are taken for
     texts = judge.clip.encode_texts([f"a photo of a {name}" for name in names]).numpy()
     likely = likely_causes(
         stranger_than=stranger,
         sure=float(sure),
         nearest_agree=float(np.mean(held[order, said] & ~held[order, wanted])),
-        look_alikes=said != wanted and said == _rival(data, calibration["probabilities"], wanted),
+        look_alikes=bool(judge.thresholds is None and said != wanted and rivals[said] == rivals.max() > 0),
         came_second=said == wanted or int(np.argsort(-chances)[1]) == wanted,
         misnamed=float(((texts @ known.T).argmax(axis=0)[held[:, wanted]] != wanted).mean()),
     )
@@ -112,15 +114,6 @@ def likely_causes(
     }
     likely = sorted((cause for cause in weights if weights[cause] >= 0.75), key=lambda cause: -weights[cause])
     return likely or ["threshold"]
-
-
-def _rival(data: PilotData, probabilities: np.ndarray, wanted: int) -> int | None:
-    """The class that calibration images of a class are most often taken for; None where they never are."""
-    if not isinstance(data.calibration, ImageSet):
-        return None
-    taken = probabilities[data.calibration.labels == wanted].argmax(axis=1)
-    counts = np.bincount(taken[taken != wanted], minlength=probabilities.shape[1])
-    return int(counts.argmax()) if counts.any() else None
 
 
 def draw_evidence(

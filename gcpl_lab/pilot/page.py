@@ -70,7 +70,8 @@ def show_classes(data: PilotData) -> list[tuple[str, str]]:
     for label, name in list(enumerate(data.class_names))[:MOST_SHOWN_CLASSES]:
         shown = [read_image(data.pool.images[place]) for place in np.flatnonzero(targets[:, label])[:SHOWN_IMAGES]]
         tiles, stream = [np.asarray(frame(image, "pad").resize((SIDE, SIDE))) for image in shown], io.BytesIO()
-        Image.fromarray(np.hstack(tiles)).save(stream, format="PNG")
+        row = np.hstack([np.pad(tile, ((0, 0), (0, 4), (0, 0)), constant_values=255) for tile in tiles])
+        Image.fromarray(row).save(stream, format="PNG")
         found.append((name, base64.b64encode(stream.getvalue()).decode("ascii")))
     return found
 

@@ -339,9 +339,9 @@ class Pilot:
         entries, counts = take_in(judge, Path(images), self.folder / LOG, since, on_progress)
         if not entries:
             raise DataError(f"{images}: all its images are older than {since}, and none was watched before")
-        judge.answers.append({name: np.array([entry[name] for entry in entries]) for name in judge.answers[0]})
-        drift = find_drift(*judge.answers, judge.thresholds)
-        sets = self._sets(judge.answers[0]["probabilities"], self._targets[0], judge.answers[1]["probabilities"])
+        stream = {name: np.array([entry[name] for entry in entries]) for name in judge.answers[0]}
+        judge.answers, drift = [judge.answers[0], stream], find_drift(judge.answers[0], stream, judge.thresholds)
+        sets = self._sets(judge.answers[0]["probabilities"], self._targets[0], stream["probabilities"])
         sure, said = judge.decide(1)
         alarms = [
             {"name": name, "after": test["after"], "figures": {key: test[key] for key in test if key != "values"}}

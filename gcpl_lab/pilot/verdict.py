@@ -53,8 +53,8 @@ def decide(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, Any]:
     failed, left_open = ([reason for reason in reasons if reason["state"] == state] for state in ("fails", "open"))
     decision = "no-go" if failed else "not yet" if left_open else "go"
     which = "; ".join(f"{reason['says']} ({reason['figures']})" for reason in failed or left_open)
-    why = "all conditions hold" if decision == "go" else f"{'not fulfilled' if failed else 'still open'}: {which}"
-    sentence = f"{decision.capitalize()} with {found['chosen']['title']}: {why}."
+    why = "All conditions hold" if decision == "go" else f"{'Not fulfilled' if failed else 'Still open'}: {which}"
+    sentence = f"{decision.capitalize()} with {found['chosen']['title']}. {why}."
     if found["chosen"]["simple"] and not all(entry["simple"] for entry in found["methods"]):
         sentence += " The method taken is a simple one: learned prompts are not worth their price here."
     changes = [RULES[reason["rule"]][1] for reason in failed + left_open]
@@ -79,17 +79,17 @@ def _check_rules(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, tup
         "accuracy": (
             quality["low"] >= config.least_accuracy,
             quality["high"] < config.least_accuracy,
-            f"{share(quality, count)}, wanted {config.least_accuracy:.0%}",
+            f"{share(quality, count)}, wanted {100 * config.least_accuracy:.0f} %",
         ),
         "coverage": (
             covered["high"] >= config.coverage,
             covered["high"] < config.coverage,
-            f"{share(covered, count)}, promised {config.coverage:.0%}",
+            f"{share(covered, count)}, promised {100 * config.coverage:.0f} %",
         ),
         "reviews": (
             sent["high"] <= config.most_reviewed,
             sent["low"] > config.most_reviewed,
-            f"{share(sent, count)}, allowed {config.most_reviewed:.0%}",
+            f"{share(sent, count)}, allowed {100 * config.most_reviewed:.0f} %",
         ),
         "cost": (
             all(ours["high"] < other["low"] for other in others),
