@@ -220,7 +220,7 @@ def make_report(folder: str | Path, method: str = "umap", theme: str = "light", 
 
     Args:
         folder: Of ``gcpl-lab train gcpl``, ``compare``, ``ablate lmpt`` or ``demo``.
-        method: Of the maps: umap, densmap, pca or tsne.
+        method: Of the maps: umap, aligned, densmap, pca or tsne.
         theme: Of the deck.
         run: See :func:`find_shown`.
     """

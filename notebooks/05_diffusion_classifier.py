@@ -91,10 +91,9 @@ from gcpl_lab.views.evidence import plot_timestep_evidence
 own = wide.errors[np.arange(len(test)), test.labels]
 others = (wide.errors.sum(axis=1) - own) / (len(names) - 1)
 gap = (others - own) / wide.errors.mean(axis=1)
-half = 1.96 * gap.std(axis=0, ddof=1) / np.sqrt(len(test))
 with style.figure_style():
     figure = style.new_figure(10, 4.5)
-    plot_timestep_evidence(figure.subplots(), wide.timesteps, gap.mean(0), gap.mean(0) - half, gap.mean(0) + half)
+    plot_timestep_evidence(figure.subplots(), wide.timesteps, {"": gap})
 figure
 
 # %% [markdown]

@@ -23,10 +23,11 @@ def state():
 
 torch.set_num_threads(1)
 points = numpy.random.default_rng(0).normal(size=(30, 4))
+states = {"a": points, "b": points}
 for what, run in {
     "diffusion": lambda: FrozenDiffusion.load("tiny"),
     "clip": lambda: FrozenCLIP.load("tiny"),
-    **{method: lambda method=method: projection.project(points, method) for method in projection.METHODS},
+    **{method: lambda method=method: projection.project(states, method) for method in projection.METHODS},
 }.items():
     before = state()
     run()

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from bokeh.core.enums import MarkerType
 from PIL import Image
+from typer.testing import CliRunner
 
+from gcpl_lab.cli.app import app
 from gcpl_lab.errors import DataError
+from gcpl_lab.experiments import run_views
+from gcpl_lab.experiments.runs import RunStates
 from gcpl_lab.views import interactive
 from gcpl_lab.views.interactive import BOKEH_MARKERS, frames_of, write_flip_book, write_gif
 from gcpl_lab.views.moving import moving_tokens
@@ -46,9 +50,17 @@ def test_figures_become_pages_of_one_width():
     assert [(page.picture.size, page.caption) for page in pages] == [((400, 300), "one"), ((400, 300), "two")]
 
 
-def test_a_movie_is_written_where_ffmpeg_is(frames, tmp_path, monkeypatch):
+def test_without_ffmpeg_gif_and_flip_book_are_made_and_one_line_says_so(tmp_path, monkeypatch):
+    states = RunStates(*[{}] * 2, *[np.zeros(0)] * 3, PATHS, [0, 10, 20], [], NAMES, {}, 0, None)
+    monkeypatch.setattr(run_views, "load_states", lambda _: states)
     monkeypatch.setattr(interactive.shutil, "which", lambda _: None)
-    assert interactive.write_movie(tmp_path / "a.mp4", frames) == []
+    result = CliRunner().invoke(app, ["animate", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "animation").iterdir()} == {"journey.gif", "journey.html"}
+    assert result.output.count("No MP4: ffmpeg is not installed; the GIF and the page hold the same.") == 1
+
+
+def test_a_movie_is_written_where_ffmpeg_is(frames, tmp_path, monkeypatch):
     told = []
 
     def run(command, input, **_):
@@ -100,7 +112,7 @@ def hover_page(path, **more):
         "images": [np.full((28, 28), 80 * place, np.uint8) for place in range(3)],
         "predictions": {"before": [0, 0, 1], "after": [0, 1, 1]},
         "probabilities": {"before": [0.5, 0.25, 1.0], "after": [0.5, 0.75, 1.0]},
-        "captions": ["one", "</script><script>alert(1)</script>", "three"],
+        "files": ["one", "</script><script>alert(1)</script>", "three"],
         "title": "A <map>",
         **more,
     }
@@ -133,7 +145,7 @@ def test_the_hover_map_fetches_nothing_and_has_the_facts_of_every_photograph(tmp
     pictures = data.pop("picture")
     assert all(picture.startswith("data:image/png;base64,iVBOR") for picture in pictures)
     assert len(set(pictures)) == 3
-    assert data.pop("caption")[0] == "one"
+    assert data.pop("file")[0] == "one"
     points = {"x0": [0, 1, 2], "y0": [0, 1, 0], "x1": [0, 1, 2], "y1": [1, 2, 1]}
     rings = {"ring0": [0, 1, 0], "ring1": [0, 0, 0]}  # one prediction is wrong before, none after
     assert data == {
@@ -150,7 +162,7 @@ def test_the_hover_map_fetches_nothing_and_has_the_facts_of_every_photograph(tmp
 
 
 def test_what_is_not_given_is_not_shown(tmp_path):
-    nothing = dict.fromkeys(("images", "predictions", "probabilities", "captions"))
+    nothing = dict.fromkeys(("images", "predictions", "probabilities", "files"))
     data = columns(hover_page(tmp_path / "a.html", **nothing))
     assert data.keys() == {"label", "color", "marker", "x0", "y0", "x1", "y1"}
 
@@ -168,7 +180,7 @@ def test_markers_are_as_different_as_in_figures():
         ("alt text", lambda path, frames: write_flip_book(path, frames, title="t", alt=" ")),
         ("no state 'after'", lambda path, frames: hover_page(path, predictions={"before": [0, 0, 1]})),
         ("1 entries for 3 points", lambda path, frames: hover_page(path, probabilities=[0.5])),
-        ("1 entries for 3 points", lambda path, frames: hover_page(path, captions=["x"])),
+        ("1 entries for 3 points", lambda path, frames: hover_page(path, files=["x"])),
     ],
 )
 def test_bad_input_is_named_and_nothing_written(frames, tmp_path, message, make):

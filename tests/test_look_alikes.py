@@ -18,6 +18,7 @@ from gcpl_lab.evaluation.look_alikes import (
     share_in_own_sector,
     worst_pair,
 )
+from gcpl_lab.experiments.look_alikes import shuffle_inside
 
 RNG = np.random.default_rng(0)
 
@@ -103,3 +104,16 @@ def test_look_alikes_are_the_nearest_classes_of_a_family():
     assert choose_look_alikes(features, labels, names, families) == [("a", "b", "c")]
     assert choose_look_alikes(features, labels, names, {"pair": ("e", "d")}) == [("d", "e")]
     assert choose_look_alikes(features, labels, names, {}) == [("a", "b", "c")]
+
+
+@pytest.mark.parametrize(("each", "least", "most"), [(16, 5, 6), (3, 1, 1), (1, 0, 1)])
+def test_a_shuffle_gives_every_label_as_many_images_of_every_class(each, least, most):
+    truth, sets = np.repeat(np.arange(6), each), [["a", "b", "c"], ["d", "e", "f"]]
+    for seed in range(5):
+        labels = shuffle_inside(truth, sets, np.random.default_rng(seed))
+        table = np.array([[(labels[truth == one] == other).sum() for other in range(6)] for one in range(6)])
+        inside = np.kron(np.eye(2), np.ones((3, 3))) > 0
+        assert not table[~inside].any()
+        assert table[inside].min() >= least
+        assert table[inside].max() <= most
+        assert table.sum(axis=0).tolist() == [each] * 6  # a permutation

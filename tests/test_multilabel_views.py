@@ -10,7 +10,7 @@ from gcpl_lab.views import multilabel
 from gcpl_lab.views.style import PART_LOOKS, figure_style, new_figure
 
 TITLES = {"zero": "Zero-shot CLIP", "lmpt": "LMPT", "never": "not run"}
-CURVE = [
+CURVE: list[dict[str, Any]] = [
     {"share": share, "score": score, "mean": 0.5 - share / 10, "standard_deviation": None}
     for share in (1.0, 0.0, 0.5)
     for score in ("map", "map_tail")
@@ -81,7 +81,7 @@ def test_differences_leave_the_reference_out(ax: Any) -> None:
     ("plot", "given", "message"),
     [
         (multilabel.plot_tail_bars, ([], TITLES), "rows is empty; expected at least one with name, map, map_head"),
-        (multilabel.plot_noise_curve, ([],), "curve is empty"),
+        (multilabel.plot_noise_curve, ([],), "lines is empty"),
         (multilabel.plot_class_precision, ({}, TITLES), "classes is empty"),
         (multilabel.plot_differences, ({}, {"never": "not run"}, "zero"), "no variant with a title was measured"),
     ],

@@ -26,7 +26,7 @@ BEFORE = RNG.normal(size=(80, 6))
 AFTER = BEFORE + 2 * RNG.normal(size=(10, 6))[LABELS]
 PATHS = RNG.normal(size=(5, 10, 2)).cumsum(axis=0)
 CURVES = {name: (np.arange(100), RNG.random(100)) for name in LONG[:6]}
-GAP = np.linspace(-0.001, 0.03, 10)
+GAPS = {"": np.linspace(-0.001, 0.03, 10) + RNG.normal(0, 0.01, (20, 10))}
 CONFIDENCES = RNG.random(200)
 IMAGES = RNG.integers(0, 255, size=(5, 28, 28), dtype=np.uint8)
 WORDS = {name: [("sleeve", 0.7), ("counterrevolutionaries", 0.4), ("a", 0.1)] for name in LONG}
@@ -63,9 +63,9 @@ FIGURES = {
     "accuracy": partial(on_axes, plots.plot_accuracy, ACCURACIES, 0.1),
     "similarity": partial(on_axes, evidence.plot_similarity, BOTH[1], LONG, LONG_FAMILIES),
     "confusion": partial(on_axes, evidence.plot_confusion, RNG.integers(0, 40, size=(10, 10)), LONG, LONG_FAMILIES),
-    "timesteps": partial(on_axes, evidence.plot_timestep_evidence, range(0, 1000, 100), GAP, GAP - 0.01, GAP + 0.01),
+    "timesteps": partial(on_axes, evidence.plot_timestep_evidence, range(0, 1000, 100), GAPS),
     "reliability": partial(on_axes, evidence.plot_reliability, CONFIDENCES, RNG.random(200) < CONFIDENCES),
-    "norms": partial(on_axes, evidence.plot_norms, CURVES, {LONG[0]: 1.4}),
+    "norms": partial(on_axes, plots.plot_losses, CURVES, "norm", {LONG[0]: 1.4}),
     "words": partial(on_axes, evidence.plot_nearest_words, WORDS, 0.3),
     "similarity_pair": partial(evidence.plot_similarity_pair, *BOTH, LONG, LONG_FAMILIES),
     "error_map": error_map,
@@ -157,9 +157,9 @@ def test_matrix_keeps_its_values_in_family_order():
 def test_accuracy_bars_are_sorted_and_kinds_differ_by_hatch():
     rows = ACCURACIES[:2][::-1]
     (ax,) = on_axes(plots.plot_accuracy, rows, 0.1).axes
-    assert [bar.get_width() for bar in ax.patches] == [0.1, 0.2]
-    assert [bool(bar.get_hatch()) for bar in ax.patches] == [True, False]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["diffusion prompts", "baselines"]
+    assert [bar.get_width() for bar in ax.patches] == [0.2, 0.1]  # from above
+    assert [bool(bar.get_hatch()) for bar in ax.patches] == [False, True]
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"diffusion prompts", "baselines"}
     with pytest.raises(DataError, match="kind 'other'"):
         on_axes(plots.plot_accuracy, [{**rows[0], "kind": "other"}], 0.1)
 
@@ -177,9 +177,11 @@ def test_error_map_shows_nothing_where_neither_class_is_favoured():
     axes = evidence.plot_error_map(new_figure(8, 4).subplots(1, 2), np.zeros((4, 4)), difference, "a", "b")
     overlay = axes[1].images[1].get_array()
     assert overlay[..., 3].tolist() == [[0.8, 0.0], [0.0, 0.8]]
-    # Blue where A is favoured, orange where B is.
+    # Blue where A is favoured, orange where B is; a whole line holds the one, a dashed one the other.
     assert overlay[0, 0, 2] > overlay[0, 0, 0]
     assert overlay[1, 1, 0] > overlay[1, 1, 2]
+    lines = [part for part in axes[1].collections if part.get_linewidth()[0] == 2]
+    assert [part.get_linestyle()[0][1] is None for part in lines] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -191,10 +193,10 @@ def test_error_map_shows_nothing_where_neither_class_is_favoured():
         ("2 steps or more", plots.plot_token_journey, (np.zeros((1, 1, 2)), [0], ["a"])),
         ("curves is empty", plots.plot_losses, ({},)),
         ("curve 'a'", plots.plot_losses, ({"a": (np.arange(3), np.arange(2))},)),
-        ("table is empty", plots.plot_shots, ([],)),
+        ("lines is empty", plots.plot_shots, ([],)),
         (r"expected \(2, 2\)", evidence.plot_confusion, (np.zeros((2, 3)), ["a", "b"])),
         ("negative", evidence.plot_confusion, (-np.eye(2), ["a", "b"])),
-        ("expected equal", evidence.plot_timestep_evidence, ([1], [1, 2], [1], [1])),
+        (r"expected \(image, 1\)", evidence.plot_timestep_evidence, ([1], {"a": np.zeros((3, 2))})),
         ("from 0 to 1", evidence.plot_reliability, ([1.5], [True])),
         ("1 classes without a word", evidence.plot_nearest_words, ({"a": []}, 0.1)),
         ("1 rows without an image", lambda ax, rows: evidence.plot_sample_grid(rows), ([("a", [])],)),

@@ -1,4 +1,5 @@
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -55,6 +56,28 @@ def test_seed_decides_the_map_and_nothing_warns(states, method):
         assert not np.allclose(first.points["after"], other.points["after"])
 
 
+def test_aligned_has_a_map_a_state_in_which_a_point_stays_near_itself(states):
+    more = {**states, "end": 3 * states["after"]}
+    corners = np.eye(6)
+    found, again = (project(more, "aligned", seed=4, anchors=corners) for _ in range(2))
+    assert list(found.points) == list(more)
+    assert {points.shape for points in found.points.values()} == {(24, 2)}
+    assert {places.shape for places in found.anchors.values()} == {(6, 2)}
+    assert all(np.array_equal(found.points[name], again.points[name]) for name in more)
+    # Relations hold each point near itself: without them this would be 1.
+    for one, other in pairwise(found.points.values()):
+        gaps = np.linalg.norm(one[:, None] - other[None], axis=2)
+        assert np.diag(gaps).mean() < 0.8 * gaps.mean()
+    assert "a map a state, each point held near itself" in found.note
+
+
+def test_anchors_are_placed_with_every_state_and_change_no_trustworthiness(states):
+    found = project(states, "pca", anchors=states["before"][:2])
+    assert set(found.points) == set(found.trustworthiness) == set(states)
+    for places in found.anchors.values():
+        assert places == pytest.approx(found.points["before"][:2])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"method": "densmap"}, {"fit_on": "before"}])
 def test_densmap_and_umap_on_one_state(states, options):
@@ -85,6 +108,9 @@ def test_one_dimension_and_equal_points():
         (np.zeros((4, 2)), {"method": "mds"}, "'mds' is unknown; expected one of umap"),
         (np.zeros((4, 2)), {"fit_on": "before"}, "fit_on is 'before'"),
         ({"before": np.zeros((4, 2))}, {"method": "tsne", "fit_on": "before"}, "cannot place points after"),
+        (np.zeros((30, 2)), {"method": "aligned"}, "aligned needs two or more states"),
+        ({"a": np.zeros((30, 2)), "b": np.zeros((31, 2))}, {"method": "aligned"}, "of the same points"),
+        ({"a": np.zeros((9, 2)), "b": np.zeros((9, 2))}, {"method": "aligned"}, "at least 21"),
         (np.zeros((2, 2)), {}, "2 points to fit a map on"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
+from gcpl_lab.views.evidence import EVIDENCE_COLORS
 from gcpl_lab.views.slides import THEMES
 from gcpl_lab.views.style import MARKERS, PALETTE, PART_LOOKS, class_style, family_order, family_spans
 
@@ -65,6 +66,15 @@ def test_colours_differ_for_every_eye(simulation):
     for theme in THEMES.values():  # bars stand out from their ground in both themes
         assert least(simulation, f"#{theme['accent']}", f"#{theme['ground']}") >= 0.3
         assert least(simulation, f"#{theme['accent']}", f"#{theme['text']}") >= 0.15
+
+
+@pytest.mark.parametrize("simulation", SIMULATIONS)
+def test_both_ends_of_an_error_map_differ_in_grey_and_for_every_eye(simulation):
+    for_b, _, for_a = EVIDENCE_COLORS
+    assert least(simulation, for_a, for_b) >= 0.25
+    luminance = [float(linear(color) @ (0.2126, 0.7152, 0.0722)) + 0.05 for color in (for_a, for_b)]
+    assert luminance[1] / luminance[0] >= 2.5  # told apart without colours
+    assert luminance[0] / 0.05 >= 3  # and from black
 
 
 @pytest.mark.parametrize("simulation", SIMULATIONS)

@@ -14,7 +14,7 @@ from gcpl_lab.cli.answers import answer, console, make_table
 
 Run = Annotated[Path, Argument(help="Folder written by train gcpl, compare, ablate lmpt or demo.")]
 Theme = Annotated[str, Option(help="light or dark.")]
-Method = Annotated[str, Option(help="Of the map: umap, densmap, pca or tsne.")]
+Method = Annotated[str, Option(help="Of the map: umap, aligned, densmap, pca or tsne.")]
 Raw = Annotated[Path, Option(help="Folder with the four published Fashion-MNIST files.")]
 DEMO, RAW_FILES = Path("runs/demo"), Path("/usr/share/datasets/fashion-mnist")
 
@@ -41,11 +41,9 @@ def course(
     with console.status("") as status:
         rows = write_course(source, target, edition, notebooks or (), execute, status.update)
     shipped = ship_states(find_samples("fashion").parent / "course") if ship else []
-    shown = []
-    for row in rows:
-        took = "not run" if row["seconds"] is None else f"{row['seconds']:.0f} s"
-        shown.append({"file": row["file"], "took": took, "stated": 60 * row["stated_minutes"]})
-    table = make_table({"notebook": "{file}", "took": "{took}", "stated": "{stated:.0f} s"}, shown)
+    took = ("not run" if row["seconds"] is None else f"{row['seconds']:.0f} s" for row in rows)
+    shown = [{**row, "took": seconds} for row, seconds in zip(rows, took, strict=True)]
+    table = make_table({"notebook": "{file}", "took": "{took}", "stated": "{stated_minutes} min"}, shown)
     lines = [f"Shipped in data_samples/course: what notebooks {', '.join(shipped)} left."] if shipped else []
     answer({"notebooks": rows, "shipped": shipped}, as_json, table, *lines)
 
@@ -60,10 +58,9 @@ def catch_up(
 
     done = states.catch_up(notebook.zfill(2), replace)
     restored = ", ".join(f"{number} {what}" for number, what in done.items())
-    lines = [f"{states.course_folder()}: {restored or 'nothing to restore: no earlier notebook leaves any'}"]
-    if "kept" in done.values():
-        lines.append("What was there already was kept; --replace overwrites it.")
-    answer(done, as_json, *lines)
+    kept = ["What was there already was kept; --replace overwrites it."] if "kept" in done.values() else []
+    restored = restored or "nothing to restore: no earlier notebook leaves any"
+    answer(done, as_json, f"{states.course_folder()}: {restored}", *kept)
 
 
 def lab(notebooks: Annotated[Path, Option(help="Folder of notebooks.")] = Path("notebooks")) -> None:
@@ -104,7 +101,7 @@ def hover_map(folder: Run = DEMO, method: Method = "umap", as_json: options.Json
 
 
 def animate(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
-    """Make the token journey and the before-and-after map move, as GIF and as a page to turn by hand."""
+    """Make the pictures of a run move, as GIF, as a page to turn by hand and, where ffmpeg is, as MP4."""
     from gcpl_lab.experiments.run_views import make_animation
 
     _name_files(make_animation(_shown(folder), method), as_json, "{all} files")
@@ -119,8 +116,10 @@ def _shown(folder: Path) -> Path:
 
 
 def _name_files(paths: list[Path], as_json: bool, what: str) -> None:
-    told = what.format(all=len(paths), others=len(paths) - 1)
-    answer({"files": [str(path) for path in paths]}, as_json, f"{told}: {paths[0]}")
+    told, endings = what.format(all=len(paths), others=len(paths) - 1), {path.suffix for path in paths}
+    still = ".gif" in endings and ".mp4" not in endings
+    lines = ["No MP4: ffmpeg is not installed; the GIF and the page hold the same."] if still else []
+    answer({"files": [str(path) for path in paths]}, as_json, f"{told}: {paths[0]}", *lines)
 
 
 def build_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +158,8 @@ def _draw_comple_norm(run: ShownRun) -> Axes:
         curves[title_of(name)] = (steps, np.sqrt(squares))
     norms, weight = curves[title_of("gcpl")][1], run.by_name["comple"].model.config.contrast_weight
     foreseen = float(norms[-max(1, len(norms) // 5) :].mean()) / (1 - weight)
-    return evidence.plot_norms(_axes(11, 6), curves, {title_of("comple"): foreseen})
+    label = "norm of the predicted noise\n(true noise = 1)"
+    return plots.plot_losses(_axes(11, 6), curves, label, {title_of("comple"): foreseen})
 
 
 def _draw_timestep_evidence(run: ShownRun) -> Axes:
@@ -167,9 +167,7 @@ def _draw_timestep_evidence(run: ShownRun) -> Axes:
     own = np.take_along_axis(errors, labels[:, None, None], axis=1)[:, 0]
     others = (errors.sum(1) - own) / (errors.shape[1] - 1)
     gaps = (others - own) / errors.mean(1)
-    mean, half = gaps.mean(0), 1.96 * gaps.std(0, ddof=1) / math.sqrt(len(gaps))
-    timesteps = run.after.evidence.timesteps.tolist()
-    return evidence.plot_timestep_evidence(_axes(11, 6), timesteps, mean, mean - half, mean + half)
+    return evidence.plot_timestep_evidence(_axes(11, 6), run.after.evidence.timesteps, {"": gaps})
 
 
 def _draw_error_map(run: ShownRun) -> Figure:

@@ -29,9 +29,9 @@ from gcpl_lab.training.memory import FORWARD_ADVICE, MemoryFit
 
 EARLY_STEPS = (1, 4, 16, 64)
 """States between names and the end in which test images are judged too."""
-NUM_CONTROLS, CONTROL_STEPS, CONTROL_SHOWN = 3, 16, 16
-"""Shufflings; updates of all but the first, which learns as long as true labels do, and under which alone images are
-judged; its state in which they are judged besides its last."""
+NUM_CONTROLS, CONTROL_STEPS = 3, 16
+"""Shufflings; updates after which images are judged under each, and of all but the first, which goes on as long as
+true labels do."""
 MOST_EARLY = 30
 """Images a class that are judged in these states, on half of the samples; one in three under every prompt."""
 CONTROL = "shuffled"
@@ -226,7 +226,7 @@ def judge_states(
         }
 
     found = cache.arrays(experiment, ("early", *trial), early)
-    return cache.arrays(experiment, ("controls", *trial), shuffled) | found if controls else found
+    return cache.arrays(experiment, ("shuffled", *trial), shuffled) | found if controls else found
 
 
 def _learn_controls(
@@ -241,13 +241,12 @@ def _learn_controls(
     names, exemplars = [name for members in chosen.sets for name in members], experiment._exemplars.subset(episode)
     size = max(1, round(experiment.config.batch_size * len(places) / len(experiment.test.class_names)))
     for turn in range(NUM_CONTROLS):
-        labels = torch.from_numpy(_shuffled(truth, chosen.sets, np.random.default_rng([seed, 31, turn])))
+        labels = torch.from_numpy(shuffle_inside(truth, chosen.sets, np.random.default_rng([seed, 31, turn])))
         settings = {**experiment.settings, "batch_size": size}
         model = GCPLClassifier(experiment.preset, objective, seed=seed, diffusion=experiment.diffusion, **settings)
         model.begin(names)
         deque(islice(model.train(replace(exemplars, labels=labels)), CONTROL_STEPS if turn else None), maxlen=0)
-        last = max(model.states_)
-        for step in sorted({CONTROL_SHOWN, last} & model.states_.keys()) if not turn else ():
+        for step in sorted({CONTROL_STEPS, max(model.states_)} & model.states_.keys()):
             found[f"errors/{CONTROL}{turn}.{step}"] = chosen.judge(experiment, model, model.states_[step], own)
         outputs = prompt_outputs(experiment.diffusion, model.prompts_, model.states_)
         whole = {step: true[step].copy() for step in outputs if step in true}
@@ -257,11 +256,18 @@ def _learn_controls(
     return found
 
 
-def _shuffled(truth: np.ndarray, sets: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
-    """The labels, permuted among the images of each set."""
-    labels, set_of = truth.copy(), np.repeat(np.arange(len(sets)), [len(members) for members in sets])[truth]
-    for turn in range(len(sets)):
-        labels[set_of == turn] = rng.permutation(truth[set_of == turn])
+def shuffle_inside(truth: np.ndarray, sets: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
+    """The labels, shuffled among the images of each set so that every label gets equally many images of every class.
+
+    A permutation leaves more or fewer labels right by chance, and teaches just that share of the truth.
+    """
+    labels, start = truth.copy(), 0
+    for members in sets:
+        count, first = len(members), rng.permutation(len(members))
+        for place in range(count):
+            rows = rng.permutation(np.flatnonzero(truth == start + place))
+            labels[rows] = start + (np.arange(len(rows)) + first[place]) % count
+        start += count
     return labels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gcpl_lab.evaluation.look_alikes import pair_margins, share_in_own_sector, worst_pair
-from gcpl_lab.experiments.look_alikes import CONTROL, LookAlikes
+from gcpl_lab.experiments.look_alikes import CONTROL, CONTROL_STEPS, LookAlikes
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.runs import RunStates
 from gcpl_lab.gcpl.objectives import OBJECTIVES
@@ -82,6 +82,18 @@ def _maps(part: Any, states: RunStates, classes: Sequence[str], reach: float | N
     decision_row(part, judged, classes, looks, names, reach, False, thumbnails, columns=columns)
 
 
+def say_controls(found: LookAlikes, sets: Sequence[Sequence[str]]) -> str:
+    """How far several shufflings lie apart on the images of each set, in a sentence for under their maps."""
+    keys = [key for name in found.methods if (key := f"{name}.{CONTROL_STEPS}") in found.errors]
+    keys, said = [key for key in keys if key.startswith(CONTROL)], []
+    for classes in sets if keys else ():
+        shares = [share_in_own_sector(*found.judged(key, classes)).value for key in keys]
+        names = ", ".join(style.label_text(name, 12) for name in classes)
+        said.append(f"{min(shares):.0%} to {max(shares):.0%} of {names} (chance is {1 / len(classes):.0%})")
+    learned = f"Labels shuffled inside the family, {len(keys)} shufflings of {CONTROL_STEPS} steps"
+    return f" {learned}: {'; '.join(said)}." if said else ""
+
+
 def draw_decision_maps(states: RunStates, columns: int = 0, most: int | None = None) -> Figure | None:
     """Names, methods and the control for every set of three look-alikes, or ``most`` of them, all on one scale.
 
@@ -100,7 +112,7 @@ def draw_decision_maps(states: RunStates, columns: int = 0, most: int | None = N
         for part, classes in zip(parts[:, 0], sets, strict=True):
             _maps(part, states, classes, reach, columns)
         under = f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}"
-        panels.write_around(figure, under=under)
+        panels.write_around(figure, under=under + say_controls(found, sets))
     return figure
 
 
@@ -148,8 +160,9 @@ def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:
         class_key(lower, fitted.class_names, looks)
         under = (
             "Above: three look-alikes on the plane of their relative errors; under each map the share of test images "
-            f"in their own sector, with its 95 % interval. Below: {fitted.projection.note} of probabilities; rings: "
-            "where an image would lie that is surely of this class; figures measured in the probabilities."
+            f"in their own sector, with its 95 % interval.{say_controls(found, sets[:1])} Below: probabilities, "
+            f"{fitted.projection.note}; rings: where an image would lie that is surely of this class; figures measured "
+            "in the probabilities."
         )
         panels.write_around(figure, under=under)
     return figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,7 @@ class RunStates:
 
     def project(self, method: str) -> Projection:
         """Both states on one map of what the classifier reads, all with one sharpness; see ``fit_score_map``."""
-        found = fit_score_map(self.scores, self.labels, self.class_names, method, self.seed).projection
-        points, trust = found.points, found.trustworthiness
-        return replace(
-            found,
-            points={name: points[name] for name in self.scores},
-            trustworthiness={name: trust[name] for name in self.scores},
-        )
+        return fit_score_map(self.scores, self.labels, self.class_names, method, self.seed).projection
 
 
 def before_and_after(outcomes: Sequence[Outcome]) -> tuple[Outcome | None, Outcome]:

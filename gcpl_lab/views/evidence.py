@@ -20,11 +20,14 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.letters import distinct
 from gcpl_lab.views.panels import label_ends, set_texts
-from gcpl_lab.views.plots import Curves, draw_curves
 from gcpl_lab.views.style import Families, Names, font_size
 
 MOST_CLASSES = 16
 """Of a matrix; more names would lie on each other."""
+EVIDENCE_COLORS = ("#FFB000", "#F2F2F2", "#2F5FD0")
+"""For B, for neither, for A: both ends are seen on black and on white, and differ in grey and to colour-blind eyes."""
+LINE_FROM = 0.4
+"""Share of the strongest evidence from which a line holds it."""
 
 
 def _draw_matrix(
@@ -148,20 +151,28 @@ def plot_confusion(
 
 
 def plot_timestep_evidence(
-    ax: Axes, timesteps: Sequence[int], gap: np.ndarray, low: np.ndarray, high: np.ndarray
+    ax: Axes, timesteps: Sequence[int] | np.ndarray, gaps: Mapping[str, Any], colors: Names = ()
 ) -> Axes:
-    """At which noise levels the denoiser tells classes apart, each argument (timestep,).
+    """At which noise levels the denoiser tells classes apart, with the 95 % interval of each mean.
 
-    ``gap`` is the error under rival prompts minus that under the own, relative to the error, in its interval.
+    ``gaps`` map words, which may be empty, to (image, timestep): the error under rival prompts minus that under the
+    own, relative to the error; those without an image are left out. ``colors`` are in their order.
     """
-    shapes = [np.shape(part) for part in (timesteps, gap, low, high)]
-    if set(shapes) != {(len(timesteps),)}:
-        raise DataError(f"timesteps, gap, low and high have shapes {shapes}; expected equal")
-    x, y, bottom, top = np.array([timesteps, gap, low, high], dtype=float)[:, np.argsort(timesteps)]
-    panels.draw_gaps(ax)
-    panels.draw_band(ax, "", x, y, bottom, top, (style.BLUE, "o"), alpha=0.2, markersize=6)
+    ax.axhline(0, color=style.GREY, linewidth=1.2)
+    panels.percent_axis(ax.yaxis)
+    ax.set_ylabel("own prompt better by\n(share of the error)")
+    lines, looks = {}, {}
+    for turn, (words, values) in enumerate(gaps.items()):
+        if len(values):
+            values = panels.check_shape("gaps", values, "image", len(timesteps))
+            mean, half = values.mean(0), 1.96 * values.std(0, ddof=min(1, len(values) - 1)) / len(values) ** 0.5
+            lines[words] = list(zip(timesteps, mean, mean - half, mean + half, strict=True))
+            color, marker = style.look(turn)
+            looks[words] = (colors[turn] if colors else color if words else style.BLUE), marker
+    ends = panels.draw_lines(ax, lines, looks, markersize=6, linestyle="-")
     ax.margins(x=0.03)
-    ax.set_xlabel("timestep t (small: little noise; large: almost only noise)")
+    ax.set_xlabel("timestep t, from little noise to almost only noise (band: 95 % interval of the mean)")
+    label_ends(ax, [end for end in ends if end[1]])
     return ax
 
 
@@ -171,16 +182,15 @@ def plot_error_map(
     """Where in the image (on the first of two axes) the denoiser finds class A, blue, and where class B, orange.
 
     ``difference`` (map height, map width) is the error under B minus the error under A: above 0 speaks for A. It lies
-    over the grey image, which shows where neither is favoured.
+    over the grey image, which shows where neither is favoured. Without colours, blue is the darker, and lines hold what
+    speaks most: whole ones for A, dashed ones for B.
     """
     image, difference = np.asarray(image), panels.check_shape("difference", difference, "height", "width")
     if image.ndim not in (2, 3) or len(axes) != 2:
         raise DataError(f"image has shape {image.shape} for {len(axes)} axes; expected an image and two axes")
     height, width = image.shape[:2]
     reach = float(np.abs(difference).max()) or 1.0
-    # Both ends are seen on black as well as on white, and differ to colour-blind eyes.
-    colors = LinearSegmentedColormap.from_list("evidence", ["#E66100", "#F2F2F2", "#3B6FE8"])
-    scale = ScalarMappable(Normalize(-reach, reach), colors)
+    scale = ScalarMappable(Normalize(-reach, reach), LinearSegmentedColormap.from_list("evidence", EVIDENCE_COLORS))
     overlay = scale.to_rgba(difference)
     overlay[..., 3] = 0.8 * np.abs(difference) / reach
     grey = image if image.ndim == 2 else image.mean(axis=2).astype(image.dtype)
@@ -188,9 +198,17 @@ def plot_error_map(
         panels.show_image(ax, shown)
         ax.set_title(title)
     axes[1].imshow(overlay, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    rows, columns = difference.shape
+    y, x = (np.arange(rows) + 0.5) * height / rows - 0.5, (np.arange(columns) + 0.5) * width / columns - 0.5
+    for sign, kind in ((1, "solid"), (-1, "dashed")):
+        if min(difference.shape) > 1 and (sign * difference).max() > LINE_FROM * reach:
+            for color, wide in ((style.INK, 4.0), ("white", 2.0)):
+                level: dict[str, Any] = {"levels": [LINE_FROM], "colors": color, "linewidths": wide}
+                axes[1].contour(x, y, sign * difference / reach, linestyles=kind, **level)
     figure: Any = axes[1].get_figure(root=True)
     bar = figure.colorbar(scale, ax=axes[1], ticks=[-reach, 0, reach], shrink=0.85)
-    bar.set_ticklabels([style.label_text(name_b, 18), "neither", style.label_text(name_a, 18)])
+    names = style.label_text(name_b, 18), style.label_text(name_a, 18)
+    bar.set_ticklabels([f"{names[0]}\n(dashed)", "neither", f"{names[1]}\n(whole line)"])
     return list(axes)
 
 
@@ -249,22 +267,6 @@ def plot_reliability(ax: Axes, confidences: np.ndarray, correct: np.ndarray, num
     panels.percent_axis(ax.xaxis, ax.yaxis)
     ax.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal", ylabel="share that was right")
     ax.set_xlabel("stated probability\n(size: share of the images)")
-    return ax
-
-
-def plot_norms(ax: Axes, curves: Curves, expected: Mapping[str, float] | None = None) -> Axes:
-    """Norm of the predicted noise, relative to the noise's, over training: what CoMPLe's contrast drives, measured.
-
-    ``expected`` maps a curve's name to the norm that theory foresees, dotted in its colour: the minimiser of CoMPLe is
-    GCPL's prediction times 1 / (1 - contrast weight).
-    """
-    ends = draw_curves(ax, curves)
-    for _, name, color in ends:
-        if expected and name in expected:
-            ax.axhline(expected[name], color=color, linestyle=(0, (1, 2)), linewidth=1.6)
-    ax.set_xlabel("training step" + (" (dotted: foreseen by theory)" if expected else " (thick: running mean)"))
-    ax.set_ylabel("norm of the predicted noise\n(true noise = 1)")
-    label_ends(ax, ends)
     return ax
 
 
@@ -381,16 +383,5 @@ def draw_pair(
     rows = figure.add_gridspec(2, 1, height_ratios=(1.15, 1))
     columns = max(6, *(len(images) for images in mistakes.values()))
     panels.image_rows(figure.add_subfigure(rows[0]), list(mistakes.items()), columns, margin=2.4)
-    ax = figure.add_subfigure(rows[1]).subplots()
-    panels.draw_gaps(ax)
-    ends, order = [], np.argsort(timesteps)
-    for turn, ((words, values), color) in enumerate(zip(gaps.items(), colors, strict=True)):
-        if not len(values):
-            continue
-        mean, spread = np.mean(values, axis=0)[order], np.std(values, axis=0, ddof=min(1, len(values) - 1))[order]
-        half, look = 1.96 * spread / len(values) ** 0.5, (color, style.look(turn)[1])
-        band = (timesteps[order], mean, mean - half, mean + half)
-        ends.append(panels.draw_band(ax, words, *band, look, alpha=0.2, markersize=6))
-    ax.set_xlabel("timestep t (band: 95 % interval of the mean)")
-    label_ends(ax, ends)
+    plot_timestep_evidence(figure.add_subfigure(rows[1]).subplots(), timesteps, gaps, colors)
     return figure

@@ -134,7 +134,6 @@ def write_hover_map(
     images: Sequence[Any] | None = None,
     predictions: Answers | None = None,
     probabilities: Answers | None = None,
-    captions: Sequence[str] | None = None,
     files: Sequence[str] | None = None,
     families: Families = None,
     title: str = "Map of the images",
@@ -149,7 +148,6 @@ def write_hover_map(
         images: (point,), paths, PIL images or uint8 arrays.
         predictions: (point,) integers, one array for all states or one a state by its name.
         probabilities: (point,), of the predicted class, 0 to 1; given with and like ``predictions``.
-        captions: (point,).
         files: (point,), how the images are called in a saved selection.
     """
     clouds, places = panels.check_clouds(projection.points, labels, class_names)
@@ -165,8 +163,6 @@ def write_hover_map(
         if probabilities is not None:
             chances = _column(probabilities, state, names, "probabilities")
             data[f"probability{turn}"] = [f"{float(chance):.1%}" for chance in chances]
-    if captions is not None:
-        data["caption"] = _column(captions, "all", names, "captions")
     if images is not None:
         pictures = [read_image(image) for image in _column(images, "all", names, "images")]
         for picture in pictures:
@@ -209,7 +205,6 @@ if (data["prediction" + turn]) {
   const chance = data["probability" + turn] ? ` (${data["probability" + turn][place]})` : ""
   lines.push(`${safe(state)}`, `predicted: ${safe(data["prediction" + turn][place])}${chance}`)
 }
-if (data.caption) lines.push(`<i>${safe(data.caption[place])}</i>`)
 if (data.file) lines.push(safe(data.file[place]))
 card.text = lines.join("<br>")
 """

@@ -72,14 +72,11 @@ def plot_differences(ax: Axes, summaries: Mapping[str, Rows], titles: Mapping[st
         raise DataError(f"no variant with a title was measured; expected some of {', '.join(titles)}")
     panels.name_rows(ax, [style.label_text(titles[name], 48) for name in names])
     for turn, (score, entries) in enumerate(summaries.items()):
-        color, marker = _LOOKS.get(score, style.look(turn + 1))
         by_name = {entry["method"]: entry for entry in entries}
         found = [[by_name.get(name, {}).get(key) for name in names] for key in ("difference", "low", "high")]
-        values, low, high = 100 * np.array(found, dtype=float)
-        places = np.arange(len(names)) + 0.3 * (turn - (len(summaries) - 1) / 2)
-        ax.plot([low, high], [places, places], color=color, linewidth=2)
-        label = PARTS.get(score, score)
-        ax.plot(values, places, color=color, marker=marker, markersize=8, linestyle="", label=label)
+        values, *ends = 100 * np.array(found, dtype=float)
+        shift, look = 0.3 * (turn - (len(summaries) - 1) / 2), _LOOKS.get(score, style.look(turn + 1))
+        panels.mark_rows(ax, values, look, PARTS.get(score, score), shift, 64, ends)
     ax.axvline(0, color=style.INK, linestyle=":", linewidth=1.6)
     name = titles.get(reference, reference)
     set_texts(ax, caption=f"points of mAP above {name} (line: 95 % interval over seeds)")
@@ -92,17 +89,17 @@ def plot_noise_curve(ax: Axes, curve: Rows, reference: Mapping[str, Any] | None 
 
     ``reference`` maps a score to the mean of a method without captions, drawn as a dotted line.
     """
-    panels.check_filled("curve", curve, "entries with share, score, mean, standard_deviation")
-    ends = []
-    for score, name in PARTS.items():
-        entries = sorted((entry for entry in curve if entry["score"] == score), key=lambda entry: entry["share"])
-        if not entries:
-            continue
-        x, y = (np.array([entry[key] for entry in entries]) for key in ("share", "mean"))
-        spread = np.array([entry["standard_deviation"] or 0.0 for entry in entries])
-        ends.append(panels.draw_band(ax, name, x, y, y - spread, y + spread, _LOOKS[score]))
-        if reference and score in reference:
-            ax.axhline(float(reference[score]), color=ends[-1][2], linestyle=":", linewidth=1.6)
+    lines: dict[str, list[Any]] = {}
+    for entry in curve:
+        if entry["score"] in PARTS:
+            mean, spread = entry["mean"], entry["standard_deviation"] or 0.0
+            points = lines.setdefault(PARTS[entry["score"]], [])
+            points.append((entry["share"], mean, mean - spread, mean + spread))
+    looks = {PARTS[score]: look for score, look in _LOOKS.items()}
+    ends = panels.draw_lines(ax, lines, looks, linestyle="-")
+    for score, mean in (reference or {}).items():
+        if PARTS.get(score) in lines:
+            ax.axhline(float(mean), color=_LOOKS[score][0], linestyle=":", linewidth=1.6)
     panels.percent_axis(ax.xaxis, ax.yaxis)
     dotted = "; dotted: no captions" if reference else ""
     set_texts(ax, caption=f"share of captions replaced by another image's (band: one standard deviation{dotted})")
@@ -121,7 +118,7 @@ def plot_class_precision(ax: Axes, classes: Mapping[str, Rows], titles: Mapping[
     order = sorted(range(len(first)), key=lambda place: -first[place]["num_train"])
     for turn, (method, entries) in enumerate(classes.items()):
         values = [entries[place]["average_precision"] for place in order]
-        panels.mark_rows(ax, values, turn, titles.get(method, method))
+        panels.mark_rows(ax, values, style.look(turn), titles.get(method, method))
     names = [f"{style.label_text(entry['name'])} ({entry['num_train']}, {entry['part']})" for entry in first]
     panels.name_rows(ax, [names[place] for place in order], rules=0.0)
     ax.set_xlim(0, 1)
@@ -170,7 +167,7 @@ def plot_thresholds(
         if len(known):
             ax.plot([known.min(), known.max()], [row, row], color=style.FAINT, linewidth=3, zorder=1)
     for turn, (name, values) in enumerate(table.items()):
-        panels.mark_rows(ax, np.asarray(values)[order], turn, name, size=75)
+        panels.mark_rows(ax, np.asarray(values)[order], style.look(turn), name)
     start = 0
     for name, ids in shown.items():
         if start:
@@ -243,8 +240,5 @@ def _draw_bars(ax: Axes, entries: Rows, key: str, wrong: str | None = None) -> N
     """One bar a class, blue and hatched where the class is present."""
     marks = ["wrong: " if entry["name"] == wrong else "" for entry in entries]
     names = [mark + style.label_text(entry["name"]) for mark, entry in zip(marks, entries, strict=True)]
-    panels.name_rows(ax, names)
-    for place, entry in enumerate(entries):
-        color, hatch = (style.BLUE, "//") if entry["present"] else ("#BFBFBF", "")
-        ax.barh(place, entry[key], height=0.66, color=color, hatch=hatch, edgecolor="white")
+    panels.bar_rows(ax, names, [entry[key] for entry in entries], [entry["present"] for entry in entries])
     ax.set_xlim(0, 1)

@@ -20,6 +20,8 @@ from gcpl_lab.views.style import Names, font_size
 
 Looks = Mapping[str, tuple[str, str]]
 Window = tuple[np.ndarray, float]
+Lines = Mapping[str, Sequence[Sequence[float | None]]]
+"""Name to points (x, value, low, high)."""
 LINES = ("-", "--", "-.", ":")
 """Styles of lines, in turn."""
 
@@ -87,40 +89,66 @@ def draw_chance(ax: Axes, chance: float | None) -> None:
         ax.annotate("chance", (0, chance), (6, 3), ("axes fraction", "data"), "offset points", color=style.GREY)
 
 
-def draw_band(
-    ax: Axes, name: str, x: Any, y: Any, low: Any, high: Any, look: tuple[str, str], alpha: float = 0.15, **line: Any
-) -> tuple[float, str, str]:
-    """A marked line with a band from ``low`` to ``high``; ``line`` are options of ``plot``. Its end, for its name."""
-    color, marker = look
+def draw_band(ax: Axes, x: Any, y: Any, low: Any, high: Any, color: str, alpha: float = 0.15, **line: Any) -> Any:
+    """A line with a band from ``low`` to ``high``; ``line`` are options of ``plot``."""
     ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
-    ax.plot(x, y, color=color, marker=marker, **{"markersize": 7, **line})
-    return float(y[-1]), name, color
+    return ax.plot(x, y, color=color, **{"markersize": 7, **line})[0]
 
 
-def draw_gaps(ax: Axes) -> None:
-    """The axes of what tells classes apart: error under other prompts minus that under the own, and the line at 0."""
-    ax.axhline(0, color=style.GREY, linewidth=1.2)
-    percent_axis(ax.yaxis)
-    ax.set_ylabel("own prompt better by\n(share of the error)")
+def draw_lines(ax: Axes, lines: Lines, looks: Looks | None = None, **line: Any) -> list[tuple[float, str, str]]:
+    """A line with its band for each name; the ends for ``label_ends``, to be called when the limits are final."""
+    check_filled("lines", lines, "names with the points (x, value, low, high) of each")
+    ends = []
+    for turn, (name, points) in enumerate(lines.items()):
+        (color, marker), kind = (looks or {}).get(name, style.look(turn)), LINES[turn % len(LINES)]
+        x, y, low, high = np.array(sorted(points, key=lambda point: point[0]), dtype=float).T
+        draw_band(ax, x, y, low, high, color, marker=marker, **{"linestyle": kind, **line})
+        ends.append((float(y[-1]), name, color))
+    return ends
 
 
 def name_rows(ax: Axes, names: Sequence[str], rules: float | None = None) -> None:
     """Rows 0, 1, 2 ... from the top with their names; faint lines ``rules`` under the middle of each."""
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
     if rules is not None:
         for row in range(len(names)):
             ax.axhline(row + rules, color=style.FAINT, linewidth=0.8, zorder=0)
 
 
+def bar_rows(
+    ax: Axes, names: Sequence[str], values: Sequence[float], strong: Sequence[bool], ends: Sequence[Any] | None = None
+) -> list[Any]:
+    """A bar a row, blue and hatched where ``strong``, else grey, with the intervals between ``ends``; the bars."""
+    name_rows(ax, names)
+    bars = []
+    for row, (value, chosen) in enumerate(zip(values, strong, strict=True)):
+        color, hatch = (style.BLUE, "//") if chosen else ("#BFBFBF", "")
+        bars.append(ax.barh(row, value, height=0.7, color=color, hatch=hatch, edgecolor="white"))
+    # White under black, so that an interval is seen on every bar.
+    for color, width in (("white", 5.0), (style.INK, 1.8)) if ends is not None else ():
+        reach = np.abs(np.subtract(ends, values))
+        look: dict[str, Any] = {"fmt": "none", "capsize": 5, "linewidth": width, "capthick": width}
+        ax.errorbar(values, range(len(names)), xerr=reach, ecolor=color, **look)
+    return bars
+
+
 def mark_rows(
-    ax: Axes, values: Sequence[float | None] | np.ndarray, turn: int, label: str, shift: float = 0.0, size: float = 70
+    ax: Axes,
+    values: Any,
+    look: tuple[str, str],
+    label: str | None = None,
+    shift: float = 0.0,
+    size: float = 70,
+    ends: Sequence[Any] | None = None,
 ) -> None:
-    """One mark a row in the look number ``turn``, ``shift`` under its middle; none where a value is not known."""
-    measured = np.array(values, dtype=float)
+    """One mark a row in this look, ``shift`` under its middle, with lines between ``ends``; none where unknown."""
+    measured, (color, marker) = np.array(values, dtype=float), look
     known = np.flatnonzero(np.isfinite(measured))
-    color, marker = style.look(turn)
+    if ends is not None:
+        low, high = np.array(ends, dtype=float)[:, known]
+        ax.plot([low, high], [known + shift] * 2, color=color, linewidth=1.8)
     rim: dict[str, Any] = {"edgecolors": style.INK, "linewidths": 0.5, "zorder": 3, "clip_on": False}
     ax.scatter(measured[known], known + shift, s=size, color=color, marker=marker, label=label, **rim)
 
@@ -212,9 +240,9 @@ def name_places(
         ax.plot(*ends, color=color, linewidth=1.6, zorder=4.9)
 
 
-# Costs in points of length: how much further a name may go to avoid covering one dot, one other anchor,
-# crossing another leader, or (never) lying on another name or outside the axes.
-_DOT, _ANCHOR, _CROSSING, _FORBIDDEN = 7.0, 45.0, 70.0, 1e4
+# Costs in points of length: how much further a name may go to avoid covering one dot, one other anchor, or (never)
+# lying on another name.
+_DOT, _ANCHOR, _FORBIDDEN = 7.0, 45.0, 1e4
 _DISTANCES = (6, 11, 18, 27, 38, 52, 70, 92, 118, 150, 190, 240, 300)
 _DIRECTIONS = 24
 
@@ -224,7 +252,7 @@ def _search(anchors: np.ndarray, sizes: np.ndarray, dots: np.ndarray, window: np
     angles = np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS
     lengths = np.repeat(_DISTANCES, _DIRECTIONS).astype(float)
     directions = np.tile(np.stack([np.cos(angles), np.sin(angles)], axis=1), (len(_DISTANCES), 1))
-    centres, steps = np.full_like(anchors, np.nan), np.linspace(0, 1, 12)[:, None, None]
+    centres = np.full_like(anchors, np.nan)
     for _ in range(6):
         before = centres.copy()
         for turn, (anchor, half) in enumerate(zip(anchors, sizes / 2, strict=True)):
@@ -233,18 +261,11 @@ def _search(anchors: np.ndarray, sizes: np.ndarray, dots: np.ndarray, window: np
             choices = np.clip(anchor + directions * (half + lengths[:, None]), low, high)
             cost = lengths + _DOT * _inside(dots, choices, half + 2).sum(axis=1)
             cost += _ANCHOR * _inside(anchors, choices, half + 7).sum(axis=1)
-            leaders = anchor + steps * (choices - anchor)
-            for other in np.flatnonzero(np.isfinite(centres[:, 0])):
-                if other == turn:
-                    continue
-                its_anchor, its_centre, its_half = anchors[other], centres[other], sizes[other] / 2
-                cost += _FORBIDDEN * (np.abs(choices - its_centre) < half + its_half + 3).all(axis=1)
-                cost += _CROSSING * (np.abs(leaders - its_centre) < its_half).all(axis=2).any(axis=0)
-                its_leader = its_anchor + steps[:, 0] * (its_centre - its_anchor)
-                cost += _CROSSING * _inside(its_leader, choices, half).any(axis=1)
-                apart = _side(anchor, choices, its_anchor) * _side(anchor, choices, its_centre) < 0
-                across = _side(its_anchor, its_centre, anchor) * _side(its_anchor, its_centre, choices) < 0
-                cost += _CROSSING * (apart & across)
+            for other in np.flatnonzero(np.isfinite(centres[:, 0]) & (np.arange(len(anchors)) != turn)):
+                # A leader is not drawn over: its middle and its end count as dots that are dear to cover.
+                on_leader = anchors[other] + np.array([[0.35], [0.7]]) * (centres[other] - anchors[other])
+                cost += _ANCHOR * _inside(on_leader, choices, half).sum(axis=1)
+                cost += _FORBIDDEN * (np.abs(choices - centres[other]) < half + sizes[other] / 2 + 3).all(axis=1)
             centres[turn] = choices[int(cost.argmin())]
         if np.array_equal(before, centres):
             break
@@ -254,12 +275,6 @@ def _search(anchors: np.ndarray, sizes: np.ndarray, dots: np.ndarray, window: np
 def _inside(points: np.ndarray, centres: np.ndarray, half: np.ndarray) -> np.ndarray:
     """(centre, point): whether the point lies in the box around the centre."""
     return np.asarray((np.abs(points[None] - centres[:, None]) < half).all(axis=2))
-
-
-def _side(start: np.ndarray, end: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """1 where the point lies to the left of the line from start to end, -1 to the right, 0 on it; each (..., 2)."""
-    along, towards = end - start, point - start
-    return np.asarray(np.sign(along[..., 0] * towards[..., 1] - along[..., 1] * towards[..., 0]))
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

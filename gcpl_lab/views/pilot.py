@@ -19,13 +19,11 @@ def draw_intervals(
     """Values with 95 % intervals, one named row each, from top to bottom; ``limit`` is a dashed line."""
     figure = style.new_figure(9, 1.2 + 0.5 * len(rows))
     ax = figure.subplots()
-    for place, (_, share) in enumerate(rows):
-        reach = [[share["value"] - share["low"]], [share["high"] - share["value"]]]
-        ax.errorbar(share["value"], place, xerr=np.maximum(reach, 0), fmt="o", color=style.BLUE, capsize=4, ms=8)
+    values, *ends = np.array([[share[key] for key in ("value", "low", "high")] for _, share in rows]).T
+    panels.mark_rows(ax, values, (style.BLUE, "o"), ends=ends)
     if limit is not None:
         ax.axvline(limit, color=style.INK, ls="--", lw=1.5)
-    ax.set_yticks(range(len(rows)), [style.label_text(name, 40) for name, _ in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    panels.name_rows(ax, [style.label_text(name, 40) for name, _ in rows])
     ax.set_xlabel(label)
     if percent:
         panels.percent_axis(ax.xaxis)
@@ -36,11 +34,9 @@ def draw_intervals(
 
 def draw_lines(lines: Sequence[tuple[str, Sequence[tuple[float | None, ...]]]], across: str, up: str) -> Figure:
     """A named line of (x, share, low, high) each, with a band where it has intervals, and its name at its end."""
-    figure, ends = style.new_figure(9, 4.5), []
+    figure = style.new_figure(9, 4.5)
     ax = figure.subplots()
-    for turn, (name, points) in enumerate(lines):
-        x, y, low, high = np.array(points, float).T
-        ends.append(panels.draw_band(ax, style.label_text(name, 30), x, y, low, high, style.look(turn)))
+    ends = panels.draw_lines(ax, {style.label_text(name, 30): points for name, points in lines}, linestyle="-")
     ax.set_xticks(sorted({point[0] for _, points in lines for point in points}))
     ax.set_xlabel(across)
     ax.set_ylabel(up)
@@ -55,10 +51,8 @@ def draw_dearest(matrix: np.ndarray, names: Sequence[str], money: str, most: int
     dearest = sorted(cells, reverse=True)[:most]
     figure = style.new_figure(9, 1.2 + 0.45 * len(dearest))
     ax = figure.subplots()
-    ax.barh(range(len(dearest)), [value for value, _, _ in dearest], color=style.BLUE, height=0.7)
     said = [f"{style.label_text(names[a], 18)}, answered {style.label_text(names[b], 18)}" for _, a, b in dearest]
-    ax.set_yticks(range(len(dearest)), said)
-    ax.invert_yaxis()
+    panels.bar_rows(ax, said, [value for value, _, _ in dearest], [False] * len(dearest))
     ax.set_xlabel(money)
     return figure
 

@@ -109,11 +109,18 @@ def draw_curves(ax: Axes, curves: Curves) -> list[tuple[float, str, str]]:
     return ends
 
 
-def plot_losses(ax: Axes, curves: Curves, label: str = "loss") -> Axes:
-    """Curves over training steps: raw and faint, with their running mean over a twentieth of the steps."""
+def plot_losses(ax: Axes, curves: Curves, label: str = "loss", expected: Mapping[str, float] | None = None) -> Axes:
+    """Curves over training steps: raw and faint, with their running mean over a twentieth of the steps.
+
+    ``expected`` maps a curve's name to the value that theory foresees, dotted in its colour.
+    """
     ends = draw_curves(ax, curves)
+    for _, name, color in ends:
+        if name in (expected or {}):
+            ax.axhline((expected or {})[name], color=color, linestyle=(0, (1, 2)), linewidth=1.6)
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    ax.set(xlabel="training step (thick: running mean)", ylabel=label)
+    dotted = "; dotted: foreseen by theory" if expected else ""
+    ax.set(xlabel=f"training step (thick: running mean{dotted})", ylabel=label)
     label_ends(ax, ends)
     return ax
 
@@ -123,13 +130,10 @@ def plot_shots(ax: Axes, table: Sequence[Mapping[str, Any]], chance: float | Non
 
     ``table`` has rows with ``name, shots, accuracy, low, high``; ``chance`` is the accuracy of guessing.
     """
-    panels.check_filled("table", table, "rows with name, shots, accuracy, low, high")
-    ends = []
-    for turn, name in enumerate(dict.fromkeys(row["name"] for row in table)):
-        rows = sorted((row for row in table if row["name"] == name), key=lambda row: row["shots"])
-        x, y, low, high = (np.array([row[key] for row in rows]) for key in ("shots", "accuracy", "low", "high"))
-        kind = panels.LINES[turn % 4]
-        ends.append(panels.draw_band(ax, name, x, y, low, high, style.look(turn), linestyle=kind))
+    lines: dict[str, list[Any]] = {}
+    for row in table:
+        lines.setdefault(row["name"], []).append([row[key] for key in ("shots", "accuracy", "low", "high")])
+    ends = panels.draw_lines(ax, lines)
     panels.draw_chance(ax, chance)
     shots = sorted({row["shots"] for row in table})
     ax.set_xscale("log", base=2)
@@ -141,10 +145,7 @@ def plot_shots(ax: Axes, table: Sequence[Mapping[str, Any]], chance: float | Non
     return ax
 
 
-_KINDS: dict[str, dict[str, Any]] = {
-    "generative": {"facecolor": style.BLUE, "hatch": "//", "edgecolor": "white", "label": "diffusion prompts"},
-    "baseline": {"facecolor": "#BFBFBF", "edgecolor": "white", "label": "baselines"},
-}
+KINDS = {"generative": "diffusion prompts", "baseline": "baselines"}
 
 
 def plot_accuracy(ax: Axes, rows: Sequence[Mapping[str, Any]], chance: float) -> Axes:
@@ -154,27 +155,23 @@ def plot_accuracy(ax: Axes, rows: Sequence[Mapping[str, Any]], chance: float) ->
     are told apart by colour and hatch. ``chance`` is the accuracy of guessing.
     """
     for row in rows:
-        if row["kind"] not in _KINDS:
-            raise DataError(f"row {row['name']!r} has kind {row['kind']!r}; expected one of {', '.join(_KINDS)}")
+        if row["kind"] not in KINDS:
+            raise DataError(f"row {row['name']!r} has kind {row['kind']!r}; expected one of {', '.join(KINDS)}")
     panels.check_filled("rows", rows, "at least one with name, accuracy, low, high, kind")
-    ordered = sorted(rows, key=lambda row: row["accuracy"])
-    panels.name_rows(ax, [style.label_text(row["name"], 32) for row in ordered])
-    bars = {}
+    ordered = sorted(rows, key=lambda row: -row["accuracy"])
+    values, *ends = ([row[key] for row in ordered] for key in ("accuracy", "low", "high"))
+    names = [style.label_text(row["name"], 32) for row in ordered]
+    bars = panels.bar_rows(ax, names, values, [row["kind"] == "generative" for row in ordered], ends)
     for place, row in enumerate(ordered):
-        bars[row["kind"]] = ax.barh(place, row["accuracy"], height=0.72, **_KINDS[row["kind"]])
-        reach = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-        # White under black, so that the interval is seen on every bar.
-        for color, width in (("white", 5.0), (style.INK, 1.8)):
-            ax.errorbar(row["accuracy"], place, xerr=reach, color=color, capsize=5, linewidth=width, capthick=width)
         text = f"{row['accuracy']:.1%}  ({100 * row['low']:.1f}\N{EN DASH}{row['high']:.1%})"
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center")
     # A free lane over the bars for the word.
     ax.axvline(chance, color=style.INK, linestyle=":", linewidth=1.8)
-    ax.text(chance, len(ordered) - 0.35, f" chance {chance:.0%}", va="center")
-    ax.set(xlim=(0, 1), ylim=(-0.6, len(ordered)), xlabel="accuracy on the test images")
+    ax.text(chance, -0.65, f" chance {chance:.0%}", va="center")
+    ax.set(xlim=(0, 1), ylim=(len(ordered) - 0.4, -1), xlabel="accuracy on the test images")
     panels.percent_axis(ax.xaxis)
     below = offset_copy(ax.transAxes, ax.get_figure(root=True), y=-3.4 * font_size(), units="points")
     corner: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
-    kinds = [bars[kind] for kind in _KINDS if kind in bars]
-    ax.legend(handles=kinds, ncols=2, frameon=False, borderaxespad=0, **corner)
+    handles = {KINDS[row["kind"]]: bar for row, bar in zip(ordered, bars, strict=True)}
+    ax.legend(handles.values(), handles, ncols=2, frameon=False, borderaxespad=0, **corner)
     return ax

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.panels import label_ends, set_texts
@@ -73,24 +72,3 @@ def plot_held_out(ax: Axes, shares: Shares, chance: float | None = None) -> Axes
     ax.set_ylabel("held-out images in their own sector")
     label_ends(ax, ends)
     return ax
-
-
-def prompts_and_images(
-    curves: Curves,
-    shares: Shares,
-    shuffles: Sequence[tuple[np.ndarray, np.ndarray]] = (),
-    chance: float | None = None,
-    step: int | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Both panels on one axis of steps; ``step`` draws one line through both. See the two functions above."""
-    with style.figure_style():
-        figure = style.new_figure(14.5, 5.6)
-        left, right = figure.subplots(1, 2)
-        if title:
-            figure.suptitle(style.wrap_lines(title, 13.5, style.font_size() * 1.3), weight="bold")
-        plot_prompt_cosines(left, curves, shuffles)
-        plot_held_out(right, shares, chance)
-        for ax in (left, right) if step is not None else ():
-            ax.axvline(step, color=style.INK, linewidth=1.4, linestyle=(0, (4, 3)), zorder=0)
-    return figure

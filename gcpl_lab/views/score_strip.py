@@ -7,7 +7,7 @@ a map is measured in the probabilities, not on the map, and moves when learning 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,17 @@ from matplotlib.lines import Line2D
 from scipy.special import softmax
 from sklearn.metrics import silhouette_score
 
-from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.look_alikes import share_in_own_sector, worst_pair
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.panels import Looks
-from gcpl_lab.views.projection import Projection, project
+from gcpl_lab.views.projection import LEAST_ALIGNED, Projection, project
 from gcpl_lab.views.style import Names, font_size
 
 SHARPNESS = 30.0
 """Factor on relative scores under the softmax: that of the discriminative objective, the same for every state."""
 
-PLACES = "places of the classes"
+STIFF = 0.9
+"""Trustworthiness of a state below which one fit for all states is too stiff, and AlignedUMAP is tried."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScoreMap:
     @property
     def window(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower left and upper right corner of the window that holds every state, at most half as high as wide."""
-        points = np.concatenate(list(self.projection.points.values()))
+        points = np.concatenate([*self.projection.points.values(), *self.projection.anchors.values()])
         low, high = points.min(axis=0), points.max(axis=0)
         half = np.maximum(0.64 * (high - low), 0.36 * float((high - low).max()))
         return (low + high) / 2 - half, (low + high) / 2 + half
@@ -72,7 +72,8 @@ def fit_score_map(
     """One map for the scores (image, class) of all states, with the classes' own places.
 
     Points are square roots of probabilities, so that distances are Hellinger's. ``sharpness`` is the factor on scores
-    under the softmax.
+    under the softmax. Where one UMAP for all states keeps too few neighbours of one of them, it becomes an AlignedUMAP
+    if that keeps more, and the note under the map says so.
     """
     panels.check_filled("scores", scores, "a state's name with its scores")
     shape = len(labels), len(class_names)
@@ -80,21 +81,26 @@ def fit_score_map(
         name: softmax(sharpness * panels.check_shape(f"scores of {name!r}", part, *shape), axis=1)
         for name, part in scores.items()
     }
-    if PLACES in chances:
-        raise DataError(f"a state is called {PLACES!r}, which names the classes' own places; call it otherwise")
-    points = {name: np.sqrt(part) for name, part in chances.items()} | {PLACES: np.eye(len(class_names))}
-    return ScoreMap(project(points, method, seed), chances, np.asarray(labels), list(class_names))
+    roots, places = {name: np.sqrt(part) for name, part in chances.items()}, np.eye(len(class_names))
+    found = project(roots, method, seed, anchors=places)
+    stiff, least = min(found.trustworthiness.items(), key=lambda pair: pair[1])
+    if method == "umap" and least < STIFF and len(roots) > 1 and len(labels) >= LEAST_ALIGNED:
+        aligned = project(roots, "aligned", seed, anchors=places)
+        if min(aligned.trustworthiness.values()) > least:
+            reason = f" (one fit for all was too stiff: trustworthiness {least:.2f} for {stiff})"
+            found = replace(aligned, note=aligned.note + reason)
+    return ScoreMap(found, chances, np.asarray(labels), list(class_names))
 
 
-def draw_score_map(ax: Axes, found: ScoreMap, state: str | np.ndarray, looks: Looks | None = None) -> Axes:
-    """One state, or any points (image, 2) on the same map, with the places of the classes."""
+def draw_score_map(ax: Axes, found: ScoreMap, state: str, looks: Looks | None = None) -> Axes:
+    """One state, with the places of the classes."""
     looks = looks or style.class_style(found.class_names)
-    points = found.projection.points[state] if isinstance(state, str) else state
+    points, anchors = found.projection.points[state], found.projection.anchors[state]
     for label, name in enumerate(found.class_names):
         color, marker = looks[name]
         x, y = points[found.labels == label].T
         ax.scatter(x, y, s=46, c=color, marker=marker, edgecolors="white", linewidths=0.6, alpha=0.9, zorder=3)
-        x, y = found.projection.points[PLACES][label]
+        x, y = anchors[label]
         ring: dict[str, Any] = {"facecolors": "none", "edgecolors": color, "linewidths": 2.2, "zorder": 2}
         ax.scatter([x], [y], s=330, marker="o", **ring)
         ax.scatter([x], [y], s=24, c=color, marker=marker, zorder=2.1, alpha=0.6)

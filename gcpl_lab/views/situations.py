@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from gcpl_lab.views import panels, style
 
@@ -60,11 +59,9 @@ def _draw_method(ax: Axes, levels: Mapping[str, Mapping[str, Point]], method: st
     """One method's line over the levels, with its band; places where it is absent stay empty."""
     color, marker = style.look(turn)
     mean, low, high = np.array([points.get(method, (np.nan,) * 3) for points in levels.values()], float).T
-    ax.fill_between(range(len(levels)), low, high, color=color, alpha=0.18 if bold else 0.07, linewidth=0)
-    width: dict[str, Any] = {"markersize": 7 if bold else 5, "linewidth": 2.6 if bold else 1.2}
-    kind = "-" if bold else panels.LINES[turn % 4]
-    (line,) = ax.plot(range(len(levels)), mean, color=color, marker=marker, linestyle=kind, **width)
-    return line
+    look: dict[str, Any] = {"alpha": 0.18 if bold else 0.07, "linestyle": "-" if bold else panels.LINES[turn % 4]}
+    look |= {"markersize": 7 if bold else 5, "linewidth": 2.6 if bold else 1.2}
+    return panels.draw_band(ax, range(len(levels)), mean, low, high, color, marker=marker, **look)
 
 
 def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
@@ -83,23 +80,6 @@ def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
     ax.set(xscale="log", xlabel="seconds to learn and to classify the test images", ylabel="accuracy")
     ax.margins(x=0.22, y=0.1)
     panels.percent_axis(ax.yaxis)
-    _name_points(ax, {row["name"]: (row["seconds"], row["accuracy"]) for row in ordered})
+    places = np.array([[row["seconds"], row["accuracy"]] for row in ordered])
+    panels.name_places(ax, places, [row["name"] for row in ordered], [style.GREY] * len(ordered), places)
     return ax
-
-
-SIDES = ((8, -4, "left"), (-8, -4, "right"), (0, 9, "center"), (0, -17, "center"), (6, 8, "left"), (6, -16, "left"))
-"""Where a name may stand beside its point, in points, and what of it stands there."""
-
-
-def _name_points(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Each name on the first side where it covers neither a point nor another name."""
-    ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # sets sizes and limits
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(list(points.values()))]
-    look: Any = {"textcoords": "offset points", "fontsize": "small", "bbox": {"color": "white", "pad": 0.5}}
-    for name, place in points.items():
-        texts = [ax.annotate(name, place, (aside, above), ha=side, **look) for aside, above, side in SIDES]
-        boxes = [text.get_window_extent() for text in texts]
-        chosen = int(np.argmin([box.count_overlaps(taken) for box in boxes]))
-        taken.append(boxes[chosen])
-        for text in texts[:chosen] + texts[chosen + 1 :]:
-            text.remove()

@@ -22,7 +22,6 @@ import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageFont
 from pptx import Presentation
 from pptx.chart.data import CategoryChartData
@@ -35,7 +34,7 @@ from pptx.util import Inches, Pt
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import write_atomically
-from gcpl_lab.views import style
+from gcpl_lab.views import panels, style
 from gcpl_lab.views.letters import letters_of_at_least, shorten
 from gcpl_lab.views.report import read_png
 
@@ -252,19 +251,17 @@ def _draw_bars(bars: Bars) -> Figure:
     with style.figure_style("slide"):
         figure = slide_figure()
         ax = figure.subplots()
-        places = range(len(bars.names))
-        ax.barh(places, bars.values, color="#0072B2", height=0.7)
-        if (reach := bars.reach()) is not None:
-            ax.errorbar(bars.values, places, xerr=reach, fmt="none", ecolor=style.INK, capsize=4)
-        ax.set_yticks(places, [style.label_text(name, 32) for name in bars.names])
-        ax.invert_yaxis()
+        names, intervals = [style.label_text(name, 32) for name in bars.names], None
+        if bars.low is not None and bars.high is not None:
+            intervals = [bars.low, bars.high]
+        panels.bar_rows(ax, names, bars.values, [True] * len(names), intervals)
         ax.set_xlabel(bars.axis if bars.unit == "%" else f"{bars.axis} ({bars.unit})")
         ends = bars.values if bars.high is None else bars.high
         for place, (end, text) in enumerate(zip(ends, bars.labels(), strict=True)):
             ax.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center", weight="bold")
         ax.set_xlim(0, 1.2 * max(*ends, 1e-9))
         if bars.unit == "%":
-            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            panels.percent_axis(ax.xaxis)
         figure.draw_without_rendering()
     return figure
 

@@ -39,10 +39,9 @@ def plot_recognition(ax: Axes, found: Mapping[str, Recognition], class_names: Na
     rows = [*class_names, "all classes"]
     panels.name_rows(ax, [style.label_text(name) for name in rows], rules=0.5)
     for turn, (name, entry) in enumerate(found.items()):
-        values, low, high = np.array([*entry.by_class, entry.overall]).T
-        shift, known = 0.22 * (turn - (len(found) - 1) / 2), np.flatnonzero(np.isfinite(values))
-        ax.plot([low[known], high[known]], [known + shift] * 2, color=style.look(turn)[0], linewidth=1.6)
-        panels.mark_rows(ax, values, turn, style.label_text(name, 40), shift, size=60)
+        values, *ends = np.array([*entry.by_class, entry.overall]).T
+        shift = 0.22 * (turn - (len(found) - 1) / 2)
+        panels.mark_rows(ax, values, style.look(turn), style.label_text(name, 40), shift, 60, ends)
     ax.set_xlim(-0.02, 1.02)
     ax.axvline(1 / len(class_names), color=style.GREY, linestyle=":", linewidth=1.5)
     panels.percent_axis(ax.xaxis)
@@ -63,7 +62,8 @@ def plot_consistency(ax: Axes, found: Mapping[str, Sequence[Consistency]], class
     # The first colour is that of real images in plot_recognition, which often stands beside this figure.
     for turn, (name, entries) in enumerate(found.items(), start=1):
         by_label = {entry.label: entry.to_real for entry in entries}
-        panels.mark_rows(ax, [by_label.get(entry.label) for entry in first], turn, style.label_text(name, 40), size=80)
+        values = [by_label.get(entry.label) for entry in first]
+        panels.mark_rows(ax, values, style.look(turn), style.label_text(name, 40), size=80)
     ax.set_xlim(left=0)
     set_texts(ax, caption="mean distance to the nearest real image of the class")
     legend_beside(ax)

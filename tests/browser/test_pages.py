@@ -57,12 +57,12 @@ def test_hover_map_shows_a_point_under_the_mouse(open_page: Any, artifacts: Path
         images=[np.full((28, 28), 12 * i, np.uint8) for i in range(20)],
         predictions=labels,
         probabilities=np.full(20, 0.75),
-        captions=[f"caption number {i}" for i in range(20)],
+        files=[f"file number {i}" for i in range(20)],
     )
     page = open_page("about:blank")
     assert addresses_asked_for(page, path.as_uri()) == []
     page.locator("canvas").first.wait_for()
     page.mouse.move(*page.evaluate(PLACE_OF_A_POINT, 3))
-    page.get_by_text("caption number 3").first.wait_for()
+    page.get_by_text("file number 3").first.wait_for()
     assert page.get_by_text("predicted: bag (75.0%)").count()
     page.screenshot(path=artifacts / "hover_map.png")
