@@ -17,6 +17,7 @@ from gcpl_lab.cli.app import app
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments import run_views
 from gcpl_lab.experiments.runs import RunStates
+from gcpl_lab.storage import write_json
 from gcpl_lab.views import interactive
 from gcpl_lab.views.interactive import BOKEH_MARKERS, frames_of, write_flip_book, write_gif
 from gcpl_lab.views.moving import moving_tokens
@@ -52,6 +53,7 @@ def test_figures_become_pages_of_one_width():
 
 def test_without_ffmpeg_gif_and_flip_book_are_made_and_one_line_says_so(tmp_path, monkeypatch):
     states = RunStates(*[{}] * 2, *[np.zeros(0)] * 3, PATHS, [0, 10, 20], [], NAMES, {}, 0, None)
+    write_json(tmp_path / "results.json", {})
     monkeypatch.setattr(run_views, "load_states", lambda _: states)
     monkeypatch.setattr(interactive.shutil, "which", lambda _: None)
     result = CliRunner().invoke(app, ["animate", str(tmp_path)])
@@ -178,8 +180,8 @@ def test_markers_are_as_different_as_in_figures():
     [
         ("of one size", lambda path, frames: write_gif(path, [*frames, interactive.Frame(Image.new("L", (3, 3)), "")])),
         ("alt text", lambda path, frames: write_flip_book(path, frames, title="t", alt=" ")),
-        ("no state 'after'", lambda path, frames: hover_page(path, predictions={"before": [0, 0, 1]})),
-        ("1 entries for 3 points", lambda path, frames: hover_page(path, probabilities=[0.5])),
+        ("are of the states", lambda path, frames: hover_page(path, predictions={"before": [0, 0, 1]})),
+        ("1 entries for 3", lambda path, frames: hover_page(path, probabilities={"before": [0.5], "after": [1]})),
         ("1 entries for 3 points", lambda path, frames: hover_page(path, files=["x"])),
     ],
 )

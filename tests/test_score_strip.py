@@ -41,7 +41,7 @@ def test_learning_moves_the_figures_and_a_control_does_not():
 
 
 def test_a_strip_has_a_map_a_state_with_its_figures():
-    figure = score_strip(fit_score_map(STATES, LABELS, NAMES, "pca"), controls=["Control"], title="Maps")
+    figure = score_strip(fit_score_map(STATES, LABELS, NAMES, "pca"), controls=["Control"])
     assert [ax.get_title(loc="center") for ax in figure.axes] == list(STATES)
     assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes}) == 1
     figure.draw_without_rendering()

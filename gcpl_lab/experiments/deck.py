@@ -25,7 +25,7 @@ from gcpl_lab.views.diagrams import draw_cards, draw_gcpl, draw_lmpt
 from gcpl_lab.views.evidence import plot_confusion
 from gcpl_lab.views.hills import caption_key, draw_caption_hills, draw_hills
 from gcpl_lab.views.panels import Looks
-from gcpl_lab.views.prompts_and_images import plot_held_out, plot_prompt_cosines
+from gcpl_lab.views.plots import plot_held_out, plot_prompt_cosines
 from gcpl_lab.views.score_strip import ScoreMap, class_key, draw_score_map
 from gcpl_lab.views.slides import MOST_BARS, Bars, Deck, Provenance, Slide, slide_figure, to_slide
 

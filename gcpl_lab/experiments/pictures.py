@@ -19,8 +19,7 @@ from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import SCALE, decision_row, map_reach
 from gcpl_lab.views.hills import Hills, draw_hills, pair_hills
 from gcpl_lab.views.moving import Judged, Moving, moving_hills, moving_lines, moving_maps, moving_scores
-from gcpl_lab.views.plots import Curves
-from gcpl_lab.views.prompts_and_images import Shares
+from gcpl_lab.views.plots import Curves, Shares
 from gcpl_lab.views.score_strip import ScoreMap, class_key, fit_score_map, strip_row
 
 NAMES, END = "class names", "end"
@@ -112,7 +111,7 @@ def draw_decision_maps(states: RunStates, columns: int = 0, most: int | None = N
         for part, classes in zip(parts[:, 0], sets, strict=True):
             _maps(part, states, classes, reach, columns)
         under = f"Under each map: share of the test images in their own sector, 95 % interval. {SCALE}"
-        panels.write_around(figure, under=under + say_controls(found, sets))
+        panels.write_under(figure, under + say_controls(found, sets))
     return figure
 
 
@@ -164,7 +163,7 @@ def draw_before_after(states: RunStates, method: str = "umap") -> Figure | None:
             f"{fitted.projection.note}; rings: where an image would lie that is surely of this class; figures measured "
             "in the probabilities."
         )
-        panels.write_around(figure, under=under)
+        panels.write_under(figure, under)
     return figure
 
 

@@ -18,7 +18,7 @@ from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
 from gcpl_lab.experiments.registry import BEFORE
 from gcpl_lab.experiments.situation_runs import COSTS, accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
-from gcpl_lab.views import plots, situations, style
+from gcpl_lab.views import plots, style
 from gcpl_lab.views.pilot import draw_intervals
 
 Values = dict[str, dict[str, float]]  # accuracy by method and seed
@@ -376,7 +376,7 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
         for name, groups in kept["accuracy"].items():
             points = {group: intervals(levels) for group, levels in groups.items()}
             varied = SITUATIONS[name].facts["varied"]
-            figures[name] = situations.plot_situation(points, METHOD_TITLES, varied, strong)
+            figures[name] = plots.plot_situation(points, METHOD_TITLES, varied, strong)
         found = [(f"{SITUATIONS[name].title}: {label}", one) for name, label, _, one in compared(kept, is_generative)]
         told = {
             f"{name}: {one['word']}": {**one, "value": one["difference"]}
@@ -387,7 +387,7 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
             figures["verdict"] = _draw_differences(told)
         if rows := cost_rows(kept):
             figures["cost"] = style.new_figure(12, 7)
-            situations.plot_costs(figures["cost"].subplots(), rows)
+            plots.plot_costs(figures["cost"].subplots(), rows)
         return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder, name)]
 
 
@@ -401,7 +401,7 @@ def _draw_differences(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, situations.Point]]:
+def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, plots.Point]]:
     """By level and method the mean and its 95 % interval over draws, of three or more.
 
     What a draw adds to all methods and levels alike is taken out first, as methods are compared on the same draws
@@ -410,7 +410,7 @@ def intervals(levels: Mapping[str, Values]) -> dict[str, dict[str, situations.Po
     cells = [(dict(of), float(np.mean(list(of.values())))) for values in levels.values() for of in values.values()]
     seeds = dict.fromkeys(seed for of, _ in cells for seed in of)
     shift = {seed: float(np.mean([of[seed] - mean for of, mean in cells if seed in of])) for seed in seeds}
-    found: dict[str, dict[str, situations.Point]] = {level: {} for level in levels}
+    found: dict[str, dict[str, plots.Point]] = {level: {} for level in levels}
     for level, values in levels.items():
         for method, of in values.items():
             left, mean = paired_difference(of, shift), float(np.mean(list(of.values())))

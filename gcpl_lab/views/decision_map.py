@@ -185,7 +185,6 @@ def decision_maps(
     controls: Collection[str] = (),
     own_scale: bool = False,
     thumbnails: Sequence[Any] | None = None,
-    title: str | None = None,
 ) -> Figure:
     """Names, methods and controls on one scale: which share of the images lies in the sector of its own class.
 
@@ -197,13 +196,12 @@ def decision_maps(
         controls: Titles of the maps in which nothing could be learned.
         own_scale: Each map on its own scale: for methods whose scores have different units.
         thumbnails: One image a class.
-        title: Over all.
     """
     with style.figure_style():
-        figure = style.new_figure(3.05 * max(2, len(shown)), 6.1 if title else 5.5)
+        figure = style.new_figure(3.05 * max(2, len(shown)), 5.5)
         judged = {name: (scores, labels) for name, scores in shown.items()}
         decision_row(figure, judged, class_names, looks, controls, None, own_scale, thumbnails)
         under = "Under each map: share of the test images in the sector of their own class, 95 % interval."
         under = under if own_scale else f"{under} {SCALE}"
-        panels.write_around(figure, title, under)
+        panels.write_under(figure, under)
     return figure

@@ -126,7 +126,6 @@ def pair_hills(
     looks: Looks | None = None,
     controls: Collection[str] = (),
     rows: Names | None = None,
-    title: str | None = None,
 ) -> Figure:
     """Methods and controls in columns, training steps from above: one look says whether two classes come apart.
 
@@ -137,7 +136,6 @@ def pair_hills(
         controls: Titles of columns in which nothing could be learned.
         rows: What the ridges are called, from above; by default in the order in which columns name them. A column
             without a ridge of this name has an empty place there.
-        title: Over all.
     """
     first, second = map(style.label_text, pair)
     under = (
@@ -146,7 +144,7 @@ def pair_hills(
     )
     with style.figure_style():
         figure = _in_columns(columns, rows, controls, 0.82, lambda ax, ridges: draw_hills(ax, ridges, pair, looks))
-        panels.write_around(figure, title, under)
+        panels.write_under(figure, under)
     return figure
 
 
@@ -154,7 +152,6 @@ def caption_hills(
     columns: Mapping[str, Mapping[str, CaptionDistances]],
     scores: Mapping[str, str] | None = None,
     controls: Collection[str] = (),
-    title: str | None = None,
 ) -> Figure:
     """Ways of learning in columns; in rows a head and a tail class at some epochs.
 
@@ -162,14 +159,12 @@ def caption_hills(
         columns: Title of a column to its ridges, what each is called and its distances.
         scores: Title of a column to what stands under it, such as the mean average precision with its interval.
         controls: Titles of columns in which captions could teach nothing.
-        title: Over all.
     """
     with style.figure_style():
         figure = _in_columns(columns, None, controls, 0.95, draw_caption_hills)
         ends = max(ax.get_xlim()[1] for ax in figure.axes)
         for ax, name in zip(figure.axes, columns, strict=True):
             ax.set(xlim=(0, ends), xlabel="\n".join(["distance 1 − cos", *([scores[name]] if scores else [])]))
-        panels.write_around(figure, title)
         caption_key(figure, figure.axes[0])
     return figure
 

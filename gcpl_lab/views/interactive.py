@@ -43,7 +43,8 @@ _ALIKE = "circle square triangle diamond inverted_triangle plus square_x star he
 BOKEH_MARKERS = dict(zip(style.MARKERS, _ALIKE, strict=True))
 """The nearest of bokeh's markers for each of ``style.MARKERS``, all different."""
 
-Answers = Mapping[str, Any] | Sequence[Any] | np.ndarray
+Answers = Mapping[str, Sequence[Any] | np.ndarray]
+"""State to its values, (point,)."""
 
 
 def _address(image: Image.Image) -> str:
@@ -146,30 +147,33 @@ def write_hover_map(
         projection: Of all states together; each state has the same points in the same order.
         labels: (point,), integers that index ``class_names``.
         images: (point,), paths, PIL images or uint8 arrays.
-        predictions: (point,) integers, one array for all states or one a state by its name.
-        probabilities: (point,), of the predicted class, 0 to 1; given with and like ``predictions``.
+        predictions: Integers of each state.
+        probabilities: Of the predicted class, 0 to 1; given with ``predictions``.
         files: (point,), how the images are called in a saved selection.
     """
     clouds, places = panels.check_clouds(projection.points, labels, class_names)
+    for what, answers in (("predictions", predictions), ("probabilities", probabilities)):
+        if answers is not None and set(answers) != set(clouds):
+            raise DataError(f"{what} are of the states {sorted(answers)}; expected {sorted(clouds)}")
     looks, names = style.class_style(class_names, families), [class_names[label] for label in places]
     colors, markers = zip(*(looks[name] for name in names), strict=True)
     data: dict[str, Any] = {"label": names, "color": colors, "marker": [BOKEH_MARKERS[marker] for marker in markers]}
     for turn, (state, points) in enumerate(clouds.items()):
         data[f"x{turn}"], data[f"y{turn}"] = points.T.tolist()
         if predictions is not None:
-            guesses = np.asarray(_column(predictions, state, names, "predictions"))
+            guesses = np.asarray(_column(predictions[state], names, f"predictions of {state!r}"))
             data[f"prediction{turn}"] = [class_names[guess] for guess in guesses]
             data[f"ring{turn}"] = (guesses != places).astype(float).tolist()
         if probabilities is not None:
-            chances = _column(probabilities, state, names, "probabilities")
+            chances = _column(probabilities[state], names, f"probabilities of {state!r}")
             data[f"probability{turn}"] = [f"{float(chance):.1%}" for chance in chances]
     if images is not None:
-        pictures = [read_image(image) for image in _column(images, "all", names, "images")]
+        pictures = [read_image(image) for image in _column(images, names, "images")]
         for picture in pictures:
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
         data["picture"] = [_address(picture) for picture in pictures]
     if files is not None:
-        data["file"] = _column(files, "all", names, "files")
+        data["file"] = _column(files, names, "files")
     # All columns in one source, so that what is tapped on one map is marked on the others.
     source, window = ColumnDataSource(data), panels.square_window(clouds.values())
     card = Div(text="Point at a mark.", width=250, styles={"font-size": "15px", "overflow": "auto"})
@@ -232,13 +236,9 @@ def _save_button(source: Any, turn: int) -> Button:
     return button
 
 
-def _column(values: Answers, state: str, names: Sequence[str], what: str) -> list[Any]:
-    if isinstance(values, Mapping):
-        if state not in values:
-            raise DataError(f"{what} has no state {state!r}; it has {', '.join(values)}")
-        values = values[state]
+def _column(values: Sequence[Any] | np.ndarray, names: Sequence[str], what: str) -> list[Any]:
     if len(values) != len(names):
-        raise DataError(f"{what} of the state {state!r} has {len(values)} entries for {len(names)} points")
+        raise DataError(f"{what} has {len(values)} entries for {len(names)} points")
     return list(values)
 
 

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.look_alikes import pair_statistics, share_in_own_sector
-from gcpl_lab.views import panels, plots, style
+from gcpl_lab.views import plots, style
 from gcpl_lab.views.decision_map import decision_row, map_reach, say_share
 from gcpl_lab.views.hills import CaptionDistances, Hills, caption_hills, pair_hills
 from gcpl_lab.views.panels import Looks
-from gcpl_lab.views.plots import Curves
+from gcpl_lab.views.plots import Curves, Shares, plot_held_out, plot_prompt_cosines
 from gcpl_lab.views.projection import project
-from gcpl_lab.views.prompts_and_images import Shares, plot_held_out, plot_prompt_cosines
 from gcpl_lab.views.score_strip import ScoreMap, score_strip
 from gcpl_lab.views.style import Families, Names
 
@@ -113,11 +112,12 @@ def moving_lines(
     def draw(state: str | None) -> Figure:
         figure = style.new_figure(14.5, 5.6)
         left, right = figure.subplots(1, 2)
-        panels.write_around(figure, title)
+        figure.suptitle(style.wrap_lines(title or "", 13, style.font_size() * 1.3), weight="bold")
         plot_prompt_cosines(left, curves, shuffles)
         plot_held_out(right, shares, chance)
-        for ax in (left, right) if state is not None else ():
-            ax.axvline(int(state), color=style.INK, linewidth=1.4, linestyle=(0, (4, 3)), zorder=0)
+        for ax in (left, right):
+            if state is not None:
+                ax.axvline(int(state), color=style.INK, linewidth=1.4, linestyle=(0, (4, 3)), zorder=0)
         return figure
 
     def say(state: str) -> str:

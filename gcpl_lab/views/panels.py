@@ -62,13 +62,10 @@ def set_texts(ax: Axes, title: str | None = None, caption: str | None = None, wi
         ax.set_xlabel(style.wrap_lines(caption, width, font_size()))
 
 
-def write_around(figure: Figure, title: str | None = None, under: str | None = None) -> None:
-    """Title over a whole figure and words under it, broken into lines that fit its width."""
-    width = figure.get_figwidth()
-    if title:
-        figure.suptitle(style.wrap_lines(title, width * 0.9, font_size() * 1.3), weight="bold")
-    if under:
-        figure.supxlabel(style.wrap_lines(under, width * 0.95, font_size()), fontsize=font_size(), color=style.GREY)
+def write_under(figure: Figure, words: str) -> None:
+    """Words under a whole figure, broken into lines that fit its width."""
+    shown = style.wrap_lines(words, figure.get_figwidth() * 0.95, font_size())
+    figure.supxlabel(shown, fontsize=font_size(), color=style.GREY)
 
 
 def percent_axis(*axes: Any) -> None:
@@ -101,7 +98,8 @@ def draw_lines(ax: Axes, lines: Lines, looks: Looks | None = None, **line: Any) 
     ends = []
     for turn, (name, points) in enumerate(lines.items()):
         (color, marker), kind = (looks or {}).get(name, style.look(turn)), LINES[turn % len(LINES)]
-        x, y, low, high = np.array(sorted(points, key=lambda point: point[0]), dtype=float).T
+        values = np.array(points, dtype=float)
+        x, y, low, high = values[np.argsort(values[:, 0], kind="stable")].T
         draw_band(ax, x, y, low, high, color, marker=marker, **{"linestyle": kind, **line})
         ends.append((float(y[-1]), name, color))
     return ends
@@ -126,11 +124,12 @@ def bar_rows(
     for row, (value, chosen) in enumerate(zip(values, strong, strict=True)):
         color, hatch = (style.BLUE, "//") if chosen else ("#BFBFBF", "")
         bars.append(ax.barh(row, value, height=0.7, color=color, hatch=hatch, edgecolor="white"))
-    # White under black, so that an interval is seen on every bar.
-    for color, width in (("white", 5.0), (style.INK, 1.8)) if ends is not None else ():
-        reach = np.abs(np.subtract(ends, values))
-        look: dict[str, Any] = {"fmt": "none", "capsize": 5, "linewidth": width, "capthick": width}
-        ax.errorbar(values, range(len(names)), xerr=reach, ecolor=color, **look)
+    if ends is not None:
+        # White under black, so that an interval is seen on every bar.
+        for color, width in (("white", 5.0), (style.INK, 1.8)):
+            look: dict[str, Any] = {"fmt": "none", "capsize": 5, "linewidth": width, "capthick": width}
+            reach = np.abs(np.subtract(ends, values))
+            ax.errorbar(values, range(len(names)), xerr=reach, ecolor=color, **look)
     return bars
 
 

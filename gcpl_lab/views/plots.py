@@ -1,4 +1,4 @@
-"""Figures of points and methods: maps, journeys, losses, accuracies. ``ax`` in, ``ax`` out.
+"""Figures of points and methods: maps, journeys, losses, accuracies, situations, prompts. ``ax`` in, ``ax`` out.
 
 Lines, points and bars are named where they are, not in a legend far away; colour never stands alone.
 Every function raises a DataError that names what does not fit.
@@ -6,7 +6,7 @@ Every function raises a DataError that names what does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from gcpl_lab.views.style import Families, Names, font_size
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Name to (steps (step,), values (step,))."""
+Point = tuple[float, float, float]
+"""Mean accuracy with the ends of its interval, shares from 0 to 1."""
+Shares = Mapping[str, Sequence[tuple[int, float, float, float]]]
+"""Method to (step, share, low, high), by growing step."""
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
@@ -66,9 +70,18 @@ def plot_map(
 
 
 def plot_token_journey(
-    ax: Axes, paths: np.ndarray, steps: Sequence[int], class_names: Names, families: Families = None, now: int = -1
+    ax: Axes,
+    paths: np.ndarray,
+    steps: Sequence[int],
+    class_names: Names,
+    families: Families = None,
+    now: int = -1,
+    window: Iterable[np.ndarray] = (),
 ) -> Axes:
-    """The way (step, class, 2) of each class token to its place ``now``, hollow at its beginning, named at its end."""
+    """The way (step, class, 2) of each class token to its place ``now``, hollow at its beginning, named at its end.
+
+    ``window`` are more points (..., 2) that have room, for one scale where journeys stand side by side.
+    """
     paths = panels.check_shape("paths", paths, len(steps), len(class_names), 2)
     if len(steps) < 2 or not np.isfinite(paths).all():
         raise DataError(f"paths has {len(steps)} steps; expected finite values of 2 steps or more")
@@ -82,7 +95,7 @@ def plot_token_journey(
         ax.plot(*way[:, place].T, color=color, linewidth=2, zorder=3, marker=marker, markersize=4)
         x, y = paths[:1, place].T
         ax.scatter(x, y, s=70, facecolors="white", edgecolors=color, marker=marker, linewidths=2, zorder=3)
-    panels.set_window(ax, panels.square_window([paths]))
+    panels.set_window(ax, panels.square_window([paths, *window]))
     set_texts(ax, caption=f"hollow: step {steps[0]}; filled: step {steps[now]}; small marks: kept between")
     # Names keep off the lines too, not only off the marks on them.
     between = way[:-1] + np.linspace(0, 1, 6)[:, None, None, None] * np.diff(way, axis=0)
@@ -174,4 +187,137 @@ def plot_accuracy(ax: Axes, rows: Sequence[Mapping[str, Any]], chance: float) ->
     corner: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below}
     handles = {KINDS[row["kind"]]: bar for row, bar in zip(ordered, bars, strict=True)}
     ax.legend(handles.values(), handles, ncols=2, frameon=False, borderaxespad=0, **corner)
+    return ax
+
+
+def plot_situation(
+    groups: Mapping[str, Mapping[str, Mapping[str, Point]]],
+    titles: Mapping[str, str],
+    varied: str | Mapping[str, str],
+    strong: Collection[str] = (),
+    chance: float | None = None,
+) -> Figure:
+    """A panel for each group of a situation, a line with a band for each method over the levels.
+
+    Args:
+        groups: Group to level, in order, to method to its point; a method may be absent.
+        titles: Of the methods, in the order of the legend.
+        varied: What the levels are, for the axis; one text, or one a group.
+        strong: Methods that are drawn thick.
+        chance: Accuracy of guessing.
+    """
+    panels.check_filled("groups", groups, "a group with levels")
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    present = [name for name in titles if any(name in points for of in groups.values() for points in of.values())]
+    legend_rows = -(-len(present) // 4)
+    figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * legend_rows)
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    for ax, (group, levels) in zip(grid, groups.items(), strict=False):
+        lines = [_draw_method(ax, levels, method, turn, method in strong) for turn, method in enumerate(present)]
+        panels.draw_chance(ax, chance)
+        ax.set(title=group, xlabel=varied if isinstance(varied, str) else varied[group])
+        ax.set_xticks(range(len(levels)), list(levels))
+        panels.percent_axis(ax.yaxis)
+    means = [point[0] for of in groups.values() for points in of.values() for point in points.values()]
+    means += [] if chance is None else [chance]
+    grid[0].set_ylim(max(0.0, min(means) - 0.08), min(1.0, max(means) + 0.08))  # few draws have bands beyond all means
+    for ax in grid[len(groups) :]:
+        ax.set_visible(False)
+    for ax in grid[::columns]:
+        ax.set_ylabel("accuracy (band: 95 %)")
+    figure.legend(lines, [titles[name] for name in present], loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_method(ax: Axes, levels: Mapping[str, Mapping[str, Point]], method: str, turn: int, bold: bool) -> Any:
+    """One method's line over the levels, with its band; places where it is absent stay empty."""
+    color, marker = style.look(turn)
+    mean, low, high = np.array([points.get(method, (np.nan,) * 3) for points in levels.values()], float).T
+    look: dict[str, Any] = {"alpha": 0.18 if bold else 0.07, "linestyle": "-" if bold else panels.LINES[turn % 4]}
+    look |= {"markersize": 7 if bold else 5, "linewidth": 2.6 if bold else 1.2}
+    return panels.draw_band(ax, range(len(levels)), mean, low, high, color, marker=marker, **look)
+
+
+def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
+    """Accuracy against seconds on a logarithmic axis, and the line of methods that no other beats in both.
+
+    Args:
+        rows: ``name``, ``seconds`` (training and classifying), ``accuracy``, and ``strong`` for a filled point.
+    """
+    panels.check_filled("rows", rows, "rows with name, seconds, accuracy, strong")
+    ordered = sorted(rows, key=lambda row: (row["seconds"], -row["accuracy"]))
+    front = [row for place, row in enumerate(ordered) if all(r["accuracy"] < row["accuracy"] for r in ordered[:place])]
+    ax.step([r["seconds"] for r in front], [r["accuracy"] for r in front], where="post", color=style.FAINT, zorder=0)
+    for row in ordered:
+        face, edge = (style.BLUE, style.BLUE) if row["strong"] else ("white", style.INK)
+        ax.scatter(row["seconds"], row["accuracy"], s=60, color=face, edgecolor=edge)
+    ax.set(xscale="log", xlabel="seconds to learn and to classify the test images", ylabel="accuracy")
+    ax.margins(x=0.22, y=0.1)
+    panels.percent_axis(ax.yaxis)
+    places = np.array([[row["seconds"], row["accuracy"]] for row in ordered])
+    panels.name_places(ax, places, [row["name"] for row in ordered], [style.GREY] * len(ordered), places)
+    return ax
+
+
+def step_axis(ax: Axes, last: int) -> None:
+    """Training steps from 0 to the last, the early ones apart: equal ways are doublings."""
+    ax.set_xscale("symlog", base=2, linthresh=1, linscale=0.6)
+    ticks = [0, *(2**power for power in range(int(np.log2(max(last, 1))) + 1))]
+    shown = ticks if len(ticks) < 8 else [0, *ticks[1::2]]
+    ax.set_xticks(shown, [str(tick) for tick in shown])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(-0.12, last * 1.06)
+
+
+def _method_look(turn: int, name: str) -> tuple[str, str]:
+    """Colour and line of a method that is followed beside others; a control is grey and dotted."""
+    if name.lower().startswith("shuffled"):
+        return style.GREY, ":"
+    return style.METHOD_COLORS[turn % len(style.METHOD_COLORS)], panels.LINES[turn % 3]
+
+
+def plot_prompt_cosines(ax: Axes, curves: Curves, shuffles: Sequence[tuple[np.ndarray, np.ndarray]] = ()) -> Axes:
+    """Mean centred cosine of a family's prompts over training steps, and the band that several shufflings leave."""
+    panels.check_filled("curves", curves, "at least one method with its steps and cosines")
+    last = max(int(np.max(steps)) for steps, _ in [*curves.values(), *shuffles])
+    ends = []
+    if shuffles:
+        steps = np.unique(np.concatenate([part for part, _ in shuffles]))
+        # Where one has ended, those that go on are drawn alone.
+        values = np.stack([np.interp(steps, *part, right=np.nan) for part in shuffles])
+        mean = np.nanmean(values, axis=0)
+        ax.fill_between(steps, np.nanmin(values, 0), np.nanmax(values, 0), color=style.GREY, alpha=0.25, linewidth=0)
+        ax.plot(steps, mean, color=style.GREY, linestyle=":")
+        ends.append((float(mean[-1]), f"shuffled labels ({len(shuffles)})", style.GREY))
+    for turn, (name, (steps, values)) in enumerate(curves.items()):
+        color, kind = _method_look(turn, name)
+        ax.plot(steps, values, color=color, linestyle=kind, marker="o", markersize=3.5)
+        ends.append((float(values[-1]), name, color))
+    step_axis(ax, last)
+    set_texts(ax, "The prompts part", "training step")
+    ax.set_ylabel("mean cosine of the family's prompts")
+    label_ends(ax, ends)
+    return ax
+
+
+def plot_held_out(ax: Axes, shares: Shares, chance: float | None = None) -> Axes:
+    """Share of held-out images in the sector of their own class over training steps, with 95 % intervals."""
+    panels.check_filled("shares", shares, "at least one method with its steps and shares")
+    last, ends = max(points[-1][0] for points in shares.values()), []
+    for turn, (name, points) in enumerate(shares.items()):
+        steps, value, low, high = np.array(points, dtype=float).T
+        color, kind = _method_look(turn, name)
+        places = steps * (1 + 0.05 * turn) if len(points) == 1 else steps  # ends of several methods lie side by side
+        bars: dict[str, Any] = {"capsize": 4, "linewidth": 1.6, "elinewidth": 1.6}
+        reach = [value - low, high - value]
+        ax.errorbar(places, value, yerr=reach, color=color, marker=style.MARKERS[turn], linestyle=kind, **bars)
+        ends.append((float(value[-1]), name, color))
+    panels.draw_chance(ax, chance)
+    step_axis(ax, int(last * (1 + 0.05 * len(shares))))
+    panels.percent_axis(ax.yaxis)
+    ax.set_ylim(0, 1.02)
+    set_texts(ax, "Do the images follow?", "training step")
+    ax.set_ylabel("held-out images in their own sector")
+    label_ends(ax, ends)
     return ax

@@ -62,23 +62,17 @@ class ScoreMap:
 
 
 def fit_score_map(
-    scores: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    class_names: Names,
-    method: str = "umap",
-    seed: int = 0,
-    sharpness: float = SHARPNESS,
+    scores: Mapping[str, np.ndarray], labels: np.ndarray, class_names: Names, method: str = "umap", seed: int = 0
 ) -> ScoreMap:
     """One map for the scores (image, class) of all states, with the classes' own places.
 
-    Points are square roots of probabilities, so that distances are Hellinger's. ``sharpness`` is the factor on scores
-    under the softmax. Where one UMAP for all states keeps too few neighbours of one of them, it becomes an AlignedUMAP
-    if that keeps more, and the note under the map says so.
+    Points are square roots of probabilities, so that distances are Hellinger's. Where one UMAP for all states keeps too
+    few neighbours of one of them, it becomes an AlignedUMAP if that keeps more, and the note under the map says so.
     """
     panels.check_filled("scores", scores, "a state's name with its scores")
     shape = len(labels), len(class_names)
     chances = {
-        name: softmax(sharpness * panels.check_shape(f"scores of {name!r}", part, *shape), axis=1)
+        name: softmax(SHARPNESS * panels.check_shape(f"scores of {name!r}", part, *shape), axis=1)
         for name, part in scores.items()
     }
     roots, places = {name: np.sqrt(part) for name, part in chances.items()}, np.eye(len(class_names))
@@ -147,11 +141,7 @@ def class_key(figure: Any, class_names: Names, looks: Looks) -> None:
 
 
 def score_strip(
-    found: ScoreMap,
-    states: Names | None = None,
-    looks: Looks | None = None,
-    controls: Collection[str] = (),
-    title: str | None = None,
+    found: ScoreMap, states: Names | None = None, looks: Looks | None = None, controls: Collection[str] = ()
 ) -> Figure:
     """States of one map as a strip, controls beside them; by default all states in their order."""
     states = list(states or found.probabilities)
@@ -165,8 +155,8 @@ def score_strip(
         )
         width = 3.35 * max(2, len(states))
         lines = style.wrap_lines(under, 0.95 * width, font_size()).count("\n")
-        figure = style.new_figure(width, 3.1 * form + 3.1 + 0.25 * lines + (0.5 if title else 0))
+        figure = style.new_figure(width, 3.1 * form + 3.1 + 0.25 * lines)
         strip_row(figure, found, states, looks, controls)
-        panels.write_around(figure, title, under)
+        panels.write_under(figure, under)
         class_key(figure, found.class_names, looks)
     return figure

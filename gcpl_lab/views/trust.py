@@ -13,7 +13,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.trust import Consistency, Recognition, ShiftPoint
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.panels import legend_beside, set_texts
-from gcpl_lab.views.situations import Point, plot_situation
+from gcpl_lab.views.plots import Point, plot_situation
 from gcpl_lab.views.style import Names
 
 

@@ -55,8 +55,8 @@ def test_hover_map_shows_a_point_under_the_mouse(open_page: Any, artifacts: Path
         labels,
         ["bag", "shirt"],
         images=[np.full((28, 28), 12 * i, np.uint8) for i in range(20)],
-        predictions=labels,
-        probabilities=np.full(20, 0.75),
+        predictions={"all": labels},
+        probabilities={"all": np.full(20, 0.75)},
         files=[f"file number {i}" for i in range(20)],
     )
     page = open_page("about:blank")

@@ -4,10 +4,15 @@ Each widget is one box; as the last expression of a cell it is shown together wi
 a page without a kernel has a figure. Errors of a callback appear in the widget and stay in ``error``.
 """
 
-from gcpl_lab.views.widgets.costs import CostExplorer
-from gcpl_lab.views.widgets.explorers import ClassifierRace, NoiseSlider, PairExplorer, ThresholdExplorer
+from gcpl_lab.views.widgets.explorers import (
+    ClassifierRace,
+    CostExplorer,
+    NoiseSlider,
+    PairExplorer,
+    Player,
+    ThresholdExplorer,
+)
 from gcpl_lab.views.widgets.guess import Guess, tally_guesses
-from gcpl_lab.views.widgets.player import Player
 from gcpl_lab.views.widgets.review import SampleReviewer
 from gcpl_lab.views.widgets.training import TrainingMonitor
 

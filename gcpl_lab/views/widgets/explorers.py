@@ -1,4 +1,4 @@
-"""Explore what was measured: noise levels, evidence, pairs of classes, thresholds.
+"""Explore what was measured: noise levels, evidence, pairs of classes, thresholds, costs, states of training.
 
 Everywhere ``families`` gives a family's name its class names, ``labels`` and ``predicted`` are indices of classes, and
 images are paths, PIL images or uint8 arrays.
@@ -6,9 +6,12 @@ images are paths, PIL images or uint8 arrays.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import ipywidgets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -19,16 +22,20 @@ from gcpl_lab.data.multilabel import head_medium_tail
 from gcpl_lab.data.readers import read_image
 from gcpl_lab.data.sets import check_targets
 from gcpl_lab.errors import DataError
+from gcpl_lab.evaluation.costs import PER, Costs, decide_each, measure_process
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import Evidence
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.views import multilabel, style
 from gcpl_lab.views.evidence import draw_denoising, draw_pair, plot_race, race_leads
-from gcpl_lab.views.panels import show_image
+from gcpl_lab.views.moving import Moving
+from gcpl_lab.views.panels import percent_axis, show_image
 from gcpl_lab.views.style import Families
 from gcpl_lab.views.widgets.base import View, check_lengths, selector, slider, text_box
 
 MOST_IMAGES = 8  # of each kind of mistake
+NUM_POINTS = 40  # of the curve of costs
+INTERVAL = 900  # milliseconds that a state stays while it plays
 COMMON, FITTED = "one for all classes", "fitted for each class"  # thresholds
 
 
@@ -251,3 +258,95 @@ class ThresholdExplorer(View):
         means = [f"{what} {np.nanmean(values):.0%}" for what, values in table.items() if not np.isnan(values).all()]
         numbers = f"{(self._probabilities >= cut).sum()} labels are predicted, {self._targets.sum()} are true"
         return figure, f"{name} a mean {', '.join(means)} over the classes; {numbers}."
+
+
+class CostExplorer(View):
+    """Cost per thousand images by the share that a person looks at, for costs and a share that sliders set.
+
+    Args:
+        probabilities: (image, class), of test images.
+        targets: 0/1 (image, class), one-hot where an image has one class.
+        costs: To begin with.
+        thresholds: (class,), of images with several labels.
+        currency: Of the axis.
+    """
+
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        costs: Costs,
+        *,
+        thresholds: np.ndarray | None = None,
+        currency: str = "EUR",
+    ) -> None:
+        if probabilities.shape != targets.shape or not len(targets):
+            raise DataError(f"probabilities are {probabilities.shape}, targets {targets.shape}; expected one shape")
+        certainty, self._answers = decide_each(probabilities, thresholds)
+        self._rank, self._targets = certainty.argsort(kind="stable").argsort(), targets
+        self._normal, self._currency = costs.normal, currency
+        most = max(costs.miss, costs.false_alarm, costs.review, 1.0) * 4
+        self.miss = slider("a miss", costs.miss, 0.0, most, "what a class costs that was not said", most / 80)
+        self.false_alarm = slider("a false alarm", costs.false_alarm, 0.0, most, "what a wrong class costs", most / 80)
+        self.review = slider("a review", costs.review, 0.0, most / 4, "what a person's look costs", most / 320)
+        self.sent = slider("reviewed", 0.2, 0.0, 1.0, "share of the images that goes to a person", 0.025)
+        super().__init__("What it costs", [self.miss, self.false_alarm, self.review, self.sent])
+
+    def _cost(self, share: float) -> tuple[float, float, float]:
+        """Money for a thousand images, with its interval, where the least certain share goes to a person."""
+        costs = Costs(self.miss.value, self.false_alarm.value, self.review.value, normal=self._normal)
+        reviewed = self._rank < round(share * len(self._rank))
+        found = measure_process(self._answers, self._targets, costs, reviewed)
+        return found["cost"], found["low"], found["high"]
+
+    def _draw(self) -> tuple[Figure, str]:
+        shares = np.linspace(0, 1, NUM_POINTS + 1)
+        value, low, high = np.array([self._cost(share) for share in shares]).T
+        here, best = self._cost(self.sent.value), int(value.argmin())
+        figure = style.new_figure(8.0, 4.5)
+        ax = figure.subplots()
+        ax.fill_between(shares, low, high, color=style.BLUE, alpha=0.2, lw=0)
+        ax.plot(shares, value, color=style.BLUE)
+        ax.plot(self.sent.value, here[0], "o", ms=11, color=style.INK)
+        ax.plot(shares[best], value[best], "v", ms=11, color=style.look(7)[0])
+        ax.annotate("cheapest", (shares[best], value[best]), (0, 10), textcoords="offset points", ha="center")
+        ax.set_xlabel("share that a person looks at, the least certain first")
+        ax.set_ylabel(f"{self._currency} per {PER:,} images")
+        ax.set_ylim(bottom=0)
+        percent_axis(ax.xaxis)
+        sentence = (
+            f"With {self.sent.value:.0%} reviewed {PER:,} images cost {here[0]:,.0f} {self._currency} "
+            f"({here[1]:,.0f} to {here[2]:,.0f}); the cheapest share is {shares[best]:.0%} ({value[best]:,.0f}). "
+            f"Measured on {len(self._targets)} images."
+        )
+        return figure, sentence
+
+
+class Player(View):
+    """States on a slider: arrow keys go from one to the next, the play button through all of them.
+
+    ``moving`` is of a function of :mod:`gcpl_lab.views.moving`, such as ``moving_maps``.
+    """
+
+    def __init__(self, moving: Moving) -> None:
+        self._moving = moving
+        tip = "arrow keys go from one recorded state to the next"
+        self.step = selector("state", moving.states, moving.states[0], tip, most_buttons=0)
+        tip = "play, stop, and from the start"
+        self.play = ipywidgets.Play(min=0, max=len(moving.states) - 1, interval=INTERVAL, tooltip=tip)
+        self.play.observe(self.guarded(self._turn), "value")
+        super().__init__(moving.title, [self.step], [self.play])
+
+    def _turn(self) -> None:
+        self.step.index = self.play.value
+
+    def _draw(self) -> tuple[Figure, str]:
+        return self._moving.draw(self.step.value), self._moving.say(self.step.value)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """The widget, and beside it the strip of all states."""
+        stream = io.BytesIO()
+        with style.figure_style():
+            self._moving.strip().savefig(stream, format="png", dpi=96, metadata={"Software": None})
+        strip = base64.b64encode(stream.getvalue()).decode()
+        return {**super()._repr_mimebundle_(**options), "image/png": strip}
