@@ -208,6 +208,8 @@ def test_an_error_is_explained(done: tuple[Pilot, dict[str, Any]], tmp_path: Pat
     assert found["nearest"][0]["classes"] == ["grey"]
     assert found["causes"]
     assert ("figure" in found) == (pilot.results["chosen"]["method"] == "gcpl")
+    with pytest.raises(DataError, match="no error to explain"):
+        pilot.explain(tmp_path / "odd.png", "grey")
     with pytest.raises(DataError, match="'green' is no class"):
         pilot.explain(tmp_path / "odd.png", "green")
 

@@ -67,10 +67,10 @@ def find_drift(
         return features_p_value(calibration["features"], latest, math.ceil(5 / spent), seed)
 
     for name, test, whole in (("class mix", mix, level), ("CLIP features", features, FEATURE_LEVEL)):
-        entry: dict[str, Any] = {"alarm": False, "after": None, "p_value": None, "level": whole}
+        entry: dict[str, Any] = {"alarm": False, "after": None, "p_value": None, "limit": None}
         for number, look in enumerate((look for look in LOOKS if look <= len(new[0])), 1):
             spent = whole * 6 / (math.pi * number) ** 2  # all looks together spend the whole level
-            entry["p_value"] = test(look, spent)
+            entry |= {"p_value": test(look, spent), "limit": spent}
             if entry["p_value"] < spent:
                 entry |= {"alarm": True, "after": look}
                 break

@@ -55,6 +55,8 @@ def explain_error(judge: Judge, data: PilotData, image: str | Path, truth: str) 
     found, wanted = judge.answer([image]), data.class_names.index(truth)
     chances, held, targets = found["probabilities"][0], targets_of(judge.exemplars) == 1, targets_of(data.pool)
     known, said = judge.features[0].numpy(), int(chances.argmax())
+    if judge.thresholds is None and said == wanted:
+        raise DataError(f"{image}: is answered {truth!r}, which is what it is said to be; there is no error to explain")
     similar = known @ found["features"][0]
     order = np.argsort(-similar, kind="stable")[:NEAREST]
     (sure,), (answers,) = decide_each(found["probabilities"], judge.thresholds)

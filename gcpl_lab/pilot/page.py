@@ -85,11 +85,10 @@ def figure_makers(found: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
     covered = [(name, value) for name, value in zip(names, found["coverage"]["by_class"], strict=True) if value]
     months = [("unchanged" if row["change"] == "none" else row["change"], row["noticed"]) for row in found["watch"]]
     money = f"{config['currency']} per 1,000 images"
-    promised = found["coverage"]["promised"]
     made: dict[str, Callable[[], Figure]] = {
         "methods": partial(rows, methods, f"{quality}, mean over draws", limit=config["least_accuracy"]),
         "costs": partial(rows, processes, money, percent=False),
-        "coverage": partial(rows, covered, "share of images whose set holds the truth", limit=promised),
+        "coverage": partial(rows, covered, "share of images whose set holds the truth", limit=config["coverage"]),
         "watch": partial(rows, months, "share of months with an alarm"),
     }
     if all(entry["doubling"] for entry in found["methods"]):

@@ -14,11 +14,11 @@ from gcpl_lab.pilot.page import amount, share
 
 RULES = {
     "fit": (
-        "frozen models see the classes as well as simple image statistics do",
+        "simple image statistics are not surely better than what the frozen models see",
         "frozen models that see these images: a larger preset (sd-1.5 and vit-b-16), or a classifier on pixels",
     ),
     "accuracy": (
-        "quality is what would be adopted",
+        "quality is at least what would be adopted",
         "more images a class (see the learning curve), or fewer and clearer classes",
     ),
     "coverage": (
@@ -74,7 +74,7 @@ def _check_rules(config: PilotConfig, found: Mapping[str, Any]) -> dict[str, tup
         "fit": (
             found["fit_of_models"]["fit"],
             not found["fit_of_models"]["fit"],
-            f"{share(frozen, found['fit_of_models']['num_images'])}, image statistics {share(plain)}",
+            f"frozen {share(frozen, found['fit_of_models']['num_images'])}, statistics {share(plain)}",
         ),
         "accuracy": (
             quality["low"] >= config.least_accuracy,
