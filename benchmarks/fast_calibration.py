@@ -82,7 +82,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     races = {FOLDS: model.fast_}
     for what, known in ((ITSELF, exemplars), (FURTHER, held)):
         race = fast_decision.make_race(model)
-        races[what] = race.calibrate(model.encode(known.images), known.labels, clip_scores(known.images))
+        seen = model.errors(model.encode(known.images), options.pool)
+        races[what] = race.plan_from(seen, known.labels, clip_scores(known.images))
     latents, scores = model.encode(judged.images), clip_scores(judged.images)
     prior = None if scores is None else log_softmax(scores.astype(np.float64), axis=1)
     errors, few = model.errors(latents, options.pool), slice(min(options.timed_images, len(judged)))

@@ -25,9 +25,8 @@ from measuring import alternate, benchmark_options, check_aim, make_result, make
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.samples import load_fashion, load_wardrobe
 from gcpl_lab.data.sets import ImageSet
-from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.sampling import Exemplars
 from gcpl_lab.lmpt.estimator import LMPTClassifier

@@ -35,7 +35,7 @@ from rich.console import Console
 from torch import Tensor
 
 from gcpl_lab import fast
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.experiments.published import PublishedLMPT, lmpt_batches, lmpt_objective, lmpt_updates
 from gcpl_lab.lmpt.encoding import encode_views
 from gcpl_lab.lmpt.objective import LMPT

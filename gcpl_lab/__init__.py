@@ -13,8 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gcpl_lab.data.episodes import draw_episode
     from gcpl_lab.data.readers import read_class_folders
-    from gcpl_lab.data.samples import load_fashion
-    from gcpl_lab.data.wardrobe import load_wardrobe
+    from gcpl_lab.data.samples import load_fashion, load_wardrobe
     from gcpl_lab.gcpl.estimator import GCPLClassifier
     from gcpl_lab.gcpl.settings import GCPLConfig
     from gcpl_lab.lmpt.estimator import LMPTClassifier
@@ -31,7 +30,7 @@ _HOMES = {
     "LMPTConfig": "gcpl_lab.lmpt.settings",
     "draw_episode": "gcpl_lab.data.episodes",
     "load_fashion": "gcpl_lab.data.samples",
-    "load_wardrobe": "gcpl_lab.data.wardrobe",
+    "load_wardrobe": "gcpl_lab.data.samples",
     "read_class_folders": "gcpl_lab.data.readers",
 }
 

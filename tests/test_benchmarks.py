@@ -91,13 +91,6 @@ def test_missed_aims_are_said(load: Load) -> None:
     assert ["missed" in line for line in aim_lines({"aims": aims})] == [True, False, True]
 
 
-def test_an_update_that_sets_up_is_left_out(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    times, beginnings = iter([0.0, 10.0, 10.0, 13.0]), list[float]()
-    monkeypatch.setitem(load("measuring").CLOCKS, "wall", lambda: next(times))
-    assert load("measuring").time_updates(iter("abc"), "wall", beginnings) == 3.0
-    assert beginnings == [10.0]
-
-
 def test_a_plan_is_followed_as_a_race_does_it(load: Load) -> None:
     """On known errors: the logits and evaluations of ``Race.classify``, and how a plan's promise is judged."""
     rng, labels = np.random.default_rng(0), np.arange(60) % 3
@@ -219,14 +212,6 @@ def test_aims_of_the_fast_classifier_by_hand(load: Load) -> None:
     assert len(module.aims_of(rows, right, known, [])) == 4
 
 
-def test_a_second_demonstration_must_say_the_same(load: Load, tmp_path: Path) -> None:
-    same = load("startup").same_answers
-    before = '{\n  "command": "a",\n  "accuracy": 0.5,\n  "train_seconds": 1.0\n}'
-    (tmp_path / "results.json").write_text('{\n  "command": "b",\n  "accuracy": 0.5,\n  "train_seconds": 2.0\n}')
-    assert same(tmp_path, before)
-    assert not same(tmp_path, before.replace("0.5", "0.6"))
-
-
 def test_growth_is_found_again(load: Load) -> None:
     module = load("scaling")
     true = module.Growth(0.3, 0.02, {"classes": 0.8, "images": 1.0}, "updates")
@@ -262,17 +247,6 @@ def test_every_benchmark_is_run_and_explained(load: Load) -> None:
     programs, text = load("run_all").PROGRAMS, (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert {path.stem for path in BENCHMARKS.glob("*.py")} - {"measuring", "run_all"} == set(programs)
     assert all(f"`{name}.py`" in text for name in programs)
-
-
-def test_smaller_settings_never_replace_kept_results(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, called, done = load("run_all"), [], SimpleNamespace(returncode=0)
-    monkeypatch.setattr(module.subprocess, "run", lambda words, check: called.append(words) or done)
-    for full in (False, True):
-        assert module.run(module.PROGRAMS, module.Console(quiet=True), full=full) == []
-        for words in called:
-            assert ("--output" in words) == (Path(words[1]).stem in module.QUICK and not full)
-            assert not any(str(module.RESULTS) in word for word in words)
-        called.clear()
 
 
 def test_tables_go_between_the_marks(load: Load, tmp_path: Path) -> None:

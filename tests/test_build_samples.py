@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcpl_lab.data.samples import find_samples, load_fashion
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import find_samples, load_fashion, load_wardrobe
 from gcpl_lab.errors import DataError
 from tools import samples
 from tools.raw_fashion import DEBIAN_FOLDER, read_raw_fashion

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.experiments.caching import OutcomeCache, source_checksum  # bound before the fixture below replaces it
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome

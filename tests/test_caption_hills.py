@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from gcpl_lab.data.multilabel import split_validation
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.experiments.captions import (
     HELD_OUT,
     WAYS,

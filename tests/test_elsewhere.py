@@ -18,7 +18,7 @@ import numpy as np, torch
 from torch.utils._python_dispatch import _disable_current_modes
 from tests.elsewhere import DEVICE, Away, Elsewhere
 from gcpl_lab import GCPLClassifier, LMPTClassifier, fast
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.experiments import published
 from gcpl_lab.experiments.profile import measure_profile
 from gcpl_lab.lmpt.encoding import encode_views

@@ -28,15 +28,13 @@ def test_random_models_are_unfit_for_what_brightness_tells(random_pair: Any):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
     images = [rng.normal(90 + 80 * label, 60, (24, 24)).clip(0, 255).astype(np.uint8) for label in labels]
-    found = fit_of_models(
-        images, labels, ("a", "b"), preset="random", clip=random_pair.clip, diffusion=random_pair.diffusion
-    )
+    found = fit_of_models(images, labels, ("a", "b"), preset=str(random_pair.folder))
     assert found.accuracies["colour_histogram"].value > 0.9
     assert found.as_dict()["fit"] == found.fit
     assert ("larger models" in found.sentence) is (not found.fit)
     assert found.reconstruction_share > 0.5
     with pytest.raises(DataError, match="2 classes"):
-        fit_of_models(images[:20], labels[:20], ("a", "b"), clip=random_pair.clip, diffusion=random_pair.diffusion)
+        fit_of_models(images[:20], labels[:20], ("a", "b"))
 
 
 def test_the_shipped_pair_keeps_garments():

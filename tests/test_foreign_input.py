@@ -87,7 +87,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found
 
 
-IMAGES = ("png", "jpeg", "gif", "bmp", "tiff")
+IMAGES = ("png", "jpeg", "gif", "bmp", "tiff", "webp")
 READERS: dict[str, tuple[str, str | bytes, Callable[[Path], Any]]] = {
     "table": ("x.csv", CSV, tables),
     "lines of JSON": ("x.jsonl", JSONL, lambda path: list(read_table(path))),

@@ -468,16 +468,3 @@ def test_known_classes_must_fit(fitted: GCPLClassifier, random_pair: Any, pictur
         GrownClassifier(fitted).fit(images, ANIMALS[ids])
     with pytest.raises(DataError, match="known classes are ant, moth, zebra; expected these"):
         GrownClassifier(fitted).fit(images, np.array(["ant", "moth", "yak"])[ids])
-
-
-def test_a_run_that_is_ended_early_keeps_its_last_state(random_pair: Any, pictures: Any) -> None:
-    model = GCPLClassifier(str(random_pair.folder), diffusion=random_pair.diffusion, num_steps=9, num_evidence=2)
-    names = ["bag", "boot", "shirt"]
-    records = model.steps(*pictures, names)
-    for record in records:
-        if record.step == 3:
-            end_early(records)
-            break
-    assert max(model.states_) == 3 == model.history_[-1].step
-    assert torch.equal(model.states_[3], model.prompts_.vectors.detach().cpu())
-    assert not torch.equal(model.states_[3], model.states_[0])

@@ -170,7 +170,7 @@ def test_coco_small_loads_with_its_own_column_names(tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     file = tmp_path / "coco_small" / "labels.csv"
     columns: dict[str, Any] = {"image_folder": file.parent / "images"}
-    whole = read_metadata(file, caption_column="caption", **columns)
+    whole = read_metadata(file, **columns)
     assert whole.targets.shape == (601, 80)
     assert sum(caption is not None for caption in whole.captions) == 477
     assert whole.class_counts()[whole.class_names.index("person")] == 311

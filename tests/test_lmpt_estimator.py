@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.multilabel import multilabel_report, sigmoid
 from gcpl_lab.lmpt.encoding import encode_views

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.special import erf
-from torch import Tensor
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.tif import NUM_COARSER, smallest_class_distance, timestep_weights
@@ -22,12 +21,9 @@ from gcpl_lab.gcpl.objectives import GCPL
 from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, ExemplarSampler, NoisyBatch
 from gcpl_lab.training.loop import TrainingConfig, train
+from tests.made_up import randn
 
 NAMES = ["coat", "ankle boot", "bag"]
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from gcpl_lab.baselines.base import MULTILABEL_BASELINES, FeatureSupport
 from gcpl_lab.baselines.multilabel import NUM_PARTS, OneVsRestProbe, choose_strength
 from gcpl_lab.data.multilabel import split_validation
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.multilabel import (
     ABLATION,

@@ -131,7 +131,7 @@ def test_continuous_integration_counts_the_tests_of_all_runs_and_fails_with_one(
     assert (done.returncode != 0, "did not run" in done.stdout.splitlines()[-1]) == (True, True)
 
 
-@pytest.mark.parametrize("module", ["gcpl_lab", "gcpl_lab.data.fashion", "gcpl_lab.data.samples", "gcpl_lab.storage"])
+@pytest.mark.parametrize("module", ["gcpl_lab", "gcpl_lab.data.samples", "gcpl_lab.storage"])
 def test_imports_stay_light(module: str) -> None:
     """Help texts and error messages must not wait for torch; drawing libraries come when something is drawn."""
     heavy = ["torch", "diffusers", "transformers", "open_clip", "umap", "ipywidgets", "sklearn", "matplotlib"]

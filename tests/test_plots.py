@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.views import evidence, plots

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gcpl_lab.baselines.features import LinearProbe
-from gcpl_lab.data.fashion import FASHION_CLASSES
+from gcpl_lab.data.samples import FASHION_CLASSES
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.models.diffusion import FrozenDiffusion
 from gcpl_lab.storage import write_json

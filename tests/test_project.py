@@ -15,7 +15,7 @@ from gcpl_lab.cli.app import app
 from gcpl_lab.data.folders import draw_sets, read_pictures
 from gcpl_lab.errors import DataError, ModelError
 from gcpl_lab.gcpl.settings import GCPLConfig
-from gcpl_lab.workshop.project import _report_page, create_project, open_project, report_data
+from gcpl_lab.workshop.project import create_project, open_project, report_data
 
 
 def image(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -110,32 +110,6 @@ def test_a_project_holds_settings_report_and_notebook(images: Path, tmp_path: Pa
     code = [cell.source.replace("%matplotlib inline", "") for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) == 7
     assert all(compile(source, "cell", "exec") and len(source.splitlines()) <= 15 for source in code)
-
-
-def test_the_report_page_is_markdown() -> None:
-    """Word for word: bars in names escaped, pairs beyond the fiftieth counted, a set that cannot be read."""
-    sides = {"first": {"file": "a|b.png", "class": "coat"}, "second": {"file": "c.png", "class": "bag"}}
-    pair = {**sides, "distance": 3, "mirrored": True}
-    side = {"least": 8, "median": 9, "most": 10}
-    support = {"counts": {"coat": 1, "bag": 2}, "shorter_side": side, "formats": {"PNG L": 2, "JPEG RGB": 1}}
-    test = {"counts": {"coat": 3, "bag": 4}, "shorter_side": None, "formats": {}, "unusable": ["x: is no image"]}
-    report = {"summary": ["One.", "Two."], "classes": ["coat", "bag"], "leakage": [], "duplicates": [pair] * 51}
-    report["fit"] = "pad"
-    page = _report_page({**report, "sets": {"support": {**support, "unusable": []}, "test": test}})
-    row = "| a\\|b.png | coat | c.png | bag | 3 (mirrored) |\n"
-    assert page.startswith(
-        "# Report on the images\n\n- One.\n- Two.\n\n## What the models see\n\n"
-        "Above some of the longest images, below the square that the models see of each (`fit=pad`; another by "
-        "`--set fit=pad`, `crop` or `squash`).\n\n"
-        "![Images and the squares that the models see of them](what_models_see.png)\n\n"
-        "## Classes\n\n| class | support | test |\n"
-        "| --- | ---: | ---: |\n| coat | 1 | 3 |\n| bag | 2 | 4 |\n\n## Sizes and formats\n\n"
-        "- support: shorter side 8 to 10 px, median 9; 2 PNG L, 1 JPEG RGB\n"
-        "- test: shorter side none can be read; \n\n## Leakage from support to test\n\nNone.\n\n"
-        "## Duplicates within a set\n\n| image | class | looks like | class | bits apart |\n"
-        f"| --- | --- | --- | --- | ---: |\n{50 * row}\n… and 1 more.\n\n"
-        "## Images that cannot be used\n\n- x: is no image\n\nImages count as the same"
-    )
 
 
 def test_what_stands_in_the_way_is_named(images: Path, tmp_path: Path) -> None:

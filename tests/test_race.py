@@ -216,7 +216,7 @@ def test_a_calibrated_race_is_right_and_counts_what_it_looks_at(known_diffusion:
     runner = Race(DiffusionClassifier(model, CLEAN.flatten(1)[:, None]), pool_size=6)
     (support, known), (latents, labels) = latents_of(36, 1), latents_of(24, 2)
     scores = [3 * clip_scores(some, 3) if with_clip else None for some in (known, labels)]
-    runner.calibrate(support, known, scores[0])
+    runner.plan_from(runner.classifier.exact(support, 6).errors, known, scores[0])
     assert model.num_denoiser_evaluations == 36 * NUM_CLASSES * 6
     found = runner.classify(latents, scores[1])
     assert (found.logits.argmax(1) == labels).mean() > 0.9
@@ -233,12 +233,10 @@ def test_a_calibrated_race_is_right_and_counts_what_it_looks_at(known_diffusion:
 def test_a_race_says_what_is_missing_or_wrong(known_diffusion: Any) -> None:
     classifier = DiffusionClassifier(known_diffusion(), CLEAN.flatten(1)[:, None])
     runner, (latents, labels) = Race(classifier), latents_of(12, 1)
-    with pytest.raises(DataError, match="not calibrated; call calibrate"):
+    with pytest.raises(DataError, match="has no plan; call plan_from"):
         runner.classify(latents)
-    with pytest.raises(DataError, match="12 latents and 11 labels"):
-        runner.calibrate(latents, labels[:-1])
     with pytest.raises(DataError, match=r"shape \(12, 5\); expected \(12, 6\)"):
-        runner.calibrate(latents, labels, np.zeros((12, 5)))
+        runner.plan_from(np.ones((12, 6, 4)), labels, np.zeros((12, 5)))
     for name, value in (("pool_size", 0), ("max_steps", 0), ("error_rate", 0.0), ("error_rate", 1.0)):
         with pytest.raises(ValueError, match=f"{name} (is )?{value}"):
             Race(classifier, **{name: value})

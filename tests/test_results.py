@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.experiments import figures
 from gcpl_lab.experiments.caching import OutcomeCache
 from gcpl_lab.experiments.demo import DEMO_METHODS, show_scenes

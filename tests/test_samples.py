@@ -9,11 +9,9 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.data import samples
-from gcpl_lab.data.fashion import FASHION_CLASSES
 from gcpl_lab.data.multilabel import head_medium_tail
 from gcpl_lab.data.readers import read_class_folders
-from gcpl_lab.data.samples import find_samples, load_fashion
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import FASHION_CLASSES, find_samples, load_fashion, load_wardrobe
 from gcpl_lab.errors import DataError
 from tools.raw_fashion import SUPPORT_PART
 from tools.samples import few_shot_images

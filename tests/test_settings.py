@@ -72,9 +72,13 @@ def test_what_may_change_in_a_resumed_run_is_not_its_identity(name: str) -> None
 
 def test_an_objective_takes_its_settings_from_fields_and_options() -> None:
     config = GCPLConfig(temperature=7.0, num_rivals=None, options={"own_weight": 0.25, "delta": 3})
-    assert config.of_objective("discriminative") == {"temperature": 7.0, "num_rivals": None, "own_weight": 0.25}
-    assert GCPLConfig().of_objective("comple") == {"contrast_weight": 0.1}
-    assert config.of_objective("gcpl") == {}
+    assert config.chosen(OBJECTIVES["discriminative"].defaults) == {
+        "temperature": 7.0,
+        "num_rivals": None,
+        "own_weight": 0.25,
+    }
+    assert GCPLConfig().chosen(OBJECTIVES["comple"].defaults) == {"contrast_weight": 0.1}
+    assert config.chosen(OBJECTIVES["gcpl"].defaults) == {}
 
 
 WRONG: dict[Any, list[tuple[str, Any]]] = {
@@ -106,6 +110,7 @@ def test_a_class_of_ones_own_keeps_its_base_and_its_defaults() -> None:
 
     name = name_of(Sharper)
     assert OBJECTIVES[name].facts == OBJECTIVES["discriminative"].facts
-    assert GCPLConfig(objective=name).of_objective(name) == {"temperature": 60.0, "num_rivals": 1}
-    assert GCPLConfig(objective=name, num_rivals=2).of_objective(name) == {"temperature": 60.0, "num_rivals": 2}
-    assert GCPLConfig(objective=name, options={"temperature": 5.0}).of_objective(name)["temperature"] == 5.0
+    usual, own = OBJECTIVES[name].defaults, {"temperature": 60.0}
+    assert GCPLConfig(objective=name).chosen(usual) == own | {"num_rivals": 1}
+    assert GCPLConfig(objective=name, num_rivals=2).chosen(usual) == own | {"num_rivals": 2}
+    assert GCPLConfig(objective=name, options={"temperature": 5.0}).chosen(usual)["temperature"] == 5.0

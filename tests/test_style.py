@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
 from gcpl_lab.views.evidence import EVIDENCE_COLORS

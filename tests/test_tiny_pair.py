@@ -16,9 +16,8 @@ from PIL import Image
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode, draw_test
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES, load_fashion
 from gcpl_lab.evaluation.metrics import accuracy
 from gcpl_lab.models.clip import FrozenCLIP, encode_token_embeddings
 from gcpl_lab.models.diffusion import FrozenDiffusion

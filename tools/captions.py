@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcpl_lab.data.fashion import FASHION_CLASSES
+from gcpl_lab.data.samples import FASHION_CLASSES
 from tools.raw_fashion import family_of
 
 COARSE_NAMES = {"tops": "top", "footwear": "shoe", "trousers": "pair of trousers", "bags": "bag"}

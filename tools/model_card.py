@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gcpl_lab.baselines.features import LinearProbe
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, confusion_matrix
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, spaced_timesteps

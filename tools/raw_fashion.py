@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.errors import DataError
 
 PRETRAIN_PART = range(0, 50_000)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gcpl_lab.data.fashion import FASHION_CLASSES
-from gcpl_lab.data.samples import SAMPLES_FORMAT, find_samples, folder_of_class
+from gcpl_lab.data.samples import FASHION_CLASSES, SAMPLES_FORMAT, find_samples, folder_of_class
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import file_checksum, write_json, write_text
 from tools.raw_fashion import SUPPORT_PART, RawFashion, family_of, read_raw_fashion

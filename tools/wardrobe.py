@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
 from gcpl_lab.data.multilabel import head_medium_tail
-from gcpl_lab.data.samples import SAMPLES_FORMAT
+from gcpl_lab.data.samples import FASHION_CLASSES, FASHION_FAMILIES, SAMPLES_FORMAT
 from gcpl_lab.errors import DataError
 from gcpl_lab.storage import file_checksum, write_json, write_text
 from tools.captions import AttributeScale, attribute_words, join_phrases

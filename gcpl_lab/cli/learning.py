@@ -146,7 +146,7 @@ def read_labelled(
 ) -> MultiLabelSet:
     """The set of a long-tail list (with its labels and captions) or a metadata file; without them, bundled scenes."""
     from gcpl_lab.data.lists import read_longtail_list, read_metadata
-    from gcpl_lab.data.wardrobe import load_wardrobe
+    from gcpl_lab.data.samples import load_wardrobe
 
     list_file, labels, captions = listed
     if not list_file and not metadata:

@@ -105,9 +105,7 @@ def read_metadata(
     file: str | Path,
     *,
     image_folder: str | Path | None = None,
-    file_column: str | None = None,
     labels_column: str = "labels",
-    caption_column: str | None = None,
     rows: Mapping[str, str] | None = None,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
@@ -115,13 +113,11 @@ def read_metadata(
     """Read the ``metadata.csv`` or ``metadata.jsonl`` of a folder of images.
 
     Args:
-        file: CSV with a header line, or one JSON object a line (by the suffix ``.jsonl``).
+        file: CSV with a header line, or one JSON object a line (by the suffix ``.jsonl``). A column ``file_name`` (or
+            ``filename``) names the images; ``caption`` (or ``captions``) has a text, a list, or texts joined by " | ".
         image_folder: What the file names are relative to; the folder of ``file`` by default.
-        file_column: None takes ``file_name``, or ``filename`` where that is not there.
         labels_column: Class names as a list or joined by ``;``, or class ids where ``class_names`` is given.
             May be empty.
-        caption_column: A text, a list of texts, or texts joined by ``" | "``; None takes ``caption`` or
-            ``captions`` where there is one.
         rows: Take only rows with these values, such as ``{"split": "train"}``; class names come from all.
         class_names: The classes in the order of their ids; by default all that occur, sorted.
         name: Of the set; the folder's and the chosen values by default.
@@ -135,10 +131,8 @@ def read_metadata(
     table = [(f"{file}, line {number}", row) for number, row in read_table(file)]
     if not table:
         raise DataError(f"{file}: holds no row; expected one row an image")
-    if file_column is None:
-        file_column = find_column(list(table[0][1]), ("file_name", "filename")) or "file_name"
-    if caption_column is None:
-        caption_column = find_column(list(table[0][1]), ("caption", "captions"))
+    file_column = find_column(list(table[0][1]), ("file_name", "filename")) or "file_name"
+    caption_column = find_column(list(table[0][1]), ("caption", "captions"))
     for origin, row in table:
         for column in (file_column, labels_column, caption_column, *wanted):
             if column and column not in row:

@@ -120,18 +120,3 @@ def _half(whole: ImageSet, split: Split) -> ImageSet:
         middle = len(order) // 2
         chosen += sorted(order[:middle] if split == "train" else order[middle:])
     return whole.subset(np.array(chosen, np.int64))
-
-
-def published_recipe(preset: str, num_classes: int) -> dict[str, Any]:
-    """The recipe of the GCPL paper as settings of this package; of ``tiny``, the defaults.
-
-    The authors make 500 updates for each class, each from four of its images (one at a time, gradients added up).
-    Here all classes learn at once: AdamW does not mind that a class's gradient is divided by their number.
-
-    Source: Chattopadhyay et al. 2024, https://arxiv.org/abs/2409.01835, and the authors' script
-    """
-    if preset == "tiny":
-        return {"preset": preset}
-    recipe: dict[str, Any] = {"num_vectors": 1, "num_steps": 500, "batch_size": 4 * num_classes, "micro_batch_size": 4}
-    recipe |= {"schedule": "constant", "evidence_batch_size": 64, "preset": preset}
-    return recipe | {"learning_rate": 5e-4, "weight_decay": 0.01, "gradient_clip": 0.0}

@@ -1,22 +1,37 @@
 """The bundled sets: found, and verified by checksum before they are used.
 
 ``data_samples/fashion`` holds small PNG files, so it can be looked at with any file browser and is read by the same
-code as a user's own class folders. ``tools/samples.py`` of the repository made it.
+code as a user's own class folders; ``data_samples/wardrobe_lt`` holds long-tailed scenes of garments in the published
+text format. ``tools/samples.py`` and ``tools/wardrobe.py`` of the repository made them.
+
+Source: Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747 (MIT licence)
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from gcpl_lab.data.fashion import FASHION_CLASSES, FASHION_FAMILIES
+from gcpl_lab.data.lists import read_longtail_list
 from gcpl_lab.data.readers import list_images, list_lines
-from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.storage import file_checksum, folder_checksum, read_json
+
+FASHION_CLASSES = "t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+"""Fine class names in the order of the published label ids 0 to 9."""
+
+FASHION_FAMILIES = {
+    "tops": ("t-shirt", "pullover", "dress", "coat", "shirt"),
+    "footwear": ("sandal", "sneaker", "ankle boot"),
+    "trousers": ("trousers",),
+    "bags": ("bag",),
+}
+"""Families of look-alikes; a family of one class has no look-alike in the set."""
 
 SAMPLES_VARIABLE = "GCPL_LAB_SAMPLES"
 """Environment variable with the path of a ``data_samples`` folder elsewhere."""
@@ -59,6 +74,20 @@ def load_fashion(split: Literal["support", "test"]) -> ImageSet:
         checksum=folder_checksum(checksums.items()),
         families=dict(FASHION_FAMILIES),
     )
+
+
+def load_wardrobe(split: Literal["train", "test"], folder: str | Path | None = None) -> MultiLabelSet:
+    """Load the bundled scenes: 64 × 64 grey PNG files with targets over the ten fashion classes, all verified.
+
+    ``"train"`` has captions, ``"test"`` none. ``folder`` holds another set of the same layout.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"split is {split!r}; expected 'train' or 'test'")
+    folder = Path(folder) if folder is not None else find_samples("wardrobe_lt")
+    verify_files(folder)
+    captions = folder / "train_captions.txt" if split == "train" else None
+    data = read_longtail_list(folder / f"{split}.txt", folder / "labels.txt", folder, captions)
+    return replace(data, name=f"wardrobe_lt/{split}", warnings=())
 
 
 def folder_of_class(class_name: str) -> str:

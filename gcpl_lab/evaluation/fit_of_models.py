@@ -106,8 +106,6 @@ def fit_of_models(
     class_names: Sequence[str],
     *,
     preset: str = "tiny",
-    clip: FrozenCLIP | None = None,
-    diffusion: FrozenDiffusion | None = None,
     fit: str = "auto",
     seed: int = 0,
 ) -> FitOfModels:
@@ -118,7 +116,6 @@ def fit_of_models(
         labels: int (image,).
         class_names: (class,), for zero-shot.
         preset: Of the frozen models.
-        clip, diffusion: Loaded models to use instead.
         fit: The square that is seen of each image, see :mod:`gcpl_lab.data.framing`.
         seed: Of the images looked at, and of the folds.
     """
@@ -129,8 +126,7 @@ def fit_of_models(
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         shown.append(image)
     device = default_device()
-    clip = clip or FrozenCLIP.load(preset, device=device)
-    diffusion = diffusion or FrozenDiffusion.load(preset, device=device)
+    clip, diffusion = FrozenCLIP.load(preset, device=device), FrozenDiffusion.load(preset, device=device)
     features = clip.encode_images(shown)
     texts = clip.encode_texts([f"a photo of a {name}" for name in class_names])
     named = (features @ texts.T).argmax(dim=1).cpu().numpy()

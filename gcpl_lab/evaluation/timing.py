@@ -19,13 +19,6 @@ Seconds = dict[str, list[float]]
 """By variant, one number a round; round i of every variant was measured next to round i of the others."""
 
 
-def time_call(function: Callable[[], Any], clock: str = "wall") -> float:
-    """Seconds of one call."""
-    began = CLOCKS[clock]()
-    function()
-    return CLOCKS[clock]() - began
-
-
 def alternate(
     variants: Mapping[str, Callable[[], Any]], repeats: int, warm_ups: int = 1, clock: str = "wall"
 ) -> Seconds:

@@ -10,8 +10,7 @@ from typing import Any
 
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.folders import read_support_and_test
-from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_fashion, load_wardrobe
 from gcpl_lab.experiments.caching import OutcomeCache
 from gcpl_lab.experiments.captions import CAPTIONS, follow_captions, keep_captions
 from gcpl_lab.experiments.few_shot import QUICK_METHODS, FewShotExperiment

@@ -75,7 +75,7 @@ class Plan:
     def training(self) -> Stage:
         """The updates, with the encoding of the exemplars and the choice of their rivals."""
         config, profile, exemplars = self.config, self.profile, self.num_classes * self.num_shots
-        most, wanted = self.num_classes - 1, config.of_objective(config.objective).get("num_rivals", 0)
+        most, wanted = self.num_classes - 1, config.chosen(OBJECTIVES[config.objective].defaults).get("num_rivals", 0)
         rivals = most if wanted is None else min(wanted, most)
         choosing = exemplars * self.num_classes * config.num_samples if 0 < rivals < most else 0
         seconds, backward, largest, encoded = 0.0, 0, 0, 2 * exemplars

@@ -142,7 +142,7 @@ class Race:
     """A diffusion classifier that does less for the same answer.
 
     Attributes:
-        plan_: What :meth:`calibrate` or :meth:`plan_from` learned.
+        plan_: What :meth:`plan_from` learned.
     """
 
     def __init__(self, classifier: Any, *, pool_size: int = 32, error_rate: float = 0.02, max_steps: int = 12) -> None:
@@ -167,20 +167,14 @@ class Race:
         self.classifier.batch_size = batch_size
         return self
 
-    def calibrate(self, latents: Tensor, labels: np.ndarray, clip_scores: np.ndarray | None = None) -> Race:
+    def plan_from(self, errors: np.ndarray, labels: np.ndarray, clip_scores: np.ndarray | None = None) -> Race:
         """Learn the plan from support images that the prompts have not seen; returns itself.
 
         Args:
-            latents, labels: Scaled z0 (image, channel, height, width), and int64 (image,).
+            errors, labels: (image, class, pool) and int64 (image,).
             clip_scores: Zero-shot logits (image, class) of CLIP: the shortlist is made from them, and they are joined
                 with the denoiser's evidence.
         """
-        if len(labels) != len(latents):
-            raise DataError(f"{len(latents)} latents and {len(labels)} labels; expected one label each")
-        return self.plan_from(self.classifier.exact(latents, self.pool_size).errors, labels, clip_scores)
-
-    def plan_from(self, errors: np.ndarray, labels: np.ndarray, clip_scores: np.ndarray | None = None) -> Race:
-        """The second half of :meth:`calibrate`, from errors (image, class, pool) that are known already."""
         prior = self._prior(clip_scores, len(labels))
         self.plan_ = learn_plan(
             errors,
@@ -193,9 +187,9 @@ class Race:
         return self
 
     def classify(self, latents: Tensor, clip_scores: np.ndarray | None = None) -> RaceEvidence:
-        """Decide with the calibrated plan; arguments as for :meth:`calibrate`."""
+        """Decide about scaled z0 (image, channel, height, width) by the plan, with CLIP's logits if it wants them."""
         if self.plan_ is None:
-            raise DataError("this race is not calibrated; call calibrate(latents, labels) with support images")
+            raise DataError("this race has no plan; call plan_from(errors, labels) with support images")
         plan, classifier, num_images = self.plan_, self.classifier, len(latents)
         prior = self._prior(clip_scores, num_images)
         if (prior is None) != (plan.prior_fit is None):

@@ -16,6 +16,7 @@ from torch import Tensor
 from gcpl_lab import fast
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.framing import choose_fit
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.gcpl import fast_decision
 from gcpl_lab.gcpl.calibration import fit_reading
@@ -133,8 +134,8 @@ class GCPLClassifier(PromptJudge):
         elif self.config.classification == "fast":
             scores = self._clip_scores(images, names)
         exemplars = read_exemplars(self.diffusion, images, ids, self.fit_, self.encode_moments)
-        if OBJECTIVES[self.config.objective].facts.get("reads_clip"):
-            exemplars = replace(exemplars, features=self._clip_views(images))
+        if OBJECTIVES[self.config.objective].facts.get("reads_clip") and self._clip is not None:
+            exemplars = replace(exemplars, features=self._clip.encode_views(iter_images(images, self.fit_)))
         if self.diffusion.device.type != "cpu":
             leave_device(self.diffusion.vae)
         given: dict[str, Any] = {"checkpoint_folder": checkpoint_folder, "calibration": held_out, "clip_scores": scores}

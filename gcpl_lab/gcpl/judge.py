@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gcpl_lab import fast
 from gcpl_lab.data.framing import check_saved_fit
-from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import check_labels
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.fast.race import Race, RaceEvidence
@@ -156,12 +155,6 @@ class PromptJudge(PromptClassifier):
     @cached_property
     def _clip(self) -> FrozenCLIP | None:
         return fast_decision.load_clip(self.config.preset)
-
-    def _clip_views(self, images: Sequence[Any]) -> Tensor | None:
-        """CLIP's features (flip, image, feature), where the preset has a CLIP."""
-        if self._clip is None:
-            return None
-        return self._clip.encode_views(iter_images(images, self.fit_))
 
     def _clip_scores(self, images: Sequence[Any], class_names: Sequence[str]) -> np.ndarray | None:
         """CLIP's zero-shot logits (image, class) for the fast classifier, where the preset has a CLIP."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
-from gcpl_lab.data.published import published_recipe
 from gcpl_lab.gcpl.objectives import OBJECTIVES
 from gcpl_lab.settings import Settings
 from gcpl_lab.training.device import Precision
@@ -142,11 +141,18 @@ class GCPLConfig(Settings):
         free = ("checkpoint_every", "micro_batch_size", "gradient_checkpointing")
         return {name: value for name, value in self.as_dict().items() if name not in free}
 
-    def of_objective(self, name: str) -> dict[str, Any]:
-        """The settings of a registered objective."""
-        return self.chosen(OBJECTIVES[name].defaults)
-
 
 def published_config(preset: str, num_classes: int, **settings: Any) -> GCPLConfig:
-    """:func:`~gcpl_lab.data.published.published_recipe`, with some settings otherwise."""
-    return GCPLConfig.from_dict(published_recipe(preset, num_classes) | settings)
+    """The recipe of the GCPL paper, with some settings otherwise; of ``tiny``, the defaults.
+
+    The authors make 500 updates for each class, each from four of its images (one at a time, gradients added up).
+    Here all classes learn at once: AdamW does not mind that a class's gradient is divided by their number.
+
+    Source: Chattopadhyay et al. 2024, https://arxiv.org/abs/2409.01835, and the authors' script
+    """
+    recipe: dict[str, Any] = {"preset": preset}
+    if preset != "tiny":
+        recipe |= {"num_vectors": 1, "num_steps": 500, "batch_size": 4 * num_classes, "micro_batch_size": 4}
+        recipe |= {"schedule": "constant", "evidence_batch_size": 64}
+        recipe |= {"learning_rate": 5e-4, "weight_decay": 0.01, "gradient_clip": 0.0}
+    return GCPLConfig.from_dict(recipe | settings)

@@ -105,22 +105,17 @@ class LabelJudge(PromptClassifier):
         targets = self._check_targets(len(images), targets)
         return mean_average_precision(self.decision_function(images), targets)
 
-    def evaluate(
-        self, images: Sequence[Any], targets: Any, train_counts: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, Any]:
+    def evaluate(self, images: Sequence[Any], targets: Any) -> dict[str, Any]:
         """Everything that is measured on labelled images, see :func:`measure_scores`.
 
         Args:
             images: Paths, PIL images or uint8 arrays.
             targets: 0/1, images × classes.
-            train_counts: Images with each class, which part head, medium and tail; by default those that were given to
-                :meth:`fit`.
         """
         targets = self._check_targets(len(images), targets)
-        counts = self.given_counts_ if train_counts is None else train_counts
         self._check_finished()
         logits = self.decision_function(images)
-        return measure_scores(logits, self.sigmoid_, self.thresholds_, targets, counts, self.classes_)
+        return measure_scores(logits, self.sigmoid_, self.thresholds_, targets, self.given_counts_, self.classes_)
 
     def _check_targets(self, num_images: int, targets: Any) -> np.ndarray:
         self._check_fitted()

@@ -13,10 +13,9 @@ from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.folders import read_pictures, read_scenes
 from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.published import load_published
-from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.samples import load_fashion, load_wardrobe
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.data.tables import read_csv
-from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.pilot.config import PilotConfig
 from gcpl_lab.storage import file_checksum, folder_checksum

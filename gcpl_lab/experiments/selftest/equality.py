@@ -17,9 +17,8 @@ from torch import Tensor
 
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.data.samples import load_fashion
+from gcpl_lab.data.samples import load_fashion, load_wardrobe
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
-from gcpl_lab.data.wardrobe import load_wardrobe
 from gcpl_lab.experiments.selftest.parts import Findings, NotHere, register_part
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.sampling import Exemplars

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from gcpl_lab.data.episodes import draw_episode
-from gcpl_lab.data.samples import load_fashion
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_fashion, load_wardrobe
 from gcpl_lab.experiments.selftest.parts import Findings, register_part
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.lmpt.estimator import LMPTClassifier

@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcpl_lab import fast
-from gcpl_lab.data.wardrobe import load_wardrobe
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.evaluation.timing import alternate, check_aim, make_row, make_rows, paired_ratio
 from gcpl_lab.experiments.plan import make_plan
 from gcpl_lab.experiments.profile import measure_profile
