@@ -21,11 +21,14 @@ from PIL import Image
 
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.errors import ArtifactError, DataError, TrainingError
+from gcpl_lab.evaluation.costs import Costs
 from gcpl_lab.gcpl.classifier import Evidence
 from gcpl_lab.views import style, widgets
+from gcpl_lab.views.moving import moving_tokens
 from gcpl_lab.views.widgets.base import View
 
 NAMES = ["bag", "boot", "shirt"]
+COSTS = Costs(10.0, 4.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +76,39 @@ def every_widget(tmp_path: Path, diffusion: Any) -> list[View]:
         widgets.NoiseSlider(diffusion, IMAGES[7]),
         widgets.ClassifierRace(FOUND, NAMES, IMAGES[:6], LABELS),
         widgets.PairExplorer(FOUND, LABELS, NAMES, IMAGES[:6]),
-        widgets.ThresholdExplorer(rng.random((20, 3)), rng.integers(0, 2, (20, 3)), [200, 50, 5], NAMES),
+        widgets.ThresholdExplorer(
+            rng.random((20, 3)), rng.integers(0, 2, (20, 3)), [200, 50, 5], NAMES, np.full(3, 0.4)
+        ),
+        widgets.CostExplorer(rng.dirichlet(np.ones(3), 20), np.eye(3, dtype=int)[np.arange(20) % 3], COSTS),
+        widgets.Player(moving_tokens({step: rng.normal(size=(3, 1, 4)) for step in (0, 5, 10)}, NAMES)),
         widgets.SampleReviewer(IMAGES[:2], tmp_path / "review.csv", ids=["a", "b"]),
         monitor,
     ]
+
+
+def another_value(control: Any) -> Any:
+    """What an arrow key makes of a control."""
+    if hasattr(control, "options") and not isinstance(control, ipywidgets.Combobox):
+        values = [value for _, value in control._options_full]
+        return values[(values.index(control.value) + 1) % len(values)]
+    if isinstance(control.value, str):
+        return f"{control.value} and more"
+    return control.value + control.step if control.value + control.step <= control.max else control.value - control.step
+
+
+def test_every_control_of_every_widget_changes_what_is_shown_and_back(every_widget: list[View]) -> None:
+    shown = {type(widget) for widget in every_widget}
+    views = {found for name in widgets.__all__ if issubclass(type(found := getattr(widgets, name)), type(View))}
+    assert {view for view in views if issubclass(view, View)} == shown
+    for widget in every_widget:
+        before, said, values = widget.png.value, widget.sentence, [control.value for control in widget._inputs]
+        for control in widget._inputs:
+            control.value = another_value(control)
+            if widget.error is None:  # one class against itself is refused, and the figure stays
+                assert (widget.png.value, widget.sentence) != (before, said), control.description
+            for back, value in zip(widget._inputs[::-1], values[::-1], strict=True):
+                back.value = value
+            assert (widget.png.value, widget.sentence, widget.error) == (before, said, None)
 
 
 def fail() -> None:
@@ -86,7 +118,10 @@ def fail() -> None:
 def test_every_widget_carries_its_figure_and_says_what_its_controls_do_and_what_fails(every_widget: list[View]) -> None:
     for widget in every_widget:
         bundle = widget._repr_mimebundle_()
-        assert base64.b64decode(bundle["image/png"]) == widget.png.value
+        static = base64.b64decode(bundle["image/png"])
+        # A player has the strip of all its states there.
+        assert static.startswith(b"\x89PNG")
+        assert (static == widget.png.value) is not isinstance(widget, widgets.Player)
         assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
         assert bundle["text/plain"] == widget.sentence != ""
         assert f'role="status">{widget.sentence[:10]}' in widget.status.value
@@ -95,7 +130,7 @@ def test_every_widget_carries_its_figure_and_says_what_its_controls_do_and_what_
             assert image.width > 100
         parts = [part for part in vars(widget).values() if not isinstance(part, ipywidgets.HTML | ipywidgets.Image)]
         for control in (part for part in parts if isinstance(part, ipywidgets.ValueWidget | ipywidgets.Button)):
-            assert control.description
+            assert control.description or isinstance(control, ipywidgets.Play)
             assert not isinstance(control, ipywidgets.Dropdown | ipywidgets.Select), "JupyterLab takes its arrow keys"
             assert control.tooltip or isinstance(control, ipywidgets.IntProgress)
             assert getattr(control, "continuous_update", False) is False, "a slider draws when it is let go"

@@ -41,8 +41,13 @@ many = ["shirt", "coat", "dress", "sneaker", "bag", "sandal"]
 ThresholdExplorer(chances, targets, [180, 120, 60, 30, 12, 8], many)
 """,
     'SampleReviewer(support.images, "review.csv", labels=[names[c] for c in labels])',
+    """
+from gcpl_lab.evaluation.costs import Costs
+CostExplorer(rng.dirichlet(np.ones(6), 80), np.eye(6, dtype=int)[np.arange(80) % 6], Costs(10.0, 4.0, 1.0))
+""",
+    'Guess("01.1", "which is more often right?", ["names", "learned prompts"], "guesses.json")',
 ]
-MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW = range(1, 10)
+MONITOR, WAITING, AFTER, JOURNEY, NOISE, RACE, PAIR, THRESHOLDS, REVIEW, COSTS, GUESS = range(1, 12)
 
 # What is pressed in each widget.
 KEYS = {
@@ -52,6 +57,7 @@ KEYS = {
     PAIR: ("button >> nth=-2", "Space"),
     THRESHOLDS: (".noUi-handle", "ArrowLeft"),
     REVIEW: ("button:has-text('Reject')", "Space"),
+    COSTS: (".noUi-handle", "ArrowRight"),
 }
 
 
@@ -117,6 +123,10 @@ def test_widgets_in_jupyterlab(
     for cell, (control, key) in KEYS.items():
         check_that_a_key_changes_the_figure(page, cell, control, key)
     assert (tmp_path / "work" / "review.csv").read_text().count("reject") == 1
+    # The play button goes on by itself, through all states.
+    check_that_a_key_changes_the_figure(page, JOURNEY, ".widget-play button", "Space")
+    output_of(page, GUESS).get_by_role("button", name="learned prompts").press("Space")
+    output_of(page, GUESS).get_by_text("guess | 01.1 | learned prompts").wait_for()
     # An error is said in the widget.
     for box in output_of(page, NOISE).locator("input[type=text]").all():
         box.fill("")
