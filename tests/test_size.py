@@ -35,7 +35,7 @@ MOST_LINES_OF_ROOMS = {
     "gcpl": 2_360,
     "lmpt": 1_332,
     "baselines": 967,
-    "views": 4_774,
+    "views": 4_767,
     "experiments": 6_204,
     "pilot": 1_722,
     "workshop": 481,

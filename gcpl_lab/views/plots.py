@@ -6,6 +6,7 @@ Every function raises a DataError that names what does not fit.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,14 +33,23 @@ Shares = Mapping[str, Sequence[tuple[int, float, float, float]]]
 """Method to (step, share, low, high), by growing step."""
 
 
+def figure_files(figure: Figure, endings: Sequence[str], dpi: float = 150) -> dict[str, bytes]:
+    """The figure in each format (png, svg, pdf), equal bytes for equal figures."""
+    files = {}
+    # Fonts as paths look alike everywhere; a fixed salt and no date keep the bytes the same.
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "gcpl_lab"}):
+        for ending in endings:
+            stream, unsteady = io.BytesIO(), {"png": "Software", "svg": "Date", "pdf": "CreationDate"}[ending]
+            figure.savefig(stream, format=ending, dpi=dpi, metadata={unsteady: None})
+            files[ending] = stream.getvalue()
+    return files
+
+
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.svg``, equal bytes for equal figures, close the figure, return both paths."""
     paths = []
-    # Fonts as paths look alike everywhere; a fixed salt and no date keep the file's bytes the same.
-    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "gcpl_lab"}):
-        for ending, unsteady in (("png", "Software"), ("svg", "Date")):
-            write = partial(figure.savefig, format=ending, dpi=150, metadata={unsteady: None})
-            paths.append(write_atomically(Path(folder) / f"{name}.{ending}", write))
+    for ending, content in figure_files(figure, ("png", "svg")).items():
+        paths.append(write_atomically(Path(folder) / f"{name}.{ending}", partial(Path.write_bytes, data=content)))
     plt.close(figure)  # where pyplot knows it
     return paths
 

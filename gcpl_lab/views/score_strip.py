@@ -116,7 +116,7 @@ def strip_row(
         title = style.wrap_lines(state, 2.7, font_size())
         ax.set_title(title, loc="center", weight="bold", color=color, size=font_size())
         first, *rest = found.describe(state)
-        room = "\n" * len(rest)  # the layout counts labels, not annotations
+        room = "\n" * (len(rest) + 1)  # the layout counts labels, not annotations
         ax.set_xlabel(first + room, weight="bold", color=color, labelpad=4)
         under: dict[str, Any] = {"ha": "center", "va": "top", "color": color, "size": font_size() * 0.9}
         away: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}

@@ -18,7 +18,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -36,6 +35,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.storage import write_atomically
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.letters import letters_of_at_least, shorten
+from gcpl_lab.views.plots import figure_files
 from gcpl_lab.views.report import read_png
 
 SMALLEST = 18.0  # points; nothing on a slide is written smaller
@@ -236,14 +236,7 @@ def to_slide(
 
 def _files_of(figure: Figure) -> dict[str, bytes]:
     """The figure as PNG (twice the slide's 96 dots an inch), SVG and PDF."""
-    dots: dict[str, Any] = {"dpi": 192 * max(1.0, FIGURE.width / figure.get_figwidth())}
-    files = {}
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "gcpl_lab"}):
-        for ending, changing, options in (("png", "Software", dots), ("svg", "Date", {}), ("pdf", "CreationDate", {})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=ending, metadata={changing: None}, **options)
-            files[ending] = stream.getvalue()
-    return files
+    return figure_files(figure, ("png", "svg", "pdf"), 192 * max(1.0, FIGURE.width / figure.get_figwidth()))
 
 
 def _draw_bars(bars: Bars) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from gcpl_lab.errors import DataError, LabError
 from gcpl_lab.views import style
+from gcpl_lab.views.plots import figure_files
 
 KEPT_FIGURES = 64  # drawn states that a widget keeps, so that going back with a slider costs nothing
 LABEL = {"description_width": "8em"}
@@ -105,11 +105,9 @@ class View(Panel):
         if state not in self._drawn:
             with style.figure_style():
                 figure, sentence = self._draw()
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=96, metadata={"Software": None})
             while len(self._drawn) >= KEPT_FIGURES:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[state] = stream.getvalue(), sentence
+            self._drawn[state] = figure_files(figure, ["png"], 96)["png"], sentence
         self.png.value, self.sentence = self._drawn[state]
         self.say(self.sentence)
 

@@ -7,7 +7,6 @@ images are paths, PIL images or uint8 arrays.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from gcpl_lab.views import multilabel, style
 from gcpl_lab.views.evidence import draw_denoising, draw_pair, plot_race, race_leads
 from gcpl_lab.views.moving import Moving
 from gcpl_lab.views.panels import percent_axis, show_image
+from gcpl_lab.views.plots import figure_files
 from gcpl_lab.views.style import Families
 from gcpl_lab.views.widgets.base import View, check_lengths, selector, slider, text_box
 
@@ -345,8 +345,6 @@ class Player(View):
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The widget, and beside it the strip of all states."""
-        stream = io.BytesIO()
         with style.figure_style():
-            self._moving.strip().savefig(stream, format="png", dpi=96, metadata={"Software": None})
-        strip = base64.b64encode(stream.getvalue()).decode()
+            strip = base64.b64encode(figure_files(self._moving.strip(), ["png"], 96)["png"]).decode()
         return {**super()._repr_mimebundle_(**options), "image/png": strip}
