@@ -26,20 +26,20 @@ METHOD = (
 ESTIMATORS = ("gcpl/estimator.py", "lmpt/estimator.py")
 MOST_FUNCTIONS, MOST_LINES = 90, 600
 MOST_LINES_OF_ROOMS = {
-    "": 793,  # at the top level itself
-    "data": 1_927,
+    "": 790,  # at the top level itself
+    "data": 1_894,
     "models": 1_483,
-    "training": 1_417,
-    "evaluation": 2_320,
-    "fast": 776,
-    "gcpl": 2_360,
-    "lmpt": 1_332,
+    "training": 1_375,
+    "evaluation": 2_135,
+    "fast": 770,
+    "gcpl": 2_359,
+    "lmpt": 1_327,
     "baselines": 967,
     "views": 4_767,
-    "experiments": 6_204,
+    "experiments": 6_200,
     "pilot": 1_722,
     "workshop": 481,
-    "cli": 1_405,
+    "cli": 1_404,
 }
 """Lowered whenever a room gets smaller, and never raised: what is added to a room takes something out of it."""
 
