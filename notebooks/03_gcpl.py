@@ -392,11 +392,31 @@ check_loss(my_loss)
 #
 # **Expected:** between 45 and 65 %; one draw, so the next seed may differ by ten points.
 
+# %% tags=["exercise"]
+few = episode  # four images a class instead
+small = model  # learned from them in sixty steps instead
+
+
+# %% tags=["check"]
+def check_small(few, small):
+    counts = np.bincount(few.labels, minlength=len(names)).tolist()
+    if counts != [4] * len(names):
+        return f"still wrong: {counts} images of the classes; four of each are asked for"
+    if small is model or small.config.num_steps != 60:
+        return f"still wrong: {small.config.num_steps} steps; a classifier of its own with sixty is asked for"
+    of_few = accuracy(small.scores(small.evidence(latents)), test.labels)
+    if of_few <= 1 / len(names):
+        return f"still wrong: {of_few:.0%} is no better than guessing; was it fitted on four images with their labels?"
+    return f"right: with 4 images a class {of_few:.0%}, with 16 {right['learned prompts']:.0%}"
+
+
+check_small(few, small)
+
 # %% tags=["solution"]
 few = tops.subset(draw_episode(tops, shots=4, seed=0))
 small = GCPLClassifier(preset, "gcpl", num_steps=60, seed=0, diffusion=diffusion)
 small.fit(few.images, few.labels, names)
-f"4 images: {accuracy(small.scores(small.evidence(latents)), test.labels):.0%}, 16: {right['learned prompts']:.0%}"
+check_small(few, small)
 
 # %% [markdown] tags=["solution"]
 # One number from one draw of images says little: repeat it with `seed=1, 2, …` before you believe a difference
@@ -412,12 +432,26 @@ f"4 images: {accuracy(small.scores(small.evidence(latents)), test.labels):.0%}, 
 #
 # **Expected:** a random start begins clearly higher (by a tenth and more) and is still above after 30 steps.
 
+# %% tags=["exercise"]
+from_random = losses  # the thirty losses of a random start, on the same batches, instead
+
+
+# %% tags=["check"]
+def check_start(found):
+    if len(found) != len(losses):
+        return f"still wrong: {len(found)} losses; {len(losses)} are asked for"
+    begin, end = (np.mean(found[part]) / np.mean(losses[part]) - 1 for part in (slice(0, 5), slice(25, 30)))
+    if begin < 0.03:
+        return f"still wrong: the first five steps lie {begin:+.0%} from those of the name; a random start is higher"
+    return f"right: {begin:+.0%} in the first five steps, {end:+.0%} in the last five"
+
+
+check_start(from_random)
+
 # %% tags=["solution"]
 random = ClassPrompts(diffusion, ["shirt"], num_vectors=4, initial="random").to(diffusion.device)
 from_random = [record.loss for record in train(GCPL(diffusion, random), batches, settings)]
-for part in (slice(0, 5), slice(10, 15), slice(25, 30)):
-    by_word, by_chance = np.mean(losses[part]), np.mean(from_random[part])
-    print(f"steps {part.start:2d} to {part.stop}: name {by_word:.4f}, random {by_chance:.4f}")
+check_start(from_random)
 
 # %% [markdown] tags=["solution"]
 # A random start begins higher, because it names nothing, and has to come from farther; the name is a good guess, even

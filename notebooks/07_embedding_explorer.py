@@ -190,12 +190,11 @@ together = project(flat, "pca")
 with style.figure_style():
     figure = style.new_figure(15, 5.6)
     shown = ("GCPL", "CoMPLe", "Shuffled labels")
-    low, high = (ends(np.concatenate(list(together.points.values())), axis=0) for ends in (np.min, np.max))
     for ax, method in zip(figure.subplots(1, 3), shown, strict=True):
         steps = sorted(outputs[method])
         path = np.stack([together.points[f"{method} {step}"] for step in steps])
-        plot_token_journey(ax, path, steps, names)
-        ax.set(title=method, xlim=(low[0] - 3, high[0] + 3), ylim=(low[1] - 3, high[1] + 3))
+        plot_token_journey(ax, path, steps, names, window=together.points.values())
+        ax.set_title(method)
 figure
 
 # %% [markdown]

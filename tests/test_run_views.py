@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from gcpl_lab.cli.app import app
 from gcpl_lab.errors import ArtifactError
+from gcpl_lab.evaluation.look_alikes import share_in_own_sector
 from gcpl_lab.experiments import figures, pictures
 from gcpl_lab.experiments.deck import make_deck
 from gcpl_lab.experiments.look_alikes import LookAlikes
@@ -208,3 +210,14 @@ def test_results_of_something_else_are_refused(run, change):
     write_json(run / "results.json", {**results, "methods": results["methods"][:2], **change})
     with pytest.raises(ArtifactError, match=message):
         make_deck(run)
+
+
+def test_how_far_several_shuffles_lie_apart_is_said_under_the_maps(run):
+    found = add_states(run)
+    assert pictures.say_controls(found, found.sets) == ""  # one shuffle has no range
+    own = found.errors["shuffled0.4"]
+    found = replace(found, errors={**found.errors, "shuffled0.16": own, "shuffled1.16": np.roll(own, 1, axis=1)})
+    shares = [share_in_own_sector(*found.judged(f"shuffled{turn}.16", NAMES)).value for turn in (0, 1)]
+    words = pictures.say_controls(found, found.sets)
+    assert "2 shufflings of 16 steps" in words
+    assert f"{min(shares):.0%} to {max(shares):.0%} of shirt, coat, dress (chance is 33%)" in words

@@ -35,7 +35,7 @@ MOST_LINES_OF_ROOMS = {
     "gcpl": 2_359,
     "lmpt": 1_327,
     "baselines": 967,
-    "views": 4_767,
+    "views": 4_756,
     "experiments": 6_200,
     "pilot": 1_722,
     "workshop": 481,

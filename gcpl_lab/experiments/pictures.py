@@ -85,7 +85,7 @@ def say_controls(found: LookAlikes, sets: Sequence[Sequence[str]]) -> str:
     """How far several shufflings lie apart on the images of each set, in a sentence for under their maps."""
     keys = [key for name in found.methods if (key := f"{name}.{CONTROL_STEPS}") in found.errors]
     keys, said = [key for key in keys if key.startswith(CONTROL)], []
-    for classes in sets if keys else ():
+    for classes in sets if len(keys) > 1 else ():
         shares = [share_in_own_sector(*found.judged(key, classes)).value for key in keys]
         names = ", ".join(style.label_text(name, 12) for name in classes)
         said.append(f"{min(shares):.0%} to {max(shares):.0%} of {names} (chance is {1 / len(classes):.0%})")

@@ -53,9 +53,9 @@ def check_clouds(
     return {name: check_shape(f"cloud {name!r}", points, len(labels), 2) for name, points in clouds.items()}, labels
 
 
-def set_texts(ax: Axes, title: str | None = None, caption: str | None = None, width: float | None = None) -> None:
-    """Title and, under the axes, caption, broken into lines that fit ``width`` inches or the present axes."""
-    width = width or style.width_of(ax)
+def set_texts(ax: Axes, title: str | None = None, caption: str | None = None) -> None:
+    """Title and, under the axes, caption, broken into lines that fit the present axes."""
+    width = style.width_of(ax)
     if title:
         ax.set_title(style.wrap_lines(title, width, font_size() * 1.15))
     if caption:

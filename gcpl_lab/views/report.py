@@ -122,16 +122,6 @@ def _facts(results: Mapping[str, Any], command: str | None) -> dict[str, str]:
     return {name: _listed(value) for name, value in facts.items() if value}
 
 
-def _check_results(results: Mapping[str, Any]) -> None:
-    needed = [(results, "results", "data"), (results, "results", "methods")]
-    needed += [(results.get("data", {}), "results['data']", part) for part in ("shots", "test_size")]
-    needed += [(row, f"results['methods'][{place}]", "name") for place, row in enumerate(results.get("methods", ()))]
-    for whole, where, part in needed:
-        if part not in whole:
-            found = ", ".join(whole) or "nothing"
-            raise ArtifactError(f"{where} has no {part!r} (it has {found}); write it before the report")
-
-
 def write_report(
     path: str | Path,
     results: Mapping[str, Any],
@@ -158,9 +148,8 @@ def write_report(
         columns: Of the table, sorted by the first; ``MULTILABEL_COLUMNS`` where images have several labels.
 
     Raises:
-        ArtifactError: ``results`` lacks a part, or a figure's file is absent or no PNG.
+        ArtifactError: A figure's file is absent or no PNG.
     """
-    _check_results(results)
     environment = Environment(loader=PackageLoader("gcpl_lab", "views"), autoescape=True, undefined=StrictUndefined)
     words = {"question": question, "answer": answer, "caveats": caveats, "limits": limits, "figures": figures}
     page = environment.get_template("report.html.j2").render(
