@@ -37,7 +37,7 @@ MOST_LINES_OF_ROOMS = {
     "baselines": 967,
     "views": 4_756,
     "experiments": 6_200,
-    "pilot": 1_722,
+    "pilot": 1_721,
     "workshop": 481,
     "cli": 1_404,
 }

@@ -20,6 +20,7 @@ from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.storage import write_text
 from gcpl_lab.views import pilot as figures
 from gcpl_lab.views import style
+from gcpl_lab.views.plots import figure_files
 from gcpl_lab.views.slides import Deck, Provenance, to_slide
 
 MOST_SHOWN_CLASSES, SHOWN_IMAGES, SIDE = 40, 4, 72
@@ -55,10 +56,9 @@ def render(template: str, **values: Any) -> str:
 
 def draw_png(draw: Callable[[], Figure]) -> str:
     """A figure as PNG in base64."""
-    stream = io.BytesIO()
     with style.figure_style():
-        draw().savefig(stream, format="png", dpi=110, metadata={"Software": None})
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+        content = figure_files(draw(), ["png"], dpi=110)["png"]
+    return base64.b64encode(content).decode("ascii")
 
 
 def show_classes(data: PilotData) -> list[tuple[str, str]]:
