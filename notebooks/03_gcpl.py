@@ -430,7 +430,7 @@ check_small(few, small)
 # <details><summary>Hint</summary>The batches are the same for every start, so compare the losses step by
 # step.</details>
 #
-# **Expected:** a random start begins clearly higher (by a tenth and more) and is still above after 30 steps.
+# **Expected:** a random start begins higher, by about a percent, and is still a little above after 30 steps.
 
 # %% tags=["exercise"]
 from_random = losses  # the thirty losses of a random start, on the same batches, instead
@@ -441,9 +441,9 @@ def check_start(found):
     if len(found) != len(losses):
         return f"still wrong: {len(found)} losses; {len(losses)} are asked for"
     begin, end = (np.mean(found[part]) / np.mean(losses[part]) - 1 for part in (slice(0, 5), slice(25, 30)))
-    if begin < 0.03:
-        return f"still wrong: the first five steps lie {begin:+.0%} from those of the name; a random start is higher"
-    return f"right: {begin:+.0%} in the first five steps, {end:+.0%} in the last five"
+    if begin < 0.002:
+        return f"still wrong: the first five steps lie {begin:+.1%} from those of the name; a random start is higher"
+    return f"right: {begin:+.1%} in the first five steps, {end:+.1%} in the last five"
 
 
 check_start(from_random)
@@ -454,8 +454,8 @@ from_random = [record.loss for record in train(GCPL(diffusion, random), batches,
 check_start(from_random)
 
 # %% [markdown] tags=["solution"]
-# A random start begins higher, because it names nothing, and has to come from farther; the name is a good guess, even
-# where it is a wrong one.
+# A random start begins higher, because it names nothing, but not by much: most of the loss is noise that no prompt can
+# predict, and a few steps make up for the rest. For one class more steps are hardly needed.
 
 # %% [markdown]
 # ## Check yourself
