@@ -155,6 +155,7 @@ def test_ids_need_class_names(folder: Path) -> None:
         ("jsonl", '{"file_name": "0.png", "labels": ["cat"]}\n{broken\n', "line 2: is no JSON"),
         ("jsonl", "[1]\n", "line 1: is a list; expected one object a line"),
         ("jsonl", '{"file_name": "0.png", "labels": 3}\n', "line 1: labels are 3"),
+        ("csv", "file_name,labels\n0.png,NaN\n", "labels are 'NaN'; expected .* or nothing"),
     ],
 )
 def test_bad_rows_are_named(folder: Path, suffix: str, text: str, message: str) -> None:

@@ -10,6 +10,7 @@ from gcpl_lab.evaluation.multilabel import (
     calibration_error,
     choose_thresholds,
     decision_quality,
+    map_with_interval,
     mean_average_precision,
     multilabel_report,
 )
@@ -59,6 +60,17 @@ def test_report_parts_the_classes_and_leaves_out_those_without_positives() -> No
     assert report["classes"][0]["num_test"] == int(TARGETS[:, 0].sum())
     all_head = multilabel_report(SCORES, TARGETS, [500] * 5, list("abcde"))
     assert (all_head["map_tail"], all_head["map_head"]) == (None, all_head["map"])
+
+
+def test_the_interval_of_a_mean_lies_around_it_where_labels_are_rare() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((120, 30)) < 0.02).astype(np.uint8)
+    scores = rng.normal(size=targets.shape) + targets
+    found = map_with_interval(scores, targets)
+    assert found.value == mean_average_precision(scores, targets)
+    assert 0 <= found.low < found.value < found.high <= 1
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+    assert np.isnan(map_with_interval(scores, np.zeros_like(targets)).value)
 
 
 def test_decisions_equal_scikit_learn() -> None:

@@ -116,6 +116,7 @@ def test_tensor_checksum_sees_every_bit() -> None:
     assert tensor_checksum(first.items()) == tensor_checksum(again.items())
     for name, changed in (
         ("a", torch.tensor([0.0, 0.0, -0.0])),
+        ("a", torch.zeros(0)),
         ("a", torch.zeros(1, 3)),
         ("a", torch.zeros(3, dtype=torch.int32)),
         ("b", torch.ones(2, 2).nextafter(torch.tensor(2.0))),

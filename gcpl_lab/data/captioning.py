@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gcpl_lab.data.readers import list_images, read_images
-from gcpl_lab.data.tables import read_csv
+from gcpl_lab.data.tables import read_csv, write_csv
 from gcpl_lab.errors import DataError, ModelError
-from gcpl_lab.storage import write_text
 
 COLUMNS = ("file_name", "labels", "caption")
 
@@ -63,11 +60,7 @@ def caption_folder(
         batch = missing[start : start + batch_size]
         for file, caption in zip(batch, describe(read_images(batch)), strict=True):
             rows.setdefault(file.name, {"file_name": file.name})["caption"] = caption
-        stream = io.StringIO(newline="")
-        writer = csv.DictWriter(stream, fieldnames=columns, lineterminator="\n")  # columns that a row lacks stay empty
-        writer.writeheader()
-        writer.writerows(rows.values())
-        write_text(path, stream.getvalue())
+        write_csv(path, [{column: row.get(column, "") for column in columns} for row in rows.values()])
         if on_progress:
             on_progress(start + len(batch), len(missing))
     return path

@@ -136,10 +136,7 @@ def read_metadata(
     for origin, row in table:
         for column in (file_column, labels_column, caption_column, *wanted):
             if column and column not in row:
-                known = ", ".join(row)
-                raise DataError(
-                    f"{origin}: has no {column!r}; the columns are {known}: name the right one in the arguments"
-                )
+                raise DataError(f"{origin}: has no {column!r}; the columns are {', '.join(row)}: rename the right one")
     labels, places = [_label_list(row[labels_column], origin) for origin, row in table], [at for at, _ in table]
     names = tuple(class_names) if class_names is not None else _occurring_names(labels, places, file)
     try:
@@ -162,8 +159,8 @@ def _label_list(value: Any, origin: str) -> list[str | int]:
     if isinstance(value, str | None):
         parts = [plain_name(part) for part in (value or "").split(";") if part.strip()]
         for part in parts:
-            if "|" in part or part[0] + part[-1] in ("[]", "()", "{}"):
-                raise DataError(f"{origin}: labels are {value!r}; expected names joined by ';', such as cat;dog")
+            if "|" in part or part[0] + part[-1] in ("[]", "()", "{}") or part.casefold() == "nan":
+                raise DataError(f"{origin}: labels are {value!r}; expected names joined by ';' (cat;dog), or nothing")
         return list(parts)
     if isinstance(value, list) and all(isinstance(part, str | int) and not isinstance(part, bool) for part in value):
         return [plain_name(part) if isinstance(part, str) else part for part in value]

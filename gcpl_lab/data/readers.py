@@ -244,6 +244,7 @@ def read_class_folders(folder: str | Path, name: str | None = None) -> ImageSet:
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     for path in inside:
         check_path(path)
+    _refuse_links(folder, folder.iterdir())
     members = {path: list_images(path) for path in sorted(inside, key=_natural_key)}
     if not members:
         raise DataError(f"{folder}: has no sub-folders; expected one sub-folder of images for each class")
@@ -273,12 +274,15 @@ def _check_class_folder(path: Path, files: list[Path]) -> None:
                 f"{place}: holds {len(list_images(place))} images below the class {path.name!r}; expected all images "
                 "of a class directly in its folder: move them up, or list them in a metadata.csv"
             )
-    if links := [str(file) for file in files if is_link(file)]:
-        raise DataError(
-            f"{path}: {len(links)} of its files are links to nothing; mend or remove them:" + list_lines(links)
-        )
+    _refuse_links(path, files)
     if not files:
         raise DataError(
             f"{path}: class {path.name!r} holds no image; "
             f"expected files ending in {_SUFFIX_LIST}: add images or remove the folder"
         )
+
+
+def _refuse_links(path: Path, files: Iterable[Path]) -> None:
+    """Refuse what a folder holds by links to nothing."""
+    if links := [str(file) for file in files if is_link(file) and not file.name.startswith(".")]:
+        raise DataError(f"{path}: {len(links)} links to nothing in it; mend or remove them:" + list_lines(links))

@@ -15,6 +15,8 @@ from gcpl_lab.storage import folder_checksum
 
 CAPTION_SEPARATOR = " | "
 """Parts the captions of one image where several people wrote one."""
+TURNS = frozenset("LRE RLE LRO RLO PDF LRI RLI FSI PDI".split())
+"""Marks that turn the letters around them; right-to-left scripts need none."""
 
 
 class _Images:
@@ -158,9 +160,9 @@ def check_class_names(names: Sequence[str]) -> None:
             raise DataError(f"class name {index} is {name!r} ({type(name).__name__}); expected a text")
         plain = unicodedata.normalize("NFC", " ".join(name.split()))
         for letter in plain:
-            if unicodedata.category(letter) in ("Cc", "Cs", "Cn"):
+            if unicodedata.category(letter) in ("Cc", "Cs", "Cn") or unicodedata.bidirectional(letter) in TURNS:
                 raise DataError(f"class name {index} is {name!a}: {letter!a} is no letter; rename the class")
-        if not plain:
+        if all(unicodedata.category(letter) == "Cf" for letter in plain):
             raise DataError(f"class name {index} is {name!r}; expected at least one visible character")
         if plain in seen:
             raise DataError(

@@ -13,7 +13,6 @@ import torch
 
 from gcpl_lab.data.multilabel import head_medium_tail, replace_captions, split_validation
 from gcpl_lab.evaluation.multilabel import map_with_interval
-from gcpl_lab.evaluation.separation import Estimate
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
 from gcpl_lab.lmpt.batches import encode_captions
 from gcpl_lab.lmpt.estimator import LMPTClassifier
@@ -44,11 +43,13 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
     ``captions`` (caption, feature) and ``targets`` (caption, class) are held out from all of them; ``counts`` (class,)
     are all training images with each class, ``margins`` (class,) those of the loss; ``way/epoch`` are the prompts'
     features (class, feature); ``way/map`` the mean average precision of the tail on the test images, with the ends of
-    its interval. Nothing where a class has too few images for both parts.
+    its interval. Nothing where a class has too few images for both parts, or too few have captions.
     """
     train = experiment.train
     learned, held_out = split_validation(train.targets, HELD_OUT, seed)
-    if not train.targets[learned].any(axis=0).all():
+    captioned = np.array([bool(caption) for caption in train.captions])
+    kinds = np.unique(train.targets[learned][captioned[learned]], axis=0)
+    if not train.targets[learned].any(axis=0).all() or len(kinds) < 2 or not captioned[held_out].any():
         return {}
     texts = [train.captions[place] for place in held_out]
     captions, present = encode_captions(experiment.clip, texts)
@@ -66,7 +67,7 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
             found[f"{way}/{epoch}"] = features
         tail = head_medium_tail(found["counts"])["tail"]
         logits = model.scores_of(experiment.test_features)
-        found[f"{way}/map"] = np.array(_tail_map(logits, experiment.test.targets, tail))
+        found[f"{way}/map"] = np.array(map_with_interval(logits[:, tail], experiment.test.targets[:, tail]))
     return found
 
 
@@ -87,13 +88,6 @@ def _epochs(
         if rest == 0 and (epoch & (epoch - 1) == 0 or epoch == last):
             with torch.no_grad():
                 yield epoch, model.objective_.text_features().cpu().numpy()
-
-
-def _tail_map(scores: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> Estimate:
-    """Mean average precision of some classes, with its interval over the test images."""
-    if not len(labels):
-        return Estimate(np.nan, np.nan, np.nan)
-    return map_with_interval(scores[:, labels], targets[:, labels])
 
 
 def keep_captions(path: str | Path, found: Arrays, class_names: Sequence[str]) -> None:
