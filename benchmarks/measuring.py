@@ -111,6 +111,8 @@ COLUMNS = {
     "accuracy": ("accuracy", ".1%"),
     "low": ("from (95 %)", ".1%"),
     "high": ("to", ".1%"),
+    "draws": ("draws", "d"),
+    "difference": ("paired difference", "+.1%"),
     "log_loss": ("log-loss", ".3f"),
     "calibration_error": ("calibration error", ".3f"),
     "seconds": ("seconds (median)", "#.3g"),

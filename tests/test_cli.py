@@ -24,8 +24,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import gcpl_lab.cli.app as cli
-from gcpl_lab.cli.answers import LiveProgress
-from gcpl_lab.cli.comparing import comparison, method_names, method_table
+from gcpl_lab.cli.answers import LiveProgress, make_table
+from gcpl_lab.cli.comparing import ablation_tables, comparison, method_names, method_table
 from gcpl_lab.cli.options import parse_seeds, parse_settings
 from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.errors import DataError
@@ -377,6 +377,22 @@ def test_tables_of_results_fit_a_terminal_of_80_columns() -> None:
     with_offsets |= {"offsets": {"difference": 0.015, "low": 0.01, "high": 0.02}}
     told = "GCPL, 4 shots: offsets +1.5 (+1.0 to +2.0); errors read absolute 60.0"
     assert comparison([with_offsets], "gcpl")[1] == told
+
+
+def test_tables_with_many_numbers_lose_neither_names_nor_digits() -> None:
+    entry = {"method": "lmpt", "mean": 0.571, "standard_deviation": 0.116}
+    entry |= {"difference": -0.148, "low": -0.157, "high": -0.138}
+    result = {"reference": "linear_probe", "summary": {key: [entry] for key in ("map", "map_head", "map_tail")}}
+    levels = {f"{shots}": "{value}" for shots in (1, 2, 4, 8, 16, 32)}
+    many = make_table({"": "{name}", **levels}, [{"name": "Small network from scratch", "value": "57.1 ± 11.6"}])
+    for table, wanted in zip(
+        (*ablation_tables(result), many), (("LMPT", "11.6"), ("LMPT", "-13.8)"), ("scratch",)), strict=True
+    ):
+        out = Console(width=80, record=True, file=io.StringIO())
+        out.print(table)
+        words = out.export_text().split()
+        assert {*wanted} <= {*words}
+    assert words.count("11.6") == len(levels)
 
 
 FAST = ("--set", "num_context=4", "--set", "num_epochs=2")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pptx import Presentation
 
-from gcpl_lab.cli.deciding import tables
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_class_folders, read_image
 from gcpl_lab.data.samples import load_fashion
@@ -23,14 +23,18 @@ from gcpl_lab.experiments.situation_runs import join, run_situations
 from gcpl_lab.experiments.situations import SITUATIONS, Case, Draw, mark_corner
 from gcpl_lab.experiments.verdict import (
     compare_families,
+    compared,
     draw_figures,
     in_order,
     intervals,
+    is_generative,
     mean_over,
     merge,
     questions,
     word_for,
     write_page,
+    write_situations,
+    write_slide,
 )
 from gcpl_lab.storage import read_json
 
@@ -177,7 +181,7 @@ def test_situations_run_once_and_lend_what_is_encoded(small: None, tmp_path: Pat
     level = found["accuracy"]["names"]["all classes"]["own"]
     assert set(level) == set(methods)
     assert set(level["gda"]) == {"0", "1"}
-    assert len(tables(found["accuracy"])) == len(NAMES)
+    assert sum(line.startswith("## ") for line in write_situations(merge([found]))) == len(NAMES)
     held = run_situations(tmp_path, methods=["gda"], held_out=True, **RUN | {"seeds": [0], "shots": 2})
     assert held["held_out"]
 
@@ -263,6 +267,12 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     paths = draw_figures(kept, tmp_path / "figures")
     assert {path.stem for path in paths} == {*NAMES, "verdict"}
     assert all(Image.open(path).size[0] > 600 for path in paths if path.suffix == ".png")
+    (slide,) = Presentation(str(write_slide(kept, tmp_path / "verdict.pptx")[0])).slides
+    decided = [found for *_, found in compared(kept, is_generative) if found["low"] is not None]
+    assert f"of {len(decided)} questions" in slide.shapes.title.text
+    again = merge([kept, results[0]], [("tails", {"reference": "lmpt", "command": "x", "summary": {}})])
+    assert again["accuracy"] == kept["accuracy"]  # what is kept is gone on from
+    assert merge([again])["lmpt"] == again["lmpt"]
     with pytest.raises(DataError, match=r"results differ in num_test \(8 and 9\)"):
         merge([results[0], results[1] | {"num_test": 8}])
 

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(stderr=True)
+
+LEAST_TEXT = 16
+"""Columns of a terminal that a name keeps beside many numbers."""
 
 
 def answer(value: Any, as_json: bool, *shown: Any) -> None:
@@ -35,14 +39,18 @@ def make_table(
 
     Args:
         columns: For each heading, how its cells are written: a format string over the keys of a row.
-        num_text_columns: The first ones, which may wrap; the others are numbers and do not.
+        num_text_columns: The first ones, which may wrap; the others are numbers and do not, as long as they fit.
     """
     table = Table(title=escape(title) or None, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    cells = [[cell.format_map(row) for cell in columns.values()] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    narrow = sum(width + 1 for width in widths[num_text_columns:]) + num_text_columns * LEAST_TEXT <= 80
     for place, heading in enumerate(columns):
-        text = place < num_text_columns
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
-    for row in rows:
-        table.add_row(*(escape(cell.format_map(row)) for cell in columns.values()))
+        text, width = place < num_text_columns, None if narrow else min(widths[place], LEAST_TEXT)
+        how: dict[str, Any] = {"justify": "left", "width": width} if text else {"justify": "right", "no_wrap": narrow}
+        table.add_column(heading, **how)
+    for row in cells:
+        table.add_row(*map(escape, row))
     return table
 
 

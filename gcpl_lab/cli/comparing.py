@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,7 +256,7 @@ def ablate_lmpt(
             if not names:
                 results["ablation"] = multilabel.run_ablation(folder, experiment, **run)
                 draw_ablation(results, folder / "figures")
-    answer(results, as_json, *map(ablation_table, results.values()), f"Every result is in {folder}.")
+    answer(results, as_json, *chain(*map(ablation_tables, results.values())), f"Every result is in {folder}.")
 
 
 def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[str], None]) -> list[Any]:
@@ -272,7 +273,7 @@ def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[s
     return [read_labelled(split, scenes=target) for split in ("train", "test")]
 
 
-def ablation_table(result: dict[str, Any]) -> Table:
+def ablation_tables(result: dict[str, Any]) -> list[Table]:
     """Mean ± standard deviation over seeds, tails or parts, and the paired difference of total and tail mAP."""
     from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
 
@@ -284,7 +285,9 @@ def ablation_table(result: dict[str, Any]) -> Table:
             row |= {score: mean_and_spread(entry), f"Δ {score}": difference(entry)}
     names = {score: "all" if score == "map" else score.removeprefix("map_") for score in result["summary"]}
     columns = {"": "{title}", **{name: f"{{{score}}}" for score, name in names.items()}}
-    columns |= {f"Δ {names[score]}": f"{{Δ {score}}}" for score in ("map", "map_tail") if score in names}
-    paired = titles.get(result["reference"], result["reference"])
-    title = f"mAP, mean ± standard deviation; differences (95 %) are paired with {paired}"
-    return make_table(columns, rows.values(), title)
+    paired = {"": "{title}", **{names[s]: f"{{Δ {s}}}" for s in ("map", "map_tail") if s in names}}
+    reference = titles.get(result["reference"], result["reference"])
+    return [
+        make_table(columns, rows.values(), "mAP, mean ± standard deviation"),
+        make_table(paired, rows.values(), f"Paired difference from {reference}, points (95 %)"),
+    ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from rich.markdown import Markdown
 from typer import BadParameter, Option
 
 from gcpl_lab.cli import options
-from gcpl_lab.cli.answers import answer, console, make_table, percent
+from gcpl_lab.cli.answers import answer, console
 from gcpl_lab.cli.comparing import HELD_OUT, method_names
 
 WHICH = "Names joined by commas, or 'all': few_shots, look_alikes, shortcut, shift, names, label_noise, ..."
@@ -30,7 +31,7 @@ def situations(
     """Few images, look-alikes, shortcuts, shifts, wrong names and labels, imbalance, a class more: who wins where?"""
     from gcpl_lab.experiments.situation_runs import run_situations
     from gcpl_lab.experiments.situations import SITUATIONS
-    from gcpl_lab.experiments.verdict import draw_figures, merge
+    from gcpl_lab.experiments.verdict import draw_figures, merge, write_situations
     from gcpl_lab.gcpl.settings import GCPLConfig
 
     names = list(SITUATIONS) if which == "all" else [name.strip() for name in which.split(",") if name.strip()]
@@ -42,31 +43,13 @@ def situations(
     run |= {"num_test": test_total, "held_out": held_out, **options.run_options(workers)}
     with console.status("") as status:
         result = run_situations(folder, on_trial=status.update, **run)
-    draw_figures(merge([result]), folder / "figures")
-    answer(result, as_json, *tables(result["accuracy"]), f"Every result: {folder / 'results.json'}, figures beside it")
+    found = merge([result])
+    draw_figures(found, folder / "figures")
+    shown = Markdown("\n".join(write_situations(found)))
+    answer(result, as_json, shown, f"Every result: {folder / 'results.json'}, figures beside it")
 
 
-def tables(accuracy: dict[str, Any]) -> list[Any]:
-    """A table for each situation: a row a method and group, a column a level, means over seeds in percent."""
-    from gcpl_lab.experiments.few_shot import METHOD_TITLES
-    from gcpl_lab.experiments.situations import SITUATIONS
-
-    found = []
-    for name, groups in accuracy.items():
-        levels = list(dict.fromkeys(level for of in groups.values() for level in of))
-        keys = {level: f"level_{place}" for place, level in enumerate(levels)}
-        rows = []
-        for group, of in groups.items():
-            for method in dict.fromkeys(method for values in of.values() for method in values):
-                means = {level: of[level][method].values() for level in levels if method in of.get(level, {})}
-                cells = {keys[level]: percent(sum(v) / len(v)) for level, v in means.items()}
-                rows.append({"who": f"{METHOD_TITLES[method]}, {group}", **dict.fromkeys(keys.values(), ""), **cells})
-        columns = {"": "{who}", **{level: f"{{{key}}}" for level, key in keys.items()}}
-        found.append(make_table(columns, rows, SITUATIONS[name].title))
-    return found
-
-
-SITUATION_FILES = "results.json of gcpl-lab situations; may be given several times."
+SITUATION_FILES = "results.json of gcpl-lab situations or compare, or an earlier page's JSON; several times."
 LMPT_FILES = "results.json of gcpl-lab ablate lmpt, as part=path; parts: comparison, ablation, tails."
 
 
@@ -82,7 +65,7 @@ def verdict(
     as_json: options.Json = False,
 ) -> None:
     """For each situation which method won, by how much, how sure, at what cost: one page, from kept results."""
-    from gcpl_lab.experiments.verdict import LMPT_TITLES, draw_figures, merge, write_page
+    from gcpl_lab.experiments.verdict import LMPT_TITLES, draw_figures, merge, write_page, write_slide
     from gcpl_lab.storage import read_json, write_json, write_text
 
     parts = [(part, path) for part, _, path in (text.partition("=") for text in lmpt)]
@@ -97,4 +80,5 @@ def verdict(
     found = read_json(kept)
     write_text(output, write_page(found))
     draw_figures(found, figures)
-    answer(found, as_json, f"{output}, from {kept}; figures in {figures}")
+    write_slide(found, figures / "verdict.pptx")
+    answer(found, as_json, f"{output}, from {kept}; figures and a slide in {figures}")

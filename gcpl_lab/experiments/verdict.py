@@ -20,6 +20,7 @@ from gcpl_lab.experiments.situation_runs import COSTS, accuracies, costs
 from gcpl_lab.experiments.situations import SITUATIONS
 from gcpl_lab.views import plots, style
 from gcpl_lab.views.pilot import draw_intervals
+from gcpl_lab.views.slides import Deck, Provenance, to_slide
 
 Values = dict[str, dict[str, float]]  # accuracy by method and seed
 Chooses = Callable[[str], bool]
@@ -32,6 +33,8 @@ LMPT_TITLES = {
     "ablation": ("Several labels: LMPT's parts one by one, and captions", "Seeds on one drawn set of scenes, too."),
 }
 NUM_PAIRS = 6
+MOST_ROWS = 8
+"""Of a slide, in letters for a room."""
 
 
 def is_generative(method: str) -> bool:
@@ -58,9 +61,8 @@ def merge(
 
     Args:
         results: Contents of ``results.json`` of ``gcpl-lab situations`` or of ``gcpl-lab compare``, which adds draws
-            to the situation of few images; all judged on the same kind of images.
-        lmpt: By part (``LMPT_TITLES``), contents of ``results.json`` of ``gcpl-lab ablate lmpt``; of several for one,
-            with the same reference on the same data, the first that has a method counts.
+            to the situation of few images, or what an earlier merge gave; all judged on the same kind of images.
+        lmpt: By part (``LMPT_TITLES``), contents of ``results.json`` of ``gcpl-lab ablate lmpt``.
         busy: Like ``results``, of runs beside others on the same machine: their seconds do not count.
     """
     runs = [*map(_as_situation, results), *({**one, "cost": {}} for one in map(_as_situation, busy))]
@@ -74,10 +76,13 @@ def merge(
         _add(accuracy, one["accuracy"])
     for groups in accuracy.values():
         groups |= {group: in_order(levels) for group, levels in groups.items()}
-    found: Found = {"commands": [one["command"] for one in runs], "accuracy": accuracy}
+    commands = dict.fromkeys(command for one in runs for command in one.get("commands") or [one["command"]])
+    found: Found = {"commands": list(commands), "accuracy": accuracy}
     found["cost"] = {method: cost for one in runs for method, cost in one["cost"].items()}
     found["joined"] = [pair for one in runs for pair in one["joined"][:NUM_PAIRS]]
-    return {**found, "about": about, "lmpt": _merge_lmpt(lmpt)}
+    earlier = {part: of for one in runs for part, of in one.get("lmpt", {}).items()}
+    new = {part: {"commands": [one["command"]], **{n: one[n] for n in ("reference", "summary")}} for part, one in lmpt}
+    return {**found, "about": about, "lmpt": {**earlier, **new}}
 
 
 def _add(kept: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -96,26 +101,10 @@ def in_order(levels: Mapping[str, Any]) -> dict[str, Any]:
     return {level: levels[level] for _, level in sorted(pairs)} if len(pairs) == len(levels) else dict(levels)
 
 
-def _merge_lmpt(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, one in parts:
-        of = kept.setdefault(name, {"commands": [], "reference": one["reference"], "summary": {}})
-        if of["reference"] != one["reference"]:
-            both = f"{of['reference']} and {one['reference']}"
-            raise DataError(f"{name}: results are paired with {both}; give equal ones")
-        of["commands"].append(one["command"])
-        for score, entries in one["summary"].items():
-            known = of["summary"].setdefault(score, [])
-            names = {entry["method"] for entry in known}
-            new = [entry.items() for entry in entries if entry["method"] not in names]
-            known += [{name: round(v, 5) if isinstance(v, float) else v for name, v in items} for items in new]
-    return kept
-
-
 def _as_situation(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a comparison measured, as the situation of few images has it: the same exemplars, all test images."""
     if "accuracy" in result:
-        return result
+        return {**result.get("about", {}), **result}
     rows, data = result["methods"], result["data"]
     cells = [[("all classes", f"{row['shots']}", row["accuracy"])] for row in rows]
     found = [{**row, "situation": "few_shots", "accuracy": cell} for row, cell in zip(rows, cells, strict=True)]
@@ -203,12 +192,18 @@ def questions(situation: str, group: str, levels: Mapping[str, Values]) -> list[
 def write_page(kept: Mapping[str, Any]) -> str:
     """The page in Markdown, from what :func:`merge` gave."""
     lines = [*_head(kept), *_summary(kept), *_joined(kept), *_costs(kept), *_lmpt(kept["lmpt"])]
+    return "\n".join([*lines, *write_situations(kept)])
+
+
+def write_situations(kept: Mapping[str, Any]) -> list[str]:
+    """What each situation changes, and a table of methods and levels for each of its groups, as lines in Markdown."""
+    lines: list[str] = []
     for situation, groups in kept["accuracy"].items():
         entry = SITUATIONS[situation]
         lines += [f"## {entry.title}", "", " ".join((entry.target.__doc__ or "").split()), ""]
         for group, levels in groups.items():
             lines += _by_level(f"By {entry.facts['varied']}, {group}:", levels)
-    return "\n".join(lines)
+    return lines
 
 
 def section(heading: str, told: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -377,18 +372,42 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
             points = {group: intervals(levels) for group, levels in groups.items()}
             varied = SITUATIONS[name].facts["varied"]
             figures[name] = plots.plot_situation(points, METHOD_TITLES, varied, strong)
-        found = [(f"{SITUATIONS[name].title}: {label}", one) for name, label, _, one in compared(kept, is_generative)]
-        told = {
-            f"{name}: {one['word']}": {**one, "value": one["difference"]}
-            for name, one in found
-            if one["low"] is not None
-        }
-        if told:
+        if told := _decided(kept):
             figures["verdict"] = _draw_differences(told)
         if rows := cost_rows(kept):
             figures["cost"] = style.new_figure(12, 7)
             plots.plot_costs(figures["cost"].subplots(), rows)
         return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder, name)]
+
+
+def _decided(kept: Mapping[str, Any]) -> dict[str, Found]:
+    """Questions on generative prompts that have an interval, with what was found."""
+    found = [(f"{SITUATIONS[name].title}: {label}", one) for name, label, _, one in compared(kept, is_generative)]
+    return {
+        f"{name}: {one['word']}": {**one, "value": one["difference"]} for name, one in found if one["low"] is not None
+    }
+
+
+def write_slide(kept: Mapping[str, Any], path: str | Path) -> list[Path]:
+    """One slide, where anything is decided: on how many questions generative prompts are ahead, and the surest."""
+    told = _decided(kept)
+    if not told:
+        return []
+    words = [one["word"] for one in told.values()]
+    counts = ", ".join(f"{word} on {words.count(word)}" for word in ("ahead", "level", "behind", "open"))
+    surest = sorted(told, key=lambda name: told[name]["high"] - told[name]["low"])[:MOST_ROWS]
+    rows = {name: told[name] for name in told if name in surest}
+    with style.figure_style("slide"):
+        figure = _draw_differences(rows)
+    about = "Best generative prompts less the best of all others, 95 % intervals over draws; the surest "
+    about += f"{len(rows)} of {len(told)} questions. One pair of frozen models, bundled images: yours may differ."
+    alt = "; ".join(f"{name} {_points(one)}" for name, one in rows.items())
+    notes = "\n".join([about, *(f"{name} {_points(one)}" for name, one in told.items()), *kept["commands"]])
+    deck = Deck(
+        Provenance(f"{max(one['num_seeds'] for one in told.values())} draws at most", "bundled", "gcpl-lab verdict")
+    )
+    title = f"Where do generative prompts pay? {counts[0].upper()}{counts[1:]} of {len(told)} questions"
+    return deck.add(to_slide(figure, title, about, notes, alt=f"{title}. {alt}.")).save(path)
 
 
 def _draw_differences(rows: Mapping[str, Mapping[str, float]]) -> Figure:
