@@ -395,7 +395,7 @@ figure
 # ## Where is it worth its price?
 #
 # On ordinary images nothing above speaks for the price. So change the situation: a white mark in the corner of every
-# exemplar of one class, as when one product was photographed at one station. Whoever learns the mark fails on that
+# exemplar of one class, as when images of one product come from one station. Whoever learns the mark fails on that
 # class where the mark is gone, and on a look-alike that bears it.
 
 # %%
@@ -414,9 +414,8 @@ from gcpl_lab.experiments.verdict import intervals
 from gcpl_lab.views.plots import plot_situation
 
 simple = ["nearest_class_mean", "linear_probe", "clap"]
-shortcut = run_situations("runs/shortcut", situations=["shortcut"], methods=simple, seeds=range(3))["accuracy"][
-    "shortcut"
-]
+folder = course.course_folder().parent / "shortcut"  # a rerun goes on from there
+shortcut = run_situations(folder, situations=["shortcut"], methods=simple, seeds=range(3))["accuracy"]["shortcut"]
 with style.figure_style():
     accuracies = {group: intervals(levels) for group, levels in shortcut.items()}
     figure = plot_situation(accuracies, METHOD_TITLES, "strength of the mark")
