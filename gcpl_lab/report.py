@@ -5,15 +5,16 @@ A run of ``train``, ``compare`` or ``ablate`` is shown in ``report/`` inside its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gcpl_lab.data.folders import draw_sets
-from gcpl_lab.data.sets import ImageSet
+from gcpl_lab.data.folders import draw_labelled, draw_sets
+from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import ArtifactError
+from gcpl_lab.evaluation.multilabel import map_with_interval
 from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.experiments.base import Stopwatch
 from gcpl_lab.experiments.caching import OUTCOME, OutcomeCache, read_outcome, write_outcome
@@ -21,17 +22,19 @@ from gcpl_lab.experiments.compare import KEPT, left_over, read_compared
 from gcpl_lab.experiments.deck import make_deck, provenance_of
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.figures import WORDS
-from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES
+from gcpl_lab.experiments.labels import LABELS, show_labels
+from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.registry import BEFORE, title_of
-from gcpl_lab.experiments.report import ShownRun, show_outcomes
+from gcpl_lab.experiments.report import show_outcomes
 from gcpl_lab.experiments.run_views import make_animation, make_map
 from gcpl_lab.experiments.runs import RESULTS, STATES
 from gcpl_lab.experiments.sentences import limits_of
 from gcpl_lab.gcpl.calibration import Reading
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.objectives import OBJECTIVES
+from gcpl_lab.lmpt.estimator import LMPTClassifier
 from gcpl_lab.storage import file_checksum, read_json, write_json
-from gcpl_lab.training.estimator import choose_preset
+from gcpl_lab.training.estimator import PromptClassifier, choose_preset
 from gcpl_lab.views import multilabel, plots, style
 from gcpl_lab.views.report import MULTILABEL_COLUMNS, ReportFigure, write_report
 from gcpl_lab.views.slides import Deck, to_slide
@@ -39,24 +42,34 @@ from gcpl_lab.views.slides import Deck, to_slide
 ABLATION = "What does each part of LMPT add?"
 TRAINED, SHOWN = "run.json", "report"
 """What ``train`` notes of itself, and where a run is shown."""
+VIEWS = ("page", "map", "animation", "deck")
+AnySet = ImageSet | MultiLabelSet
 BESIDE = ("zero_shot_clip", "linear_probe", BEFORE)
 """What prompts that were learned by ``train`` are shown beside."""
 
 
-def note_training(folder: Path, model: GCPLClassifier, noted: Mapping[str, Any]) -> int:
+def note_training(folder: Path, model: Any, learned: AnySet, others: AnySet, noted: Mapping[str, Any]) -> int:
     """Keep the states of a training, and what it learned from; returns the bytes of the states.
 
     Args:
-        noted: ``command``, ``images``, and ``shots``, ``seed`` and ``held_out`` of the draw.
+        learned: What it learned from.
+        others: What was left out.
+        noted: ``command``, and how both are drawn again: see ``draw_sets`` and ``draw_labelled`` in
+            ``gcpl_lab.data.folders``.
     """
-    none = np.zeros((0, len(model.class_names_)))
-    write_outcome(folder / KEPT, Outcome(model.config.objective, 0, model.config.seed, none, none, {}, model))
-    write_json(folder / TRAINED, dict(noted))
+    seed, values = model.config.seed, np.zeros((0, len(learned.class_names)))
+    outcome: Any = MultiLabelOutcome(LMPTClassifier.METHOD, seed, values, values, np.zeros(0), {}, model)
+    if isinstance(model, GCPLClassifier):
+        outcome = Outcome(model.config.objective, 0, seed, values, values, {}, model)
+    write_outcome(folder / KEPT, outcome)
+    write_json(folder / TRAINED, {**noted, "checksums": [learned.checksum, others.checksum]})
     return (folder / KEPT / OUTCOME).stat().st_size
 
 
-def measure_left_out(model: GCPLClassifier, others: ImageSet) -> tuple[dict[str, Any] | None, str]:
-    """Accuracy on images that were left out of learning, and a sentence on it."""
+def measure_left_out(model: Any, others: AnySet) -> tuple[dict[str, Any] | None, str]:
+    """Accuracy, or mean average precision, on images that were left out of learning, and a sentence on it."""
+    if isinstance(others, MultiLabelSet):
+        return _measure_labels(model, others)
     if not len(others):
         return None, "No image is left to measure on: keep some out of learning, or give fewer --shots."
     answers, largest = model.predict(others.images), np.bincount(others.labels).max() / len(others)
@@ -66,38 +79,61 @@ def measure_left_out(model: GCPLClassifier, others: ImageSet) -> tuple[dict[str,
     return share._asdict(), told + f"chance {1 / len(others.class_names):.1%}, largest class {largest:.1%}."
 
 
+def _measure_labels(model: LMPTClassifier, others: MultiLabelSet) -> tuple[dict[str, Any] | None, str]:
+    if not others.targets.any():
+        return None, "No image with a label is left to measure on: give --test, or a larger --held-out."
+    share, positives = map_with_interval(model.decision_function(others.images), others.targets), others.targets.mean(0)
+    interval = f"95 %: {share.low:.1%} to {share.high:.1%}"
+    told = f"Mean average precision on {len(others)} images that were left out: {share.value:.1%} ({interval}); "
+    return share._asdict(), told + f"guessing {positives[positives > 0].mean():.1%}."
+
+
 def show_classifier(
     folder: str | Path,
-    model: GCPLClassifier,
-    exemplars: ImageSet,
-    test: ImageSet,
+    model: PromptClassifier,
+    learned: AnySet,
+    test: AnySet,
     command: str = "a notebook",
-    **run: Any,
-) -> ShownRun:
-    """Page, figures and states of a classifier, as ``gcpl-lab report`` makes them of what ``train`` has left.
+    *,
+    method: str = "umap",
+    theme: str = "light",
+    controls: bool = True,
+) -> list[Path]:
+    """Everything that ``gcpl-lab report`` makes of what ``train`` has left, of a classifier in a notebook.
 
     Args:
-        folder: Receives them; ``make_map``, ``make_animation`` and ``make_deck`` take it, too.
+        folder: Receives it: the page first.
         model: After ``fit``.
-        exemplars: What it learned from, all of it.
+        learned: What it learned from, all of it.
         test: Images of the same classes that it did not learn from.
         command: What is written down as having made it.
-        run: See :func:`show_outcomes`.
+        method: Of the maps: umap, aligned, densmap, pca or tsne.
+        theme: Of the deck.
+        controls: Learn from shuffled labels or captions too, which takes as long again or longer.
     """
+    folder = Path(folder)
+    _show_model(folder, model, learned, test, command, controls=controls)
+    return _views(folder, method, theme, VIEWS)
+
+
+def _show_model(place: Path, model: Any, learned: Any, test: Any, command: str, **run: Any) -> None:
+    """Page, figures and states."""
+    if isinstance(model, LMPTClassifier):
+        return show_labels(place, model, learned, test, command, **run)
     own, seed = ("preset", "objective", "seed"), model.config.seed
     settings = {name: value for name, value in model.config.as_dict().items() if name not in own}
     settings["classification"] = "exact"
-    experiment = FewShotExperiment(exemplars, test, preset=model.config.preset, settings=settings)
+    experiment = FewShotExperiment(learned, test, preset=model.config.preset, settings=settings)
     experiment.diffusion = model.diffusion
-    kept, name = Path(folder) / KEPT, model.config.objective
+    kept, name = place / KEPT, model.config.objective
     latents, watch = experiment.test_latents, Stopwatch()
     evidence, reading = model.evidence(latents), Reading(model.weighting_, model.temperature_, model.offsets_)
     spent = watch.row() | {"train_seconds": model.history_[-1].seconds if model.history_ else 0.0}
     spent |= {"train_evaluations": model.train_evaluations_}
     outcome = experiment.read(name, 0, seed, evidence, reading, None, model=model, **spent)
     write_outcome(kept / f"{name}-0-{seed}", outcome)
-    cache = OutcomeCache(Path(folder) / "cache", kept=kept)
-    return show_outcomes(Path(folder), experiment, (*BESIDE, name), cache, (0, seed), command, **run)
+    cache = OutcomeCache(place / "cache", kept=kept)
+    show_outcomes(place, experiment, (*BESIDE, name), cache, (0, seed), command, **run)
 
 
 def find_shown(folder: str | Path, preset: str | None = None, controls: bool = True) -> Path:
@@ -105,7 +141,7 @@ def find_shown(folder: str | Path, preset: str | None = None, controls: bool = T
 
     Args:
         preset: Folder of models that its prompts were learned on, where it was one; none is opened unasked.
-        controls: See :func:`show_outcomes`.
+        controls: See :func:`show_classifier`.
     """
     folder = Path(folder)
     source = next((folder / name for name in (TRAINED, RESULTS) if (folder / name).is_file()), folder / RESULTS)
@@ -116,20 +152,29 @@ def find_shown(folder: str | Path, preset: str | None = None, controls: bool = T
     show = _show_ablation if "caption_noise" in found else _show_comparison if compared else _show_trained
     place, made_of = folder / SHOWN, file_checksum(source)
     if not (place / RESULTS).is_file() or read_json(place / RESULTS).get("made_of") != made_of:
-        (place / STATES).unlink(missing_ok=True)
+        for states in (STATES, LABELS):
+            (place / states).unlink(missing_ok=True)
         show(folder, found, preset, place, controls=controls, made_of=made_of)
     return place
 
 
 def _show_trained(folder: Path, noted: dict[str, Any], preset: str | None, place: Path, **run: Any) -> None:
-    exemplars, test = draw_sets(noted["images"], noted["shots"], noted["seed"], noted["held_out"])
+    names: tuple[str, ...] = ("images", "shots", "seed", "held_out")
+    kinds: tuple[Any, ...] = (draw_sets, FewShotExperiment, GCPLClassifier)
+    if "source" in noted:
+        names = ("source", "test", "held_out", "seed")
+        kinds = (draw_labelled, MultiLabelExperiment, LMPTClassifier)
+    draw, kind, learner = kinds
+    learned, test = draw(*(noted[name] for name in names))
+    if [learned.checksum, test.checksum] != noted["checksums"]:
+        raise ArtifactError(f"{folder}: its images, labels or captions changed since; restore them, or train again")
     if not len(test):
-        raise ArtifactError(f"{folder}: no image was left out of learning to measure on; train with fewer --shots")
-    loaded = GCPLClassifier.load(folder, preset=preset)
-    experiment = FewShotExperiment(exemplars, test, preset=loaded.config.preset)
-    experiment.diffusion = loaded.diffusion
+        raise ArtifactError(f"{folder}: no image was left out of learning to measure on; leave some out, train again")
+    loaded = learner.load(folder, preset=preset)
+    experiment = kind(learned, test, preset=loaded.config.preset)
+    vars(experiment)[loaded.MODEL] = getattr(loaded, loaded.MODEL)
     model = read_outcome(folder / KEPT, experiment).model  # with its states and its history
-    show_classifier(place, model, exemplars, test, noted["command"], **run)
+    _show_model(place, model, learned, test, noted["command"], **run)
 
 
 def _show_comparison(folder: Path, found: dict[str, Any], preset: str | None, place: Path, **run: Any) -> None:
@@ -150,10 +195,7 @@ def _show_comparison(folder: Path, found: dict[str, Any], preset: str | None, pl
 def _show_ablation(folder: Path, found: dict[str, Any], _preset: str | None, place: Path, **run: Any) -> None:
     compared = folder / "methods" / RESULTS
     rows = read_json(compared)["methods"] if compared.is_file() else found["methods"]
-    results, titles = (
-        {**found, "data": {"shots": 0, **found["data"]}, **run},
-        {row["name"]: title_of(row["name"]) for row in rows},
-    )
+    results, titles = ({**found, **run}, {row["name"]: title_of(row["name"]) for row in rows})
     page: dict[str, Any] = {"question": ABLATION, "answer": _ablation_answer(found), "limits": limits_of(found)}
     page |= {"titles": titles, "columns": MULTILABEL_COLUMNS, "command": found["command"]}
     write_report(place / "report.html", {**results, "methods": rows}, _figures_of(folder), **page)
@@ -215,17 +257,30 @@ def _ablation_answer(results: Mapping[str, Any]) -> str:
     )
 
 
-def make_report(folder: str | Path, method: str = "umap", theme: str = "light", **run: Any) -> list[Path]:
+def make_report(
+    folder: str | Path, method: str = "umap", theme: str = "light", views: Sequence[str] = VIEWS, **run: Any
+) -> list[Path]:
     """Make everything of a finished run: the page first, then hover map, animation, deck and its figures.
 
     Args:
-        folder: Of ``gcpl-lab train gcpl``, ``compare``, ``ablate lmpt`` or ``demo``.
+        folder: Of ``gcpl-lab train``, ``compare``, ``ablate lmpt`` or ``demo``.
         method: Of the maps: umap, aligned, densmap, pca or tsne.
         theme: Of the deck.
+        views: Some of ``VIEWS``.
         run: See :func:`find_shown`.
     """
-    place = find_shown(folder, **run)
-    moving = [make_map(place, method), *make_animation(place, method)] if (place / STATES).is_file() else []
-    ablation = "caption_noise" in read_json(place / RESULTS)
-    deck = _ablation_deck(place, theme) if ablation else make_deck(place, theme, method)
-    return [place / "report.html", *moving, *deck]
+    return _views(find_shown(folder, **run), method, theme, views)
+
+
+def _views(place: Path, method: str, theme: str, views: Sequence[str]) -> list[Path]:
+    if "caption_noise" in read_json(place / RESULTS):  # an ablation keeps no states of images
+        makers: dict[str, Any] = {"deck": lambda: _ablation_deck(place, theme)}
+    else:
+        makers = {"map": lambda: [make_map(place, method)], "animation": lambda: make_animation(place, method)}
+        makers["deck"] = lambda: make_deck(place, theme, method)
+        if views == VIEWS and not any((place / name).is_file() for name in (STATES, LABELS)):
+            makers = {"deck": makers["deck"]}
+    makers["page"] = lambda: [place / "report.html"]
+    if views != VIEWS and (absent := [name for name in views if name not in makers]):
+        raise ArtifactError(f"{place}: has no {absent[0]}, which this kind of run has no states for; see its report")
+    return [path for name in views if name in makers for path in makers[name]()]

@@ -413,11 +413,13 @@ def metadata(tmp_path: Path) -> Path:
 def test_train_lmpt_and_evaluate(program: Any, preset: str, metadata: Path, tmp_path: Path) -> None:
     output, data = tmp_path / "prompts", ("--metadata", metadata, "--rows")
     learned = output, "--preset", preset
-    made = program("train", "lmpt", *data, "split=train", "-o", output, "--preset", preset, *FAST, "--json")
+    parts = "split=train", "--test", "split=test"
+    made = program("train", "lmpt", *data, *parts, "-o", output, "--preset", preset, *FAST, "--json")
     answer = json.loads(made.out)
     assert (answer["pictures"], answer["classes"]) == (8, ["bag", "coat"])
-    assert sorted(os.listdir(output)) == ["prompts.json", "prompts.safetensors"]  # other settings may come next
+    assert "checkpoint" not in os.listdir(output)  # other settings may come next
     report = json.loads(program("evaluate", *learned, *data, "split=test", "--json").out)
+    assert report["map"] == pytest.approx(answer["held_out"]["value"])
     assert 0 < report["map"] <= 1
     assert [entry["num_train"] for entry in report["classes"]] == [6, 5]
     assert "Average precision of each class" in program("evaluate", *learned, *data, "split=test").out

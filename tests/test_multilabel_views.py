@@ -24,8 +24,8 @@ def ax() -> Any:
 
 
 CLASSES = [
-    {"name": "shirt", "part": "tail", "average_precision": 0.5, "num_train": 9},
-    {"name": "bag", "part": "head", "average_precision": 0.5, "num_train": 400},
+    {"name": "shirt", "part": "tail", "average_precision": 0.5, "num_train": 9, "num_test": 3},
+    {"name": "bag", "part": "head", "average_precision": 0.5, "num_train": 400, "num_test": 7},
 ]
 
 
@@ -52,7 +52,7 @@ def test_a_method_of_ones_own_has_its_own_look_and_classes_are_in_the_order_of_t
     ax.clear()
     multilabel.plot_class_precision(ax, dict.fromkeys(names, CLASSES), TITLES)
     assert legend_of(ax) == names
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["bag (400, head)", "shirt (9, tail)"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["bag (400, 7; head)", "shirt (9, 3; tail)"]
     looks = {(str(dots.get_facecolor()), len(dots.get_paths()[0].vertices)) for dots in ax.collections}
     assert len(looks) == 12
 

@@ -4,14 +4,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from gcpl_lab import GCPLClassifier, report
-from gcpl_lab.data.folders import draw_sets
+from gcpl_lab import GCPLClassifier, LMPTClassifier, report
+from gcpl_lab.data.folders import draw_labelled, draw_sets
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.experiments import few_shot
 from gcpl_lab.experiments import report as draws
 from gcpl_lab.experiments.compare import run_comparison
+from gcpl_lab.experiments.figures import WORDS
+from gcpl_lab.experiments.labels import LabelStates, load_labels
 from gcpl_lab.experiments.runs import load_states
 from gcpl_lab.report import find_shown, make_report
 from gcpl_lab.storage import read_json, write_json
@@ -27,11 +31,11 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(folder: Path, support: Path, preset: str, shots: int = 2, seed: int = 0) -> GCPLClassifier:
     """What ``gcpl-lab train gcpl`` does."""
-    exemplars, _ = draw_sets(support, shots, seed, 100)
+    exemplars, others = draw_sets(support, shots, seed, 100)
     model = GCPLClassifier(preset, "gcpl", seed=seed, **SMALL_SETTINGS)
     model.fit(exemplars.images, exemplars.labels, list(exemplars.class_names)).save(folder)
     noted = {"images": str(support), "shots": shots, "seed": seed, "held_out": 100, "command": "gcpl-lab train gcpl"}
-    report.note_training(folder, model, noted)
+    report.note_training(folder, model, exemplars, others, noted)
     return model
 
 
@@ -78,6 +82,58 @@ def test_a_comparison_is_shown_by_its_first_draw_and_learns_nothing_again(
     run_comparison(tmp_path / "other", **run | {"methods": ["linear_probe"], "reference": "linear_probe"})
     with pytest.raises(ArtifactError, match="none of which learned prompts to show"):
         find_shown(tmp_path / "other", str(random_pair.folder))
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, pictures: Any) -> dict[str, Any]:
+    """Where images with none, one or two of three labels are; one has a caption, names are Japanese."""
+    lines, names = ["file_name,labels,caption"], ["コート", "シャツ", "bag"]
+    for index, (image, label) in enumerate(zip(*pictures, strict=True)):
+        Image.fromarray(np.roll(image, index, axis=1)).save(tmp_path / f"{index}.png")
+        told = ["", names[label], f"{names[label]};{names[(label + 1) % 3]}"][min(index % 4, 2)]
+        lines.append(f"{index}.png,{told},{'a コート' if index == 1 else ''}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    return {"source": {"file": str(tmp_path / "metadata.csv")}, "test": None, "held_out": 0.4, "seed": 1}
+
+
+def test_labels_that_were_learned_are_shown_on_the_images_left_out(
+    scenes: dict[str, Any], random_pair: Any, tmp_path: Path
+) -> None:
+    train_set, others = draw_labelled(**scenes)
+    assert not set(train_set.images) & set(others.images)
+    preset, run = str(random_pair.folder), tmp_path / "run"
+    model = LMPTClassifier(preset, num_epochs=3, batch_size=4, clip=random_pair.clip)
+    model.fit(train_set.images, train_set.targets, train_set.class_names, train_set.captions).save(run)
+    report.note_training(run, model, train_set, others, {**scenes, "command": "gcpl-lab train lmpt"})
+    made = make_report(run, "pca", preset=preset)
+    names = [path.relative_to(run / "report").as_posix() for path in made]
+    moving = [f"animation/{name}.{ending}" for name in ("precision", "journey") for ending in ("gif", "html")]
+    assert names[:2] == ["report.html", "map.html"]
+    assert {"slides.pptx", *moving} <= set(names)
+    results, page = read_json(run / "report/results.json"), made[0].read_text(encoding="utf-8")
+    rows = {row["name"]: row for row in results["methods"]}
+    assert rows.keys() == {"zero_shot_clip", "linear_probe", "coop_bce", "lmpt"}
+    value = model.score(others.images, others.targets)
+    assert rows["lmpt"]["map"] == results["measured"]["map"]["value"] == pytest.approx(value)
+    assert all(words["title"] in page for words in WORDS["labels"].values())
+    assert f"{len(train_set)} to learn from, {len(others)} to test on" in page
+    states = load_labels(run / "report")
+    assert min(states.cosines) == 0 < max(states.cosines) == model.config.num_epochs * 2
+    right = (states.probabilities["after"] >= states.thresholds["after"]).astype(np.uint8)
+    assert np.array_equal(right, model.predict(others.images))
+    assert all(states.targets[image, label] != right[image, label] for image, label in wrongly(states))
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_text(metadata.read_text(encoding="utf-8").replace("a コート", "a bag"), encoding="utf-8")
+    shutil.rmtree(run / "report")
+    with pytest.raises(ArtifactError, match="captions changed since"):
+        make_report(run, preset=preset)
+
+
+def wrongly(states: LabelStates) -> list[tuple[int, int]]:
+    """Image and label of every card of a mistake."""
+    images = [int(np.flatnonzero((states.images == one.picture).all(axis=(1, 2, 3)))[0]) for one in states.mistakes()]
+    labels = [states.class_names.index(str(one.wrong)) for one in states.mistakes()]
+    return list(zip(images, labels, strict=True))
 
 
 def test_an_ablation_has_a_page_and_a_deck(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer import BadParameter, Option
 
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import LiveProgress, answer, console, difference, make_table, mean_and_spread, percent
-from gcpl_lab.cli.learning import Images, Metadata, read_labelled, tell_fit
+from gcpl_lab.cli.learning import Images, Metadata, source_of, tell_fit
 from gcpl_lab.errors import DataError
 
 COSTS = {
@@ -223,6 +223,7 @@ def ablate_lmpt(
     from gcpl_lab.lmpt.settings import LMPTConfig
 
     chosen, numbers = options.parse_settings(settings, LMPTConfig, preset=preset), options.parse_seeds(seeds)
+    from gcpl_lab.data.folders import read_labelled
     from gcpl_lab.experiments import multilabel
     from gcpl_lab.report import draw_ablation
 
@@ -242,10 +243,11 @@ def ablate_lmpt(
             compared = {"reference": reference, **run, **({"methods": names} if names else {})}
             results["tails"] = multilabel.run_tails(folder, drawn, **compared)
         else:
-            train = read_labelled("train", metadata, images, train_rows if metadata else None, scenes=scenes)
-            rows, classes = test_rows if metadata else None, list(train.class_names)
-            test = read_labelled("test", metadata, images, rows, classes, scenes)
-            experiment = make_experiment(train, test)
+            more = {"scenes": scenes} if scenes else {}
+            sources = [source_of(metadata, images, rows if metadata else None) for rows in (train_rows, test_rows)]
+            train = read_labelled("train", sources[0] | more)
+            names_too = {"class_names": train.class_names} if metadata else more
+            experiment = make_experiment(train, read_labelled("test", sources[1] | names_too))
         if validation:
             told = {"command": run["command"], "on_trial": status.update}
             results["validation"] = multilabel.run_validation(folder, experiment, num_parts=validation, **told)
@@ -262,6 +264,7 @@ def ablate_lmpt(
 def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[str], None]) -> list[Any]:
     """Training and test scenes with a tail of their own, built where they are not there yet."""
     options.find_tools()
+    from gcpl_lab.data.samples import load_wardrobe
     from tools.raw_fashion import DEBIAN_FOLDER
     from tools.wardrobe import build_wardrobe, draw_tail_order
 
@@ -270,7 +273,7 @@ def _draw_tail(folder: Path, number: int, raw: Path | None, on_tail: Callable[[s
         on_tail(f"tail {number}: composing scenes")
         # Seed 0 made the bundled scenes.
         build_wardrobe(raw or DEBIAN_FOLDER, target, seed=number + 1, tail_order=draw_tail_order(number))
-    return [read_labelled(split, scenes=target) for split in ("train", "test")]
+    return [load_wardrobe(split, target) for split in ("train", "test")]
 
 
 def ablation_tables(result: dict[str, Any]) -> list[Table]:

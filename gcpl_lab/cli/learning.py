@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.markup import escape
 from typer import Argument, BadParameter, Option
@@ -15,9 +15,11 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.storage import check_writable
 
 if TYPE_CHECKING:
-    from gcpl_lab.data.sets import ImageSet, MultiLabelSet
+    from gcpl_lab.data.sets import ImageSet
 
 HELD_OUT = "Images outside the exemplars that it is measured on at the end, at most; 0: none."
+SHARE = "Share of the images that it is measured on at the end, where there is no --test; 0: none."
+TEST = "Images that it is measured on: rows of --metadata, such as split=test; with --list, another list."
 LOOK = "Page, figures, map, animation and deck of it: gcpl-lab report {} ({:.1f} MB of states are kept for them)."
 CLASSIFIED = 32  # images between two messages
 
@@ -63,7 +65,7 @@ def train_gcpl(
         progress("end", objective)
     model.save(output)
     noted = {"images": str(images.resolve()), "shots": shots, "seed": seed, "held_out": held_out}
-    kept = note_training(output, model, {**options.run_options(1), **noted}) / 1e6
+    kept = note_training(output, model, pool, others, {**options.run_options(1), **noted}) / 1e6
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other images may come next
     made: dict[str, Any] = {"output": str(output), "classes": names, "pictures": len(pool), "fit_of_models": seen}
     how = f"{len(pool)} images (images seen by {model.fit_}, {model.mirroring_})"
@@ -135,36 +137,43 @@ def _images_below(folder: Path) -> list[Path]:
     return found
 
 
-def read_labelled(
-    split: Literal["train", "test"],
+def source_of(
     metadata: Path | None = None,
     images: Path | None = None,
     rows: list[str] | None = None,
-    class_names: list[str] | None = None,
-    scenes: Path | None = None,
     listed: tuple[Path | None, Path | None, Path | None] = (None, None, None),
-) -> MultiLabelSet:
-    """The set of a long-tail list (with its labels and captions) or a metadata file; without them, bundled scenes."""
-    from gcpl_lab.data.lists import read_longtail_list, read_metadata
-    from gcpl_lab.data.samples import load_wardrobe
+) -> dict[str, Any]:
+    """Where images with several labels are: a list with its labels and captions, a metadata file, or neither.
 
+    What ``gcpl_lab.data.folders.read_labelled`` takes, with whole paths.
+    """
     list_file, labels, captions = listed
     if not list_file and not metadata:
         given = {"--images": images, "--labels": labels, "--captions": captions, "--rows": rows}
         if alone := [name for name, value in given.items() if value]:
             raise BadParameter(f"{alone[0]} belongs to a list of images; give --list or --metadata, which names them")
+        return {}
     if list_file and rows:
         raise BadParameter("--rows are rows of --metadata; a --list is read whole")
     if list_file and metadata:
         raise BadParameter("--list and --metadata are two ways to name images; give one of them")
     if list_file and labels is None:
         raise BadParameter("--list needs --labels, the file with the names of the classes")
-    if list_file and labels:
-        return read_longtail_list(list_file, labels, images or list_file.parent, captions)
-    if metadata:
-        wanted = options.parse_pairs(rows or [], "condition", "split=train")
-        return read_metadata(metadata, image_folder=images, rows=wanted, class_names=class_names)
-    return load_wardrobe(split, scenes)
+    paths = {"file": metadata, "image_folder": images}
+    if list_file:
+        folder = images or list_file.parent
+        paths = {"list_file": list_file, "labels_file": labels, "image_folder": folder, "captions_file": captions}
+    source: dict[str, Any] = {name: str(path.absolute()) for name, path in paths.items() if path}
+    return source | ({"rows": options.parse_pairs(rows, "condition", "split=train")} if rows else {})
+
+
+def _tests_of(source: dict[str, Any], test: str | None) -> dict[str, Any] | None:
+    """What differs in the source of the test images."""
+    if test is None or not source:
+        return None
+    if "list_file" in source:
+        return {"list_file": str(Path(test).absolute()), "captions_file": None}
+    return {"rows": options.parse_pairs([test], "condition", "split=test")}
 
 
 def train_lmpt(
@@ -175,6 +184,8 @@ def train_lmpt(
     captions: Captions = None,
     metadata: Metadata = None,
     rows: Rows = [],  # noqa: B006
+    test: Annotated[str | None, Option(help=TEST)] = None,
+    held_out: Annotated[float, Option(min=0, max=0.9, help=SHARE)] = 0.2,
     preset: options.Preset = "tiny",
     seed: options.Seed = 0,
     settings: options.Set = [],  # noqa: B006
@@ -187,11 +198,15 @@ def train_lmpt(
     from gcpl_lab.models.presets import find_preset, resolve
 
     resolve(find_preset(preset), "clip")  # absent weights are told before anything heavy is loaded
+    from gcpl_lab.data.folders import draw_labelled
     from gcpl_lab.lmpt.estimator import LMPTClassifier
     from gcpl_lab.lmpt.settings import LMPTConfig
+    from gcpl_lab.report import measure_left_out, note_training
 
     chosen = options.parse_settings(settings, LMPTConfig, preset=preset, seed=seed)
-    data = read_labelled("train", metadata, images, rows, listed=(list_file, labels, captions))
+    source = source_of(metadata, images, rows, (list_file, labels, captions))
+    drawn: dict[str, Any] = {"source": source, "test": _tests_of(source, test), "held_out": held_out, "seed": seed}
+    data, others = draw_labelled(**drawn)
     for warning in data.warnings:
         console.print(escape(warning))
     model, checkpoints, names = LMPTClassifier(**chosen), output / "checkpoint", list(data.class_names)
@@ -199,10 +214,13 @@ def train_lmpt(
         for record in model.steps(data.images, data.targets, names, data.captions, checkpoint_folder=checkpoints):
             status.update(f"step {record.step} of {model.num_steps_}, loss {record.loss:.4f}")
     model.save(output)
+    kept = note_training(output, model, data, others, {**options.run_options(1), **drawn}) / 1e6
     shutil.rmtree(checkpoints, ignore_errors=True)  # of no use any more; other settings may come next
     made = {"output": str(output), "pictures": len(data), "classes": names, "validation_map": model.validation_map_}
-    found = f"mAP {model.validation_map_:.3f} on those kept for validation"
-    answer(made, as_json, f"Learned prompts for {len(names)} classes from {len(data)} images ({found}): {output}")
+    learned = f"Learned prompts for {len(names)} classes from {len(data)} images: {output}"
+    with console.status(f"measuring on {len(others)} images that were left out"):
+        made["held_out"], told = measure_left_out(model, others)
+    answer(made, as_json, learned, told, LOOK.format(output, kept))
 
 
 def evaluate(
@@ -219,11 +237,13 @@ def evaluate(
 
     Without data options: the bundled test scenes.
     """
+    from gcpl_lab.data.folders import read_labelled
     from gcpl_lab.lmpt.estimator import LMPTClassifier
 
     model = LMPTClassifier.load(prompts, preset=preset)
     names = [str(name) for name in model.classes_]
-    data = read_labelled("test", metadata, images, rows, names, listed=(list_file, labels, None))
+    source = source_of(metadata, images, rows, (list_file, labels, None))
+    data = read_labelled("test", source | ({"class_names": names} if metadata else {}))
     if list(data.class_names) != names:
         learned = f"the prompts were learned for {', '.join(names)}, in that order"
         raise DataError(f"{data.name}: has the classes {', '.join(data.class_names)}; {learned}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
 from gcpl_lab.cli import options
 from gcpl_lab.cli.answers import answer, console, make_table
 
-Run = Annotated[Path, Argument(help="Folder written by train gcpl, compare, ablate lmpt or demo.")]
+CONTROLS = "Learn from shuffled labels or captions beside it, which takes as long again or longer."
+Run = Annotated[Path, Argument(help="Folder written by train, compare, ablate lmpt or demo.")]
 Theme = Annotated[str, Option(help="light or dark.")]
 Method = Annotated[str, Option(help="Of the map: umap, aligned, densmap, pca or tsne.")]
 Raw = Annotated[Path, Option(help="Folder with the four published Fashion-MNIST files.")]
@@ -75,47 +76,35 @@ def report(
     theme: Theme = "light",
     method: Method = "umap",
     preset: options.LearnedOn = None,
-    controls: Annotated[bool, Option(help="Learn from shuffled labels beside it, which takes as long again.")] = True,
+    controls: Annotated[bool, Option(help=CONTROLS)] = True,
     as_json: options.Json = False,
 ) -> None:
     """Make everything that can be shown of a run: page, figures, samples, hover map, animation and deck."""
-    from gcpl_lab.report import make_report
-
-    with console.status("looking at the run"):
-        made = make_report(folder, method, theme, preset=preset, controls=controls)
-    _name_files(made, as_json, "Page, and {others} files beside it")
+    run: dict[str, Any] = {"theme": theme, "preset": preset, "controls": controls}
+    _make(folder, method, as_json, "Page, and {others} files beside it", **run)
 
 
 def slides(folder: Run = DEMO, theme: Theme = "light", method: Method = "umap", as_json: options.Json = False) -> None:
     """Make a deck of slides of a run, with every figure as PNG, SVG and PDF beside it."""
-    from gcpl_lab.experiments.deck import make_deck
-
-    _name_files(make_deck(_shown(folder), theme, method), as_json, "Slides, and {others} figures beside them")
+    _make(folder, method, as_json, "Slides, and {others} figures beside them", theme=theme, views=("deck",))
 
 
 def hover_map(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
     """Make one page with the test images of a run on a map, each shown under the mouse."""
-    from gcpl_lab.experiments.run_views import make_map
-
-    _name_files([make_map(_shown(folder), method)], as_json, "Map")
+    _make(folder, method, as_json, "Map", views=("map",))
 
 
 def animate(folder: Run = DEMO, method: Method = "umap", as_json: options.Json = False) -> None:
     """Make the pictures of a run move, as GIF, as a page to turn by hand and, where ffmpeg is, as MP4."""
-    from gcpl_lab.experiments.run_views import make_animation
-
-    _name_files(make_animation(_shown(folder), method), as_json, "{all} files")
+    _make(folder, method, as_json, "{all} files", views=("animation",))
 
 
-def _shown(folder: Path) -> Path:
-    """Where a run's states are, which are made of it first where it is no demonstration."""
-    from gcpl_lab.report import find_shown
+def _make(folder: Path, method: str, as_json: bool, what: str, **run: Any) -> None:
+    """Views of a run, whose states and page are made first where they are not there yet."""
+    from gcpl_lab.report import make_report
 
     with console.status("looking at the run"):
-        return find_shown(folder)
-
-
-def _name_files(paths: list[Path], as_json: bool, what: str) -> None:
+        paths = make_report(folder, method, **run)
     told, endings = what.format(all=len(paths), others=len(paths) - 1), {path.suffix for path in paths}
     still = ".gif" in endings and ".mp4" not in endings
     lines = ["No MP4: ffmpeg is not installed; the GIF and the page hold the same."] if still else []

@@ -1,16 +1,20 @@
-"""Images with one class each from a folder, and the support pool and test set of a folder or a published set."""
+"""Labelled images from a folder or a list, and what is learned from and tested on of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from gcpl_lab.data.duplicates import without_copies
 from gcpl_lab.data.episodes import draw_episode, draw_test
-from gcpl_lab.data.lists import read_metadata
+from gcpl_lab.data.lists import read_longtail_list, read_metadata
+from gcpl_lab.data.multilabel import split_validation
 from gcpl_lab.data.published import load_published
 from gcpl_lab.data.readers import read_class_folders
+from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.data.tables import find_column, read_table
 from gcpl_lab.errors import DataError
@@ -155,3 +159,40 @@ def leave_out(pool: ImageSet, chosen: np.ndarray, seed: int, most: int | None = 
     if most is not None and most < len(left):
         left = left.subset(np.sort(np.random.default_rng([seed, 97]).permutation(len(left))[:most]))
     return left.subset(without_copies(left.images, [pool.images[index] for index in chosen]))
+
+
+def read_labelled(split: Literal["train", "test"], source: Mapping[str, Any]) -> MultiLabelSet:
+    """Images with several labels: of a list, of a metadata file, or the bundled scenes where the source names neither.
+
+    Args:
+        split: Of the bundled scenes, or of those in the folder ``scenes``.
+        source: Arguments of :func:`~gcpl_lab.data.lists.read_longtail_list` where it has a ``list_file``, of
+            :func:`~gcpl_lab.data.lists.read_metadata` where it has a ``file``; paths may be texts.
+    """
+    if "list_file" in source:
+        return read_longtail_list(**source)
+    return read_metadata(**source) if "file" in source else load_wardrobe(split, source.get("scenes"))
+
+
+def draw_labelled(
+    source: Mapping[str, Any], test: Mapping[str, Any] | None, held_out: float, seed: int
+) -> tuple[MultiLabelSet, MultiLabelSet]:
+    """Images with several labels to learn from, and others to measure on.
+
+    Args:
+        source: See :func:`read_labelled`; the bundled scenes have a test set of their own.
+        test: What differs in the source of the test images; without it a part of the source's images is left out, but
+            for those that look like one that is learned from.
+        held_out: That part, a share, in which labels are as frequent as in the rest; 0 leaves none out.
+        seed: Of the part.
+    """
+    train = read_labelled("train", source)
+    if "list_file" not in source and "file" not in source:
+        return train, read_labelled("test", source)
+    if test is not None:
+        return train, read_labelled("test", {**source, **test})
+    if not held_out:
+        return train, train.subset([])
+    learned, left = split_validation(train.targets, held_out, seed)
+    train, others = train.subset(learned), train.subset(left)
+    return train, others.subset(without_copies(others.images, train.images))

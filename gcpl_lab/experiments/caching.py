@@ -33,7 +33,7 @@ from gcpl_lab.training.machine import describe_machine, describe_versions
 
 FORMAT, OUTCOME = "gcpl_lab.outcome", "outcome.safetensors"
 ARRAYS = ("scores", "logits", "probabilities", "thresholds")
-FITTED = ("train_evaluations_", "num_steps_")
+FITTED = ("train_evaluations_", "num_steps_", "validation_map_")
 """Numbers of a model that its own files do not hold, for those that have them."""
 
 
@@ -166,11 +166,11 @@ def read_outcome(place: Path, experiment: FewShotExperiment | MultiLabelExperime
         model: GCPLClassifier | LMPTClassifier
         if isinstance(experiment, FewShotExperiment):
             model = GCPLClassifier.load(place / "prompts", experiment.diffusion)
-            steps = sorted(int(name.removeprefix("state.")) for name in tensors if name.startswith("state."))
-            model.states_ = {step: tensors[f"state.{step}"] for step in steps}
         else:
             model = LMPTClassifier.load(place / "prompts", clip=experiment.clip)
             model.start_features_ = tensors["start_features_"]
+        steps = sorted(int(name.removeprefix("state.")) for name in tensors if name.startswith("state."))
+        model.states_ = {step: tensors[f"state.{step}"] for step in steps}
         model.history_ = [StepRecord(**record) for record in header["history"]]
         vars(model).update(header["fitted"])
         values["model"] = model

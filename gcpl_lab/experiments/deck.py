@@ -14,16 +14,27 @@ from matplotlib.figure import Figure
 from gcpl_lab.evaluation.look_alikes import pair_statistics, share_in_own_sector
 from gcpl_lab.evaluation.metrics import confusion_matrix
 from gcpl_lab.evaluation.trust import share_with_interval
-from gcpl_lab.experiments import captions, pictures
+from gcpl_lab.experiments import captions, labels, pictures
 from gcpl_lab.experiments.look_alikes import LookAlikes
+from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES as TITLES
 from gcpl_lab.experiments.registry import BEFORE, title_of
-from gcpl_lab.experiments.runs import STATES, Run, RunStates, load_states, read_run
-from gcpl_lab.experiments.sentences import QUESTION, SLIDES, answer_of, caveats_of, limits_of
+from gcpl_lab.experiments.runs import RESULTS, STATES, Run, RunStates, load_states, read_run
+from gcpl_lab.experiments.sentences import (
+    QUESTION,
+    SLIDES,
+    answer_of,
+    caveats_of,
+    labels_answer,
+    limits_of,
+    scenes_caveats,
+)
+from gcpl_lab.storage import read_json
 from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import decision_row
 from gcpl_lab.views.diagrams import draw_cards, draw_gcpl, draw_lmpt
 from gcpl_lab.views.evidence import plot_confusion
 from gcpl_lab.views.hills import caption_key, draw_caption_hills, draw_hills
+from gcpl_lab.views.multilabel import draw_answers, plot_class_precision
 from gcpl_lab.views.panels import Looks
 from gcpl_lab.views.plots import plot_held_out, plot_prompt_cosines
 from gcpl_lab.views.score_strip import ScoreMap, class_key, draw_score_map
@@ -33,25 +44,32 @@ OFFSETS = "diffusion_offsets"
 MOST_PHOTOGRAPHS = 12
 MOST_CONFUSED = 6
 MOST_CAVEATS = 2
+MOST_LABELS = 8
 
 
 def make_deck(folder: str | Path, theme: str = "light", method: str = "umap") -> list[Path]:
-    """Write the deck of a demonstration.
+    """Write the deck of what is shown of a run.
 
     Args:
-        folder: Of the run, with ``results.json``; read_run says what is amiss in it.
+        folder: With ``results.json``; read_run says what is amiss in it.
         theme: ``"light"`` or ``"dark"``.
         method: Of the map of probabilities.
 
     Returns:
         ``slides.pptx`` (``slides_dark.pptx``) and the figures beside it.
     """
-    run = read_run(folder)
-    states = load_states(folder) if (run.folder / STATES).is_file() else None
-    deck = Deck(provenance_of(run.results), theme)
-    for slide in _slides(run, states, theme, method):
+    folder = Path(folder)
+    if (folder / labels.LABELS).is_file():
+        results = read_json(folder / RESULTS)
+        slides = _label_slides(results, labels.load_labels(folder), folder / labels.SHOWN, theme)
+    else:
+        run = read_run(folder)
+        results = run.results
+        slides = _slides(run, load_states(folder) if (folder / STATES).is_file() else None, theme, method)
+    deck = Deck(provenance_of(results), theme)
+    for slide in slides:
         deck.add(slide)
-    return deck.save(run.folder / ("slides.pptx" if theme == "light" else f"slides_{theme}.pptx"))
+    return deck.save(folder / ("slides.pptx" if theme == "light" else f"slides_{theme}.pptx"))
 
 
 def provenance_of(results: Mapping[str, Any]) -> Provenance:
@@ -94,12 +112,52 @@ def _slides(run: Run, states: RunStates | None, theme: str, method: str) -> Iter
     yield from _numbers(run, facts)
     if scenes := run.results.get("multilabel"):
         yield from _scenes(scenes, run.folder / "multilabel", theme)
-    caveats = caveats_of(run)
-    cards = [*(("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]), *SLIDES["limits"]["cards"]]
-    beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *limits_of(run.results)])}
-    yield _slide("limits", draw_cards(cards, theme), **beside, drawn=" ".join(words for _, words in cards))
-    steps = SLIDES["next"]["cards"]
-    yield _slide("next", draw_cards(steps, theme, flow=True), drawn=" ".join(words for _, words in steps))
+    yield from _end(caveats_of(run), limits_of(run.results), theme)
+
+
+def _end(caveats: Sequence[str], limits: Sequence[str], theme: str, kind: str = "") -> Iterator[Slide]:
+    """What does not hold, and what comes next."""
+    cards = [*(("Not borne out", caveat) for caveat in caveats[:MOST_CAVEATS]), *SLIDES[f"{kind}limits"]["cards"]]
+    beside = {"num_claims": len(caveats), "listed": "\n".join([*caveats, *limits])}
+    yield _slide(f"{kind}limits", draw_cards(cards, theme), **beside, drawn=" ".join(words for _, words in cards))
+    steps = SLIDES[f"{kind}next"]["cards"]
+    yield _slide(f"{kind}next", draw_cards(steps, theme, flow=True), drawn=" ".join(words for _, words in steps))
+
+
+def _label_slides(results: Mapping[str, Any], states: labels.LabelStates, folder: Path, theme: str) -> Iterator[Slide]:
+    """The deck of one run of images with several labels."""
+    rows = {row["name"]: row for row in results["methods"]}
+    facts = {**results["data"], **results["measured"]["map"], "answer": labels_answer(results)}
+    with _drawn() as figure:
+        draw_answers(figure, states.drawn(2))
+    yield _slide("labels_opening", figure, names=rows["zero_shot_clip"]["map"], **facts)
+    yield from _scenes(results, folder, theme)
+    yield _classes(rows)
+    if shown := states.mistakes(2):
+        with _drawn() as figure:
+            draw_answers(figure, shown)
+        wrong = int(((states.probabilities["after"] >= states.thresholds["after"]) != states.targets).sum())
+        values = {"wrong": wrong, "decisions": states.targets.size, "count": len(states.targets)}
+        yield _slide("labels_mistakes", figure, **values)
+    yield from _end(scenes_caveats(results["methods"]), limits_of(results, "labels"), theme, "labels_")
+
+
+def _classes(rows: Mapping[str, Mapping[str, Any]]) -> Slide:
+    """Average precision of every label, or of the most frequent and the rarest where there are more than fit."""
+    classes = {name: rows[name]["classes"] for name in ("zero_shot_clip", "lmpt")}
+    known = [place for place, row in enumerate(classes["lmpt"]) if row["average_precision"] is not None]
+    order = sorted(known, key=lambda place: -classes["lmpt"][place]["num_train"])
+    ends = order if len(order) <= MOST_LABELS else [*order[: MOST_LABELS // 2], *order[-MOST_LABELS // 2 :]]
+    which = "every label" if ends == order else f"the {MOST_LABELS // 2} most frequent and the rarest labels"
+    with _drawn() as figure:
+        ax = figure.subplots()
+        plot_class_precision(ax, {name: [rows[place] for place in ends] for name, rows in classes.items()}, TITLES)
+        ax.set_xlabel("average precision")
+    ranked = sorted((classes["lmpt"][place] for place in order), key=lambda row: row["average_precision"])
+    values: dict[str, Any] = {"which": which}
+    for end, row in (("worst", ranked[0]), ("best", ranked[-1])):
+        values |= {end: style.shortened(row["name"], 16), f"{end}_share": row["average_precision"]}
+    return _slide("labels_classes", figure, **values)
 
 
 @contextmanager

@@ -247,7 +247,8 @@ def save_caption_hills(found: captions.Arrays, class_names: Sequence[str], folde
 
 
 def _draw_multilabel_classes(run: ShownRun) -> Axes:
-    classes = {name: run.by_name[name].row["classes"] for name in ("zero_shot_clip", "coop_bce", "lmpt")}
+    rival = "coop_bce" if "coop_bce" in run.by_name else "linear_probe"
+    classes = {name: run.by_name[name].row["classes"] for name in ("zero_shot_clip", rival, "lmpt")}
     ax = _axes(10, 1.4 + 0.42 * len(run.experiment.test.class_names))
     return multilabel.plot_class_precision(ax, classes, MULTILABEL_TITLES)
 

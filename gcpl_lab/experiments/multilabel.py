@@ -140,13 +140,18 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
                 return self._run_baseline(entry, seed)
             overrides = entry.defaults
         model = LMPTClassifier(clip=self.clip, **{**self.config.as_dict(), "fit": self.fit, **overrides, "seed": seed})
-        train, views, test = self.train, self.views, self.test_features
+        train, views = self.train, self.views
+        _ = self.test_features  # encoded before the watch starts
         captions = train.captions if captions is None else captions
         watch = Stopwatch()
         records = model.learn(views, train.targets, train.class_names, captions)
         self.follow(method, records, lambda: model.num_steps_)
         watch.learned()
-        logits = model.scores_of(test)
+        return self.outcome_of(model, watch, method)
+
+    def outcome_of(self, model: LMPTClassifier, watch: Stopwatch, method: str = "lmpt") -> MultiLabelOutcome:
+        """What prompts that have learned say of the test images; the watch has run since they began to learn."""
+        logits, seed = model.scores_of(self.test_features), model.config.seed
         return self._outcome(method, seed, logits, model.sigmoid_, model.thresholds_, watch, model)
 
     def _run_baseline(self, entry: Entry, seed: int) -> MultiLabelOutcome:

@@ -21,9 +21,10 @@ def _say(part: str, name: str, **values: Any) -> str:
     return str(WORDS[part][name].format(**values))
 
 
-def limits_of(results: Mapping[str, Any]) -> list[str]:
+def limits_of(results: Mapping[str, Any], kind: str | None = None) -> list[str]:
     """What numbers of this run cannot say; the first two sentences are about the bundled models."""
-    return list(LIMITS if results.get("preset", "tiny") == "tiny" else LIMITS[2:])
+    own = WORDS[kind]["limits"] if kind else LIMITS[2:]
+    return [*(LIMITS[:2] if results.get("preset", "tiny") == "tiny" else []), *own]
 
 
 def answer_of(run: Run) -> str:
@@ -69,12 +70,20 @@ def scenes_answer(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Several labels an image, mAP in percent on the test scenes: {numbers}."
 
 
+def labels_answer(results: Mapping[str, Any]) -> str:
+    """One line on prompts for several labels: what was measured, beside class names, a probe and guessing."""
+    share, by_name = results["measured"]["map"], {row["name"]: row for row in results["methods"]}
+    names, probe = (by_name[name]["map"] for name in ("zero_shot_clip", "linear_probe"))
+    values = {"classes": len(results["data"]["classes"]), "count": results["data"]["test_size"], **share}
+    return _say("labels", "answer", names=names, probe=probe, chance=results["measured"]["chance"], **values)
+
+
 def scenes_caveats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What does not hold on the scenes."""
     caveats = [WORDS["caveats"]["one_seed"]]
     parts = {"map": "over all classes", "map_head": "on the head", "map_medium": "on the medium part"}
     for learned in (row for row in rows if row["name"] == "lmpt"):
         for score, part in {**parts, "map_tail": "on the tail"}.items():
-            if better := [title_of(row["name"]) for row in rows if row[score] > learned[score]]:
+            if better := [title_of(row["name"]) for row in rows if (row[score] or 0) > (learned[score] or 0)]:
                 caveats.append(f"LMPT is not the best {part}; above it: {', '.join(better)}.")
     return caveats

@@ -32,6 +32,9 @@ from gcpl_lab.training.loop import StepRecord, TrainingConfig
 
 __all__ = ["LMPTClassifier", "check_training", "encode_views", "load_clip", "measure_scores", "sigmoid"]
 
+NUM_STATES = 10
+"""Of a training that are kept, beside those after 1, 2, 4, 8 ... updates."""
+
 
 class LMPTClassifier(LabelJudge):
     """Learn one prompt for each class from images with several labels and, where there are any, captions.
@@ -58,7 +61,8 @@ class LMPTClassifier(LabelJudge):
         validation_map_: mAP on the images kept from training, before anything was learned from them.
         fit_, mirroring_: See :class:`~gcpl_lab.gcpl.estimator.GCPLClassifier`.
         num_steps_: Updates of the whole run, as far as it is known.
-        history_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`.
+        history_, states_: See :class:`~gcpl_lab.training.estimator.PromptClassifier`; states are contexts (class or 1,
+            vector, dim) of the last training.
     """
 
     def __init__(
@@ -186,7 +190,7 @@ class LMPTClassifier(LabelJudge):
     ) -> Generator[StepRecord, bool | None, bool]:
         """The updates of one objective, with ``name`` for its checkpoint; returns whether the caller ended them."""
         config, epoch = self.config, batches.steps_an_epoch
-        self.states_ = {}
+        self.states_ = {len(self.history_): self.objective_.prompts.context.detach().cpu().clone()}
         self.num_steps_ = len(self.history_) + config.num_epochs * epoch
         training = TrainingConfig(
             num_steps=config.num_epochs * epoch,
@@ -196,8 +200,9 @@ class LMPTClassifier(LabelJudge):
             checkpoint_every=config.checkpoint_every or epoch,
         )
         file = folder and folder / f"{name}.checkpoint.safetensors"
-        fingerprint = partial(self._fingerprint, batches)
-        return (yield from self._updates(self.objective_, batches, training, checkpoint=file, fingerprint=fingerprint))
+        given: dict[str, Any] = {"checkpoint": file, "fingerprint": partial(self._fingerprint, batches)}
+        every = -(-training.num_steps // NUM_STATES)
+        return (yield from self._updates(self.objective_, batches, training, keep_every=every, **given))
 
     def _fingerprint(self, batches: CachedBatches) -> str:
         """Settings, data and model of a run; features differ a little between machines, so images stand for theirs."""

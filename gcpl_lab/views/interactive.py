@@ -137,6 +137,7 @@ def write_hover_map(
     probabilities: Answers | None = None,
     files: Sequence[str] | None = None,
     families: Families = None,
+    truths: Sequence[str] | None = None,
     title: str = "Map of the images",
 ) -> Path:
     """Write a page with one map a state, side by side in the same window; details of a mark appear beside them.
@@ -147,9 +148,10 @@ def write_hover_map(
         projection: Of all states together; each state has the same points in the same order.
         labels: (point,), integers that index ``class_names``.
         images: (point,), paths, PIL images or uint8 arrays.
-        predictions: Integers of each state.
+        predictions: Integers, or texts, of each state.
         probabilities: Of the predicted class, 0 to 1; given with ``predictions``.
         files: (point,), how the images are called in a saved selection.
+        truths: (point,), what is right in words, where the class of the mark is not all of it.
     """
     clouds, places = panels.check_clouds(projection.points, labels, class_names)
     for what, answers in (("predictions", predictions), ("probabilities", probabilities)):
@@ -157,13 +159,15 @@ def write_hover_map(
             raise DataError(f"{what} are of the states {sorted(answers)}; expected {sorted(clouds)}")
     looks, names = style.class_style(class_names, families), [class_names[label] for label in places]
     colors, markers = zip(*(looks[name] for name in names), strict=True)
-    data: dict[str, Any] = {"label": names, "color": colors, "marker": [BOKEH_MARKERS[marker] for marker in markers]}
+    truths = names if truths is None else _column(truths, names, "truths")
+    data: dict[str, Any] = {"label": truths, "color": colors, "marker": [BOKEH_MARKERS[marker] for marker in markers]}
     for turn, (state, points) in enumerate(clouds.items()):
         data[f"x{turn}"], data[f"y{turn}"] = points.T.tolist()
         if predictions is not None:
-            guesses = np.asarray(_column(predictions[state], names, f"predictions of {state!r}"))
-            data[f"prediction{turn}"] = [class_names[guess] for guess in guesses]
-            data[f"ring{turn}"] = (guesses != places).astype(float).tolist()
+            guesses = _column(predictions[state], names, f"predictions of {state!r}")
+            told = [guess if isinstance(guess, str) else class_names[guess] for guess in guesses]
+            wrong = [guess != truth for guess, truth in zip(told, truths, strict=True)]
+            data |= {f"prediction{turn}": told, f"ring{turn}": np.asarray(wrong, float).tolist()}
         if probabilities is not None:
             chances = _column(probabilities[state], names, f"probabilities of {state!r}")
             data[f"probability{turn}"] = [f"{float(chance):.1%}" for chance in chances]

@@ -18,6 +18,7 @@ from gcpl_lab.evaluation.look_alikes import pair_statistics, share_in_own_sector
 from gcpl_lab.views import plots, style
 from gcpl_lab.views.decision_map import decision_row, map_reach, say_share
 from gcpl_lab.views.hills import CaptionDistances, Hills, caption_hills, pair_hills
+from gcpl_lab.views.multilabel import Rows, plot_class_precision
 from gcpl_lab.views.panels import Looks
 from gcpl_lab.views.plots import Curves, Shares, plot_held_out, plot_prompt_cosines
 from gcpl_lab.views.projection import project
@@ -170,6 +171,27 @@ def moving_captions(
 
     alt = "Hills of the distances of captions to class prompts, epoch by epoch."
     return Moving("What captions pull, epoch by epoch", list(epochs), draw, say, strip, alt)
+
+
+def moving_precision(steps: Mapping[str, Rows], beside: Mapping[str, Rows]) -> Moving:
+    """Average precision of every label at each state, beside what does not move; see ``plot_class_precision``."""
+
+    def draw(shown: Mapping[str, Rows]) -> Figure:
+        figure = style.new_figure(11, 2 + 0.42 * len(next(iter(steps.values()))))
+        plot_class_precision(figure.subplots(), {**beside, **shown}, {})
+        return figure
+
+    def say(state: str) -> str:
+        known = [row["average_precision"] for row in steps[state] if row["average_precision"] is not None]
+        return f"After {state}: mean average precision {np.mean(known):.1%} over {len(known)} labels."
+
+    first, last = next(iter(steps)), list(steps)[-1]
+    alt = "Average precision of every label after so many updates."
+    ends = {first: steps[first], last: steps[last]}
+    title = "What each label's prompt finds, update by update"
+    return Moving(
+        title, list(steps), lambda state: draw({"learned prompts": steps[state]}), say, lambda: draw(ends), alt
+    )
 
 
 def moving_tokens(vectors: Mapping[int, Any], class_names: Names, families: Families = None) -> Moving:

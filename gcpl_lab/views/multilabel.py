@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def plot_noise_curve(ax: Axes, curve: Rows, reference: Mapping[str, Any] | None 
 def plot_class_precision(ax: Axes, classes: Mapping[str, Rows], titles: Mapping[str, str]) -> Axes:
     """Average precision of every class, the most frequent first, one mark a method; 0.45 inches a class read well.
 
-    ``classes`` maps a method to the entries of its classes: ``name, part, average_precision, num_train``.
+    ``classes`` maps a method to the entries of its classes: ``name, part, average_precision, num_train, num_test``.
     """
     panels.check_filled("classes", classes, "method names with the classes of their rows")
     first = next(iter(classes.values()))
@@ -119,11 +119,14 @@ def plot_class_precision(ax: Axes, classes: Mapping[str, Rows], titles: Mapping[
     for turn, (method, entries) in enumerate(classes.items()):
         values = [entries[place]["average_precision"] for place in order]
         panels.mark_rows(ax, values, style.look(turn), titles.get(method, method))
-    names = [f"{style.label_text(entry['name'])} ({entry['num_train']}, {entry['part']})" for entry in first]
+    numbers = [f"({entry['num_train']}, {entry['num_test']}; {entry['part']})" for entry in first]
+    names = [f"{style.label_text(entry['name'])} {told}" for entry, told in zip(first, numbers, strict=True)]
     panels.name_rows(ax, [names[place] for place in order], rules=0.0)
     ax.set_xlim(0, 1)
     panels.percent_axis(ax.xaxis)
-    ax.set_xlabel("average precision on test images (in brackets: training images, part of the tail)")
+    ax.set_xlabel(
+        "average precision on test images\n(in brackets: training and test images with the class; part of the tail)"
+    )
     legend_beside(ax)
     return ax
 
@@ -184,6 +187,30 @@ def plot_thresholds(
 
 _NUM_ROWS = 6
 """Classes and companions that a card lists."""
+_KEY = "probability (line: threshold)\nblue, hatched: the class is there"
+
+
+class Answer(NamedTuple):
+    """What is said of one image."""
+
+    picture: Any  # a PIL image or an array
+    title: str
+    classes: Rows  # name, present, probability, threshold; largest probability first
+    wrong: str | None  # the class that the title speaks of
+
+
+def draw_answers(figure: Figure, answers: Sequence[Answer], columns: int = 2) -> Figure:
+    """Images with the probabilities of their classes beside them, ``columns`` in a row; 3.4 inches a row read well."""
+    rows = -(-len(answers) // columns)
+    grid = figure.add_gridspec(rows, columns)
+    for place, answer in enumerate(answers):
+        part = grid[divmod(place, columns)].subgridspec(1, 2, width_ratios=(1, 1.1))
+        image = figure.add_subplot(part[0])
+        panels.show_image(image, answer.picture)
+        image.set_xlabel(style.wrap_lines(answer.title, figure.get_figwidth() / columns / 3, font_size()))
+        _draw_probabilities(figure.add_subplot(part[1]), answer.classes, answer.wrong)
+    panels.write_under(figure, _KEY.replace("\n", "; "))
+    return figure
 
 
 def draw_mistake(mistake: Mistake, picture: Image.Image, neighbours: Sequence[Image.Image]) -> Figure:
@@ -198,7 +225,8 @@ def draw_mistake(mistake: Mistake, picture: Image.Image, neighbours: Sequence[Im
     rows = figure.add_gridspec(2, 1, height_ratios=(1.5, 1))
     above = rows[0].subgridspec(1, 3, width_ratios=(0.9, 1.25, 1))
     _show(figure.add_subplot(above[0]), picture, "test image")
-    _draw_probabilities(figure.add_subplot(above[1]), mistake)
+    _draw_probabilities(middle := figure.add_subplot(above[1]), mistake.classes, mistake.name)
+    middle.set_xlabel(_KEY)
     _draw_companions(figure.add_subplot(above[2]), mistake)
     below = rows[1].subgridspec(1, max(len(neighbours), 1))
     for place, (entry, image) in enumerate(zip(mistake.neighbours, neighbours, strict=True)):
@@ -215,15 +243,14 @@ def _show(ax: Axes, image: Image.Image, title: str) -> None:
     ax.set_title(title, size=font_size())
 
 
-def _draw_probabilities(ax: Axes, mistake: Mistake) -> None:
-    """Probabilities with thresholds; the wrong class is always among them."""
-    entries = mistake.classes[:_NUM_ROWS]
-    if all(entry["name"] != mistake.name for entry in entries):
-        entries = [*entries[:-1], *(entry for entry in mistake.classes if entry["name"] == mistake.name)]
-    _draw_bars(ax, entries, "probability", wrong=mistake.name)
+def _draw_probabilities(ax: Axes, rows: Rows, wrong: str | None) -> None:
+    """The largest probabilities with their thresholds; the wrong class is always among them."""
+    entries = [*rows[:_NUM_ROWS]]
+    if wrong is not None and all(entry["name"] != wrong for entry in entries):
+        entries = [*entries[:-1], *(entry for entry in rows if entry["name"] == wrong)]
+    _draw_bars(ax, entries, "probability", wrong)
     for place, entry in enumerate(entries):
         ax.plot([entry["threshold"]] * 2, [place - 0.42, place + 0.42], color=style.INK, linewidth=2.2)
-    ax.set_xlabel("probability (line: threshold)\nblue, hatched: the class is there")
 
 
 def _draw_companions(ax: Axes, mistake: Mistake) -> None:
@@ -241,4 +268,4 @@ def _draw_bars(ax: Axes, entries: Rows, key: str, wrong: str | None = None) -> N
     marks = ["wrong: " if entry["name"] == wrong else "" for entry in entries]
     names = [mark + style.label_text(entry["name"]) for mark, entry in zip(marks, entries, strict=True)]
     panels.bar_rows(ax, names, [entry[key] for entry in entries], [entry["present"] for entry in entries])
-    ax.set_xlim(0, 1)
+    ax.set(xlim=(0, 1), xticks=(0, 0.5, 1))

@@ -109,12 +109,13 @@ def _listed(values: Any) -> str:
 
 def _facts(results: Mapping[str, Any], command: str | None) -> dict[str, str]:
     data = results["data"]
+    learned = f"{data['shots']} a class" if data.get("shots") else data.get("train_size", "others")
     facts = {
         "Command": command,
         "Seeds": sorted({method["seed"] for method in results["methods"] if method.get("seed") is not None}),
         "Data": data.get("name"),
         "Classes": distinct(data.get("classes", [])),
-        "Images": f"{data['shots']} a class to learn from, {data['test_size']} to test on",
+        "Images": f"{learned} to learn from, {data['test_size']} to test on",
         "Data checksum": data.get("checksum"),
         "Machine": results.get("machine"),
         "Versions": results.get("versions"),
