@@ -14,7 +14,6 @@ rerun goes on from there.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import KEPT, RESULTS, make_result, publish
+from measuring import KEPT, benchmark_options, make_result, publish
 
 from gcpl_lab import load_fashion
 from gcpl_lab.evaluation.calibration import fit_temperature
@@ -167,11 +166,10 @@ def tell(line: str) -> None:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_options(__doc__, "objectives", preset=None)
     parser.add_argument("--seeds", default="101,102,103", help="draws")
     parser.add_argument("--only", default="", help="variants whose names begin so; GCPL always")
     parser.add_argument("--train-steps", type=int, help="updates of each training (default: the package's), to try it")
-    parser.add_argument("--output", default=RESULTS / "objectives.json", help="where the result is written")
     options = parser.parse_args()
     variants = [name for name in (*PROMPTS, *NOISES) if name.startswith(options.only) or name == "GCPL"]
     trials = [Trial(name, SHOTS, int(seed)) for seed in options.seeds.split(",") for name in variants]

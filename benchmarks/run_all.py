@@ -35,6 +35,7 @@ PROGRAMS = (
     "classifier_cost",
     "fast_calibration",
     "long_images",
+    "objectives",
     "memory",
 )
 QUICK = {
@@ -46,6 +47,7 @@ QUICK = {
     "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2 --train-steps 60",
     "true_shapes": "--small",
     "long_images": "--seeds 1 --methods probe",
+    "objectives": "--seeds 101 --train-steps 20 --only CoMPLe",
     "memory": "--images 20 --captions 2",
 }
 """Smaller settings of the programs that take more than two minutes with their own."""

@@ -21,7 +21,7 @@
 # - how much an accuracy depends on the draw of the exemplars, and how many images a class needs,
 # - whether a learned prompt generates images of its class, and which classifier should decide that.
 #
-# About 3 minutes on two CPU cores. No network is needed.
+# About 2.5 minutes on two CPU cores. No network is needed.
 
 # %%
 # %matplotlib inline
