@@ -29,14 +29,13 @@ from gcpl_lab.evaluation.calibration import fit_temperature
 from gcpl_lab.evaluation.compare import Trial, paired_difference
 from gcpl_lab.experiments.base import run_all
 from gcpl_lab.experiments.compare import left_over
-from gcpl_lab.experiments.few_shot import FewShotExperiment, Seen
+from gcpl_lab.experiments.few_shot import NOISE_TRAINING, FewShotExperiment, Seen
 from gcpl_lab.gcpl.calibration import Reading, fit_reading, probabilities
 from gcpl_lab.gcpl.estimator import GCPLClassifier
 from gcpl_lab.gcpl.noop import NoiseSampler, NoOp, TunedClassifier
-from gcpl_lab.training.loop import TrainingConfig, train
+from gcpl_lab.training.loop import train
 
 SHOTS = 16
-NOISE_TRAINING = TrainingConfig(num_steps=100, learning_rate=0.01, gradient_clip=0.0)
 READINGS = ("denoiser", "CLIP", "both")
 """Who reads the learned prompts."""
 

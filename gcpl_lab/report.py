@@ -22,7 +22,7 @@ from gcpl_lab.experiments.compare import KEPT, left_over, read_compared
 from gcpl_lab.experiments.deck import make_deck, provenance_of
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.figures import WORDS
-from gcpl_lab.experiments.labels import LABELS, show_labels
+from gcpl_lab.experiments.labels import LABELS, guessed, show_labels
 from gcpl_lab.experiments.multilabel import ABLATION_TITLES, MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.registry import BEFORE, title_of
 from gcpl_lab.experiments.report import show_outcomes
@@ -82,10 +82,10 @@ def measure_left_out(model: Any, others: AnySet) -> tuple[dict[str, Any] | None,
 def _measure_labels(model: LMPTClassifier, others: MultiLabelSet) -> tuple[dict[str, Any] | None, str]:
     if not others.targets.any():
         return None, "No image with a label is left to measure on: give --test, or a larger --held-out."
-    share, positives = map_with_interval(model.decision_function(others.images), others.targets), others.targets.mean(0)
+    share = map_with_interval(model.decision_function(others.images), others.targets)
     interval = f"95 %: {share.low:.1%} to {share.high:.1%}"
     told = f"Mean average precision on {len(others)} images that were left out: {share.value:.1%} ({interval}); "
-    return share._asdict(), told + f"guessing {positives[positives > 0].mean():.1%}."
+    return share._asdict(), told + f"guessing {guessed(others.targets):.1%}."
 
 
 def show_classifier(

@@ -14,8 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gcpl_lab.data.framing import frame
-from gcpl_lab.data.readers import read_image, read_images
+from gcpl_lab.data.readers import iter_images, read_image, read_images
 from gcpl_lab.evaluation.explaining import explain_mistake, find_mistakes
 from gcpl_lab.evaluation.metrics import NUM_BINS, confusion_matrix
 from gcpl_lab.evaluation.reading import nearest_words, prompt_similarity
@@ -180,7 +179,7 @@ def _draw_error_map(run: ShownRun) -> Figure:
     for axes, label in zip(figure.subplots(2, 2), (a, b), strict=True):
         index = int(np.flatnonzero(test.labels == label)[0])
         found = evidence_map(classifier, experiment.test_latents[index], a, b, num_samples=64)
-        image = np.asarray(frame(read_image(test.images[index]), experiment.fit))
+        image = np.asarray(read_images([test.images[index]], experiment.fit)[0])
         evidence.plot_error_map(axes, image, found.numpy(), test.class_names[a], test.class_names[b])
         axes[0].set_title(f"a {test.class_names[label]}")
     return figure
@@ -197,7 +196,7 @@ def _draw_samples(run: ShownRun, each: int = 3, labels: Sequence[int] = (), cont
     blank, rows = np.full((*size, 3), 255, np.uint8), []
     for place, label in enumerate(labels):
         chosen = np.flatnonzero(support.labels == label)[:each]
-        real = [np.asarray(frame(read_image(support.images[index]), experiment.fit).resize(size)) for index in chosen]
+        real = [np.asarray(image.resize(size)) for image in iter_images(support.subset(chosen).images, experiment.fit)]
         part = slice(place * each, (place + 1) * each)
         rows.append((support.class_names[label], [*real, blank, *drawn[0][part], blank, *drawn[1][part]]))
     figure = evidence.plot_sample_grid(rows, context)

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gcpl_lab.data.framing import frame
-from gcpl_lab.data.readers import read_image
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.explaining import find_mistakes
@@ -115,13 +114,19 @@ class LabelStates:
         return self.answers([(image, first[image]) for image in list(dict(wrong))[:most]])
 
 
+def guessed(targets: np.ndarray) -> float:
+    """What a random ranking has of mean average precision: the mean share of positives of classes that have any."""
+    shares = targets.mean(axis=0)
+    return float(shares[shares > 0].mean())
+
+
 def keep_labels(
     experiment: MultiLabelExperiment, before: MultiLabelOutcome, after: MultiLabelOutcome, folder: Path
 ) -> None:
     """Write what the pictures of this run need."""
     test, model = experiment.test, after.model
     assert model is not None
-    seen = [np.asarray(frame(read_image(image), experiment.fit).resize((SIDE, SIDE))) for image in test.images]
+    seen = [np.asarray(image.resize((SIDE, SIDE))) for image in iter_images(test.images, experiment.fit)]
     arrays: dict[str, Any] = {
         "images": np.stack(seen),
         "targets": test.targets,
@@ -194,9 +199,8 @@ def show_labels(
         found = follow_captions(experiment, seed)
         keep_captions(folder / SHOWN / CAPTIONS, found, train.class_names)
         drawn += save_caption_hills(found, train.class_names, figures)
-    positives = test.targets.mean(axis=0)
     measured: dict[str, Any] = {"map": map_with_interval(learned.logits, test.targets)._asdict()}
-    measured["chance"] = float(positives[positives > 0].mean())  # what a random ranking has
+    measured["chance"] = guessed(test.targets)
     rows = [outcome.row for outcome in outcomes]
     results = experiment.write_results(
         folder, command, data=experiment.describe_data(), methods=rows, measured=measured, **more

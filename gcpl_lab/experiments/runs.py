@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab.data.framing import frame
-from gcpl_lab.data.readers import read_image
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.errors import ArtifactError, explain
 from gcpl_lab.evaluation.look_alikes import relative_scores
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
@@ -171,9 +170,7 @@ def keep_states(
     arrays: dict[str, np.ndarray] = {"labels": np.asarray(test.labels), "journey": journey.float().numpy()}
     shown = {"images": test.images, "exemplars": [support.images[place] for place in first]}
     for name, images in shown.items():
-        arrays[name] = np.stack(
-            [np.asarray(frame(read_image(image), experiment.fit).resize((48, 48))) for image in images]
-        )
+        arrays[name] = np.stack([np.asarray(seen.resize((48, 48))) for seen in iter_images(images, experiment.fit)])
     for state, outcome in zip(STATE_NAMES, (before, after), strict=True):
         assert outcome.evidence is not None
         arrays[f"probabilities.{state}"] = np.asarray(outcome.probabilities, dtype=np.float32)

@@ -14,8 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gcpl_lab.data.framing import frame
-from gcpl_lab.data.readers import read_image
+from gcpl_lab.data.readers import iter_images
 from gcpl_lab.pilot.data import PilotData, targets_of
 from gcpl_lab.storage import write_text
 from gcpl_lab.views import pilot as figures
@@ -68,8 +67,8 @@ def show_classes(data: PilotData) -> list[tuple[str, str]]:
     """
     found, targets = [], targets_of(data.pool)
     for label, name in list(enumerate(data.class_names))[:MOST_SHOWN_CLASSES]:
-        shown = [read_image(data.pool.images[place]) for place in np.flatnonzero(targets[:, label])[:SHOWN_IMAGES]]
-        tiles, stream = [np.asarray(frame(image, "pad").resize((SIDE, SIDE))) for image in shown], io.BytesIO()
+        chosen = [data.pool.images[place] for place in np.flatnonzero(targets[:, label])[:SHOWN_IMAGES]]
+        tiles, stream = [np.asarray(image.resize((SIDE, SIDE))) for image in iter_images(chosen, "pad")], io.BytesIO()
         row = np.hstack([np.pad(tile, ((0, 0), (0, 4), (0, 0)), constant_values=255) for tile in tiles])
         Image.fromarray(row).save(stream, format="PNG")
         found.append((name, base64.b64encode(stream.getvalue()).decode("ascii")))
