@@ -248,8 +248,12 @@ def _look_alike_slides(states: RunStates, method: str) -> Iterator[Slide]:
             draw_hills(ax, ends, names, looks)
             ax.set_title(name, loc="center")
     apart = [pair_statistics(*hills) for hills in columns[title_of(found.tracked)].values()]
+    values = {"before": apart[0], "after": apart[-1], "control": ""}  # which may part the pair, too
+    for auc in (pair_statistics(*shown[name][pictures.END]).auc for name in shown if name != title_of(found.tracked)):
+        values["control"] = f" Shuffled labels: {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
+        values["control"] += ", which is not told from it." if auc.high >= apart[-1].auc.low else "."
     a, b = (style.shortened(name, 16) for name in names)
-    yield _slide("pair_hills", figure, a=a, b=b, before=apart[0], after=apart[-1])
+    yield _slide("pair_hills", figure, a=a, b=b, **values)
     yield _prompts_and_images(found)
 
 

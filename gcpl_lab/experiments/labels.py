@@ -127,11 +127,8 @@ def keep_labels(
     test, model = experiment.test, after.model
     assert model is not None
     seen = [np.asarray(image.resize((SIDE, SIDE))) for image in iter_images(test.images, experiment.fit)]
-    arrays: dict[str, Any] = {
-        "images": np.stack(seen),
-        "targets": test.targets,
-        "counts": experiment.train.class_counts(),
-    }
+    counts = experiment.train.class_counts()
+    arrays: dict[str, Any] = {"images": np.stack(seen), "targets": test.targets, "counts": counts}
     for state, outcome in zip(STATES, (before, after), strict=True):
         for name in ("logits", "probabilities", "thresholds"):
             arrays[f"{name}.{state}"] = np.asarray(getattr(outcome, name), np.float32)

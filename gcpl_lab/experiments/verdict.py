@@ -390,8 +390,7 @@ def _decided(kept: Mapping[str, Any]) -> dict[str, Found]:
 
 def write_slide(kept: Mapping[str, Any], path: str | Path) -> list[Path]:
     """One slide, where anything is decided: on how many questions generative prompts are ahead, and the surest."""
-    told = _decided(kept)
-    if not told:
+    if not (told := _decided(kept)):
         return []
     words = [one["word"] for one in told.values()]
     counts = ", ".join(f"{word} on {words.count(word)}" for word in ("ahead", "level", "behind", "open"))
@@ -403,9 +402,8 @@ def write_slide(kept: Mapping[str, Any], path: str | Path) -> list[Path]:
     about += f"{len(rows)} of {len(told)} questions. One pair of frozen models, bundled images: yours may differ."
     alt = "; ".join(f"{name} {_points(one)}" for name, one in rows.items())
     notes = "\n".join([about, *(f"{name} {_points(one)}" for name, one in told.items()), *kept["commands"]])
-    deck = Deck(
-        Provenance(f"{max(one['num_seeds'] for one in told.values())} draws at most", "bundled", "gcpl-lab verdict")
-    )
+    draws = max(one["num_seeds"] for one in told.values())
+    deck = Deck(Provenance(f"{draws} draws at most", "bundled", "gcpl-lab verdict"))
     title = f"Where do generative prompts pay? {counts[0].upper()}{counts[1:]} of {len(told)} questions"
     return deck.add(to_slide(figure, title, about, notes, alt=f"{title}. {alt}.")).save(path)
 

@@ -71,8 +71,8 @@ def draw_watch(drift: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set_ylim(max(1e-4, min(values)) / 2, min(1e8, max(limit, *values)) * 3)
         ax.set_title(name)
         ax.set_ylabel("evidence")
-        if found["after"] is not None:
-            ax.axvline(found["after"], color=ALARM, lw=1.5)
-            ax.annotate(f" alarm after {found['after']}", (found["after"], limit), color=ALARM, va="top")
+        if (after := found["after"]) is not None:
+            ax.axvline(after, color=ALARM, lw=1.5)
+            ax.annotate(f" alarm after {after}", (after, 0.03), xycoords=("data", "axes fraction"), color=ALARM)
     axes[-1].set_xlabel("images that came in")
     return figure
