@@ -12,7 +12,7 @@ from matplotlib import font_manager
 
 from gcpl_lab.views import fonts
 from gcpl_lab.views.plots import save_figure
-from gcpl_lab.views.style import figure_style, new_figure
+from gcpl_lab.views.style import figure_style, label_text, new_figure
 
 
 def build_font(path: Path, name: str, letters: str) -> Path:
@@ -102,3 +102,12 @@ def test_letters_from_right_to_left_are_put_in_order() -> None:
     height, width = first.shape
     assert (word[-height:, -width:] == first).mean() > 0.97
     assert (word[-height:, :width] == first).mean() < 0.9
+
+
+def test_numbers_beside_a_name_from_right_to_left_stay_in_their_order() -> None:
+    """The name comes first, as in every other row, and the number after it ends the line."""
+    name = label_text("אל")
+    words, number = ink_of(f"{name} 12 %"), ink_of("%")
+    height, width = number.shape
+    assert (words[-height:, -width:] == number).mean() > 0.95
+    assert label_text("boot") == "boot"

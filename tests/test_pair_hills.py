@@ -39,6 +39,9 @@ def test_columns_share_their_rows():
     )
     assert [sum(text.startswith("AUC") for text in texts_of(ax)) for ax in figure.axes] == [2, 1]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0", "8"]
+    assert "all others are above it" in figure.get_supxlabel().replace("\n", " ")
+    level = pair_hills({"GCPL": {"8": NEAR}, "shuffled": {"8": NEAR}}, ("a", "b"), controls=["shuffled"])
+    assert "not told from it: GCPL" in level.get_supxlabel().replace("\n", " ")
     with pytest.raises(DataError, match=r"ridges \['9'\], which are not among the rows"):
         pair_hills({"GCPL": {"9": NEAR}}, ("a", "b"), rows=["8"])
     with pytest.raises(DataError, match="columns is empty"):

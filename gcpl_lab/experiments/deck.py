@@ -33,7 +33,7 @@ from gcpl_lab.views import panels, style
 from gcpl_lab.views.decision_map import decision_row
 from gcpl_lab.views.diagrams import draw_cards, draw_gcpl, draw_lmpt
 from gcpl_lab.views.evidence import plot_confusion
-from gcpl_lab.views.hills import caption_key, draw_caption_hills, draw_hills
+from gcpl_lab.views.hills import beside_controls, caption_key, draw_caption_hills, draw_hills
 from gcpl_lab.views.multilabel import draw_answers, plot_class_precision
 from gcpl_lab.views.panels import Looks
 from gcpl_lab.views.plots import plot_held_out, plot_prompt_cosines
@@ -248,10 +248,8 @@ def _look_alike_slides(states: RunStates, method: str) -> Iterator[Slide]:
             draw_hills(ax, ends, names, looks)
             ax.set_title(name, loc="center")
     apart = [pair_statistics(*hills) for hills in columns[title_of(found.tracked)].values()]
-    values = {"before": apart[0], "after": apart[-1], "control": ""}  # which may part the pair, too
-    for auc in (pair_statistics(*shown[name][pictures.END]).auc for name in shown if name != title_of(found.tracked)):
-        values["control"] = f" Shuffled labels: {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
-        values["control"] += ", which is not told from it." if auc.high >= apart[-1].auc.low else "."
+    told = beside_controls(shown, chosen - {title_of(found.tracked)})  # shuffled labels may part the pair, too
+    values = {"before": apart[0], "after": apart[-1], "control": told}
     a, b = (style.shortened(name, 16) for name in names)
     yield _slide("pair_hills", figure, a=a, b=b, **values)
     yield _prompts_and_images(found)

@@ -151,12 +151,9 @@ def decision_row(
     With ``columns`` a row has so many of them; shares stand ``aside`` of their maps where there is more width.
     """
     panels.check_filled("shown", shown, "a title with the scores of each map")
-    columns = columns or len(shown)
-    axes = list(figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel())
-    for ax in axes[len(shown) :]:
-        ax.set_axis_off()
+    axes = panels.axes_in_rows(figure, len(shown), columns)
     reach = reach or map_reach([scores for scores, _ in shown.values()])
-    for ax, (title, (scores, labels)) in zip(axes, shown.items(), strict=False):
+    for ax, (title, (scores, labels)) in zip(axes, shown.items(), strict=True):
         right = share_in_own_sector(np.asarray(scores), np.asarray(labels))
         scale: dict[str, Any] = (
             {"reach": map_reach([scores]), "rings": ()} if own_scale else {"reach": reach, "rings": rings}

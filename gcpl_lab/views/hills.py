@@ -141,11 +141,23 @@ def pair_hills(
     under = (
         f"Score of {first} minus score of {second}, a mark an image, in standard deviations from the decision border "
         "(dashed). d′: distance of the two hills; AUC with its 95 % interval, 0.5 is no separation."
+        + beside_controls(columns, controls)
     )
     with style.figure_style():
         figure = _in_columns(columns, rows, controls, 0.82, lambda ax, ridges: draw_hills(ax, ridges, pair, looks))
         panels.write_under(figure, under)
     return figure
+
+
+def beside_controls(columns: Mapping[str, Mapping[str, Hills]], controls: Collection[str]) -> str:
+    """How far each control ends, in words, and which ways of learning are not told from it."""
+    ends, words = {name: pair_statistics(*list(ridges.values())[-1]).auc for name, ridges in columns.items()}, ""
+    for name in controls:
+        value, low, high = ends[name]
+        level = [other for other in ends if other not in controls and ends[other].low <= high]
+        words += f" {name}: AUC {value:.2f} ({low:.2f} to {high:.2f}) at the end; "
+        words += f"not told from it: {', '.join(level)}." if level else "all others are above it."
+    return words
 
 
 def caption_hills(

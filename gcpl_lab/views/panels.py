@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
+from scipy.spatial import KDTree
 
 from gcpl_lab.errors import DataError
 from gcpl_lab.views import style
@@ -66,6 +67,15 @@ def write_under(figure: Figure, words: str) -> None:
     """Words under a whole figure, broken into lines that fit its width."""
     shown = style.wrap_lines(words, figure.get_figwidth() * 0.95, font_size())
     figure.supxlabel(shown, fontsize=font_size(), color=style.GREY)
+
+
+def axes_in_rows(figure: Any, count: int, columns: int = 0) -> list[Axes]:
+    """So many axes in a figure or a part of one, ``columns`` in a row, by default all."""
+    columns = columns or count
+    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).ravel())
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return axes[:count]
 
 
 def percent_axis(*axes: Any) -> None:
@@ -251,29 +261,32 @@ def _search(anchors: np.ndarray, sizes: np.ndarray, dots: np.ndarray, window: np
     angles = np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS
     lengths = np.repeat(_DISTANCES, _DIRECTIONS).astype(float)
     directions = np.tile(np.stack([np.cos(angles), np.sin(angles)], axis=1), (len(_DISTANCES), 1))
-    centres = np.full_like(anchors, np.nan)
+    centres, alone = np.full_like(anchors, np.nan), []
+    for anchor, half in zip(anchors, sizes / 2, strict=True):
+        # A place that leaves the window is moved to its edge before it is judged.
+        low, high = window[0] + half + 1, window[1] - half - 1
+        choices = np.clip(anchor + directions * (half + lengths[:, None]), low, high)
+        covered = (_count(dots, choices, half + 2), _count(anchors, choices, half + 7))
+        alone.append((choices, lengths + _DOT * covered[0] + _ANCHOR * covered[1]))
     for _ in range(6):
         before = centres.copy()
-        for turn, (anchor, half) in enumerate(zip(anchors, sizes / 2, strict=True)):
-            # A place that leaves the window is moved to its edge before it is judged.
-            low, high = window[0] + half + 1, window[1] - half - 1
-            choices = np.clip(anchor + directions * (half + lengths[:, None]), low, high)
-            cost = lengths + _DOT * _inside(dots, choices, half + 2).sum(axis=1)
-            cost += _ANCHOR * _inside(anchors, choices, half + 7).sum(axis=1)
-            for other in np.flatnonzero(np.isfinite(centres[:, 0]) & (np.arange(len(anchors)) != turn)):
-                # A leader is not drawn over: its middle and its end count as dots that are dear to cover.
-                on_leader = anchors[other] + np.array([[0.35], [0.7]]) * (centres[other] - anchors[other])
-                cost += _ANCHOR * _inside(on_leader, choices, half).sum(axis=1)
-                cost += _FORBIDDEN * (np.abs(choices - centres[other]) < half + sizes[other] / 2 + 3).all(axis=1)
+        for turn, (choices, cost) in enumerate(alone):
+            placed, half = np.isfinite(centres[:, 0]) & (np.arange(len(anchors)) != turn), sizes[turn] / 2
+            others, starts = centres[placed], anchors[placed]
+            # A leader is not drawn over: its middle and its end count as dots that are dear to cover.
+            on_leaders = starts + np.array([0.35, 0.7])[:, None, None] * (others - starts)
+            apart = (half + sizes[placed] / 2 + 3)[:, None]
+            crowded = (np.abs(choices - others[:, None]) < apart).all(axis=2).sum(axis=0)
+            cost = cost + _ANCHOR * _count(on_leaders.reshape(-1, 2), choices, half) + _FORBIDDEN * crowded
             centres[turn] = choices[int(cost.argmin())]
         if np.array_equal(before, centres):
             break
     return centres
 
 
-def _inside(points: np.ndarray, centres: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """(centre, point): whether the point lies in the box around the centre."""
-    return np.asarray((np.abs(points[None] - centres[:, None]) < half).all(axis=2))
+def _count(points: np.ndarray, centres: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """(centre,): how many points lie in the box around each centre."""
+    return np.asarray(KDTree(points / half).query_ball_point(centres / half, 1, p=np.inf, return_length=True))
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

@@ -26,6 +26,9 @@ from gcpl_lab.views.style import Names, font_size
 SHARPNESS = 30.0
 """Factor on relative scores under the softmax: that of the discriminative objective, the same for every state."""
 
+MOST_IN_A_ROW = 4
+"""Maps of a strip; more have two rows, so that their letters are read on a projector."""
+
 STIFF = 0.9
 """Trustworthiness of a state below which one fit for all states is too stiff, and AlignedUMAP is tried."""
 
@@ -105,11 +108,10 @@ def draw_score_map(ax: Axes, found: ScoreMap, state: str, looks: Looks | None = 
 
 
 def strip_row(
-    figure: Any, found: ScoreMap, states: Names, looks: Looks | None = None, controls: Collection[str] = ()
+    figure: Any, found: ScoreMap, states: Names, looks: Looks, controls: Collection[str] = (), columns: int = 0
 ) -> list[Axes]:
-    """Maps of some states side by side in a figure or a part of one, with what was measured under each."""
-    looks = looks or style.class_style(found.class_names)
-    axes = list(figure.subplots(1, len(states), squeeze=False)[0])
+    """Maps of some states, ``columns`` in a row of a figure or a part of one, with what was measured under each."""
+    axes = panels.axes_in_rows(figure, len(states), columns)
     for ax, state in zip(axes, states, strict=True):
         draw_score_map(ax, found, state, looks)
         color = style.GREY if state in controls else style.INK
@@ -143,7 +145,7 @@ def class_key(figure: Any, class_names: Names, looks: Looks) -> None:
 def score_strip(
     found: ScoreMap, states: Names | None = None, looks: Looks | None = None, controls: Collection[str] = ()
 ) -> Figure:
-    """States of one map as a strip, controls beside them; by default all states in their order."""
+    """States of one map as a strip, controls beside them; by default all in their order, more than four in two rows."""
     states = list(states or found.probabilities)
     looks = looks or style.class_style(found.class_names)
     with style.figure_style():
@@ -153,10 +155,11 @@ def score_strip(
             f"{found.projection.note}. Rings: where an image would lie that is surely of this class. Figures are "
             "measured in the probabilities, not on the map."
         )
-        width = 3.35 * max(2, len(states))
+        columns = len(states) if len(states) <= MOST_IN_A_ROW else -(-len(states) // 2)
+        width, rows = 3.35 * max(2, columns), -(-len(states) // columns)
         lines = style.wrap_lines(under, 0.95 * width, font_size()).count("\n")
-        figure = style.new_figure(width, 3.1 * form + 3.1 + 0.25 * lines)
-        strip_row(figure, found, states, looks, controls)
+        figure = style.new_figure(width, rows * (3.1 * form + 1.9) + 1.2 + 0.25 * lines)
+        strip_row(figure, found, states, looks, controls, columns)
         panels.write_under(figure, under)
         class_key(figure, found.class_names, looks)
     return figure

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -129,8 +130,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def shortened(name: str, limit: int = 24) -> str:
-    """A name in one line; a longer one is cut in its middle to ``limit`` characters."""
-    return shorten(" ".join(str(name).split()), limit)
+    """A name in one line, cut in its middle to ``limit`` characters; one from right to left turns nothing beside it."""
+    short = shorten(" ".join(str(name).split()), limit)
+    turned = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in short)
+    return f"\u2068{short}\u2069" if turned else short
 
 
 def label_text(name: str, limit: int = 24) -> str:
