@@ -80,21 +80,16 @@ runs = product(methods, (1, 4, 16), (0, 1, 2))
 outcomes = {(method, shots, seed): experiment.run(method, shots, seed) for method, shots, seed in runs}
 
 # %%
-table = []
+from gcpl_lab.evaluation.prediction_sets import mean_with_interval
+from gcpl_lab.views.plots import plot_situation
+
+levels: dict = {str(shots): {} for shots in (1, 4, 16)}
 for method, shots in product(methods, (1, 4, 16)):
-    values = np.array([outcomes[method, shots, seed].row["accuracy"] for seed in (0, 1, 2)])
-    mean, spread = values.mean(), values.std(ddof=1)
-    row = {"name": METHOD_TITLES[method], "shots": shots, "accuracy": mean}
-    table.append(row | {"low": mean - spread, "high": mean + spread})
-
-# %%
-from gcpl_lab.views.plots import plot_shots
-
+    draws = np.array([outcomes[method, shots, seed].row["accuracy"] for seed in (0, 1, 2)])
+    levels[str(shots)][method] = mean_with_interval(draws)
+titles = {method: METHOD_TITLES[method] for method in methods}
 with style.figure_style():
-    figure = style.new_figure(9.5, 4.6)
-    ax = figure.subplots()
-    plot_shots(ax, table, chance=1 / len(tops))
-    ax.set_title("Mean of three draws; band: one standard deviation over draws")
+    figure = plot_situation({"Three draws": levels}, titles, "images a class", chance=1 / len(tops))
 figure
 
 # %% [markdown]

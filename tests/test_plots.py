@@ -30,8 +30,6 @@ GAPS = {"": np.linspace(-0.001, 0.03, 10) + RNG.normal(0, 0.01, (20, 10))}
 CONFIDENCES = RNG.random(200)
 IMAGES = RNG.integers(0, 255, size=(5, 28, 28), dtype=np.uint8)
 WORDS = {name: [("sleeve", 0.7), ("counterrevolutionaries", 0.4), ("a", 0.1)] for name in LONG}
-FACTS = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
-SHOTS = [{"name": name, "shots": shots, **FACTS} for name in LONG[:5] for shots in (1, 4, 16)]
 ACCURACIES = [
     {"name": name, "accuracy": place / 10, "low": place / 10 - 0.02, "high": place / 10 + 0.03, "kind": kind}
     for place, (name, kind) in enumerate(zip(LONG, ("generative", "baseline") * 5, strict=True), 1)
@@ -59,7 +57,6 @@ FIGURES = {
     "journey": partial(on_axes, plots.plot_token_journey, PATHS, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES),
     "journey_step": partial(on_axes, plots.plot_token_journey, PATHS, [0, 10, 20, 30, 40], LONG, LONG_FAMILIES, 3),
     "losses": partial(on_axes, plots.plot_losses, CURVES),
-    "shots": partial(on_axes, plots.plot_shots, SHOTS, 0.1),
     "accuracy": partial(on_axes, plots.plot_accuracy, ACCURACIES, 0.1),
     "similarity": partial(on_axes, evidence.plot_similarity, BOTH[1], LONG, LONG_FAMILIES),
     "confusion": partial(on_axes, evidence.plot_confusion, RNG.integers(0, 40, size=(10, 10)), LONG, LONG_FAMILIES),
@@ -193,7 +190,6 @@ def test_error_map_shows_nothing_where_neither_class_is_favoured():
         ("2 steps or more", plots.plot_token_journey, (np.zeros((1, 1, 2)), [0], ["a"])),
         ("curves is empty", plots.plot_losses, ({},)),
         ("curve 'a'", plots.plot_losses, ({"a": (np.arange(3), np.arange(2))},)),
-        ("lines is empty", plots.plot_shots, ([],)),
         (r"expected \(2, 2\)", evidence.plot_confusion, (np.zeros((2, 3)), ["a", "b"])),
         ("negative", evidence.plot_confusion, (-np.eye(2), ["a", "b"])),
         (r"expected \(image, 1\)", evidence.plot_timestep_evidence, ([1], {"a": np.zeros((3, 2))})),

@@ -132,7 +132,7 @@ def test_the_deck_of_a_run_with_look_alikes_says_each_message_with_its_numbers(r
     assert wanted in titles
     assert any("the hills come apart from d′" in title for title in titles)
     (hills,) = [page for page in read_deck(path)[0] if "the hills come apart from d′" in page]
-    assert "after learning. Shuffled labels: " in hills  # a claim of separation stands beside its control
+    assert "after learning. Control: labels shuffled" in hills  # a claim of separation stands beside its control
     for page in deck.slides:
         boxes = [(s.left, s.top, s.left + s.width, s.top + s.height) for s in page.shapes]
         for a, b in combinations(boxes, 2):

@@ -80,7 +80,7 @@ def draw_figures(
             drawn = globals()[f"_draw_{name}"](run)
             narrow = globals().get(f"_draw_{name}_narrow", lambda _: None)(run)
         if drawn is not None:
-            saved.append(_save(drawn, narrow, folder, name, words))
+            saved.append(save_drawn(drawn, narrow, folder, name, words))
     return saved
 
 
@@ -97,15 +97,15 @@ def draw_pictures(folder: str | Path) -> list[ReportFigure]:
         figure = getattr(pictures, f"draw_{name}")(states)
         if figure is not None:
             small = narrow[name](states) if name in narrow else None
-            saved.append(_save(figure, small, place, name, words))
+            saved.append(save_drawn(figure, small, place, name, words))
     return saved
 
 
-def _save(
+def save_drawn(
     drawn: Axes | Figure, narrow: Figure | None, folder: str | Path, name: str, words: Mapping[str, str]
 ) -> ReportFigure:
     """A figure in files, with its words, and the one for a phone where there is one."""
-    phone = None if narrow is None else _save(narrow, None, folder, f"{name}_narrow", words)
+    phone = None if narrow is None else save_drawn(narrow, None, folder, f"{name}_narrow", words)
     return ReportFigure(name, words["title"], words["message"], _write(drawn, folder, name), words["alt"], phone)
 
 

@@ -24,7 +24,7 @@ from gcpl_lab.evaluation.explaining import find_mistakes
 from gcpl_lab.evaluation.multilabel import map_with_interval, multilabel_report
 from gcpl_lab.experiments.base import Stopwatch
 from gcpl_lab.experiments.captions import CAPTIONS, follow_captions, keep_captions
-from gcpl_lab.experiments.figures import WORDS, draw_figures, save_caption_hills
+from gcpl_lab.experiments.figures import WORDS, draw_figures, save_caption_hills, save_drawn
 from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.runs import PROMPTS
 from gcpl_lab.experiments.sentences import WORDS as SENTENCES
@@ -220,13 +220,12 @@ def draw_labels(states: LabelStates, model: LMPTClassifier, folder: Path) -> lis
             continue
         with style.figure_style():
             if name == "learning":
-                figure = style.new_figure(11, 5)
-                plots.plot_losses(figure.subplots(), curves)
-            else:
-                figure = style.new_figure(12.5, 0.6 + 3.3 * -(-len(shown) // 2))
-                multilabel.draw_answers(figure, shown)
-        png = plots.save_figure(figure, folder, f"multilabel_{name}")[0]
-        saved.append(ReportFigure(name, words["title"], words["message"], png, words["alt"]))
+                drawn = [style.new_figure(11, 5)]
+                plots.plot_losses(drawn[0].subplots(), curves)
+            else:  # side by side, and one below the other for a phone
+                sizes = (12.5, 0.6 + 3.3 * -(-len(shown) // 2), 2), (6.4, 0.6 + 3.3 * len(shown), 1)
+                drawn = [multilabel.draw_answers(style.new_figure(*size), shown, columns) for *size, columns in sizes]
+        saved.append(save_drawn(drawn[0], drawn[1] if drawn[1:] else None, folder, f"multilabel_{name}", words))
     return saved
 
 

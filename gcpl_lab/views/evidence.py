@@ -112,9 +112,7 @@ def plot_similarity_pair(
     both = np.stack([np.asarray(before, dtype=float), np.asarray(after, dtype=float)])
     chosen, count = most_alike(both[0]), len(class_names)
     both, shown = both[:, chosen][:, :, chosen], _numbered(class_names, chosen)
-    told = "cosine similarity" + (
-        f"; {len(chosen)} of {count} classes, the most alike before" if len(chosen) < count else ""
-    )
+    part = f"; {len(chosen)} of {count} classes, the most alike before" if len(chosen) < count else ""
     colors: dict[str, Any] = {"cmap": "YlGnBu", "vmin": both.min(), "vmax": both.max()}
     with style.figure_style():
         figure = style.new_figure(16.5, 9)
@@ -125,7 +123,7 @@ def plot_similarity_pair(
             _draw_matrix(ax, matrix, _numbers(matrix), shown, families, size, **colors)
             ax.set_title(style.wrap_lines(title, style.width_of(ax), font_size() * 1.15), pad=font_size() * 2.7)
         axes[1].set_yticks(range(len(shown)), [])
-        figure.colorbar(axes[1].images[0], ax=list(axes), shrink=0.7, label=told, pad=0.02)
+        figure.colorbar(axes[1].images[0], ax=list(axes), shrink=0.7, label="cosine similarity" + part, pad=0.02)
     return figure
 
 

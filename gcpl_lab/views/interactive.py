@@ -121,8 +121,7 @@ def write_flip_book(path: str | Path, frames: Sequence[Frame], *, title: str, al
         raise DataError("the flip book has no alt text; say in a sentence what it shows")
     pages = [{"src": _address(page.picture.quantize(colors=255)), "caption": page.caption} for page in frames]
     width, height = frames[0].picture.size
-    source = resources.files("gcpl_lab.views").joinpath("flip_book.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("flip_book.html.j2"))
     return write_text(path, template.render(title=title, alt=alt, pages=pages, width=width, height=height))
 
 
@@ -200,43 +199,15 @@ def write_hover_map(
     return write_text(path, page.replace("<html>", '<html lang="en">', 1))
 
 
-_CARD = """
-const place = cb_data.index.indices[0]
-if (place === undefined) return
-const data = source.data
-function safe(text) { const part = document.createElement("span"); part.textContent = text; return part.innerHTML }
-const lines = []
-const look = 'alt="image" width="160" style="image-rendering:pixelated"'
-if (data.picture) lines.push(`<img src="${data.picture[place]}" ${look}>`)
-lines.push(`<b>${safe(data.label[place])}</b>`)
-if (data["prediction" + turn]) {
-  const chance = data["probability" + turn] ? ` (${data["probability" + turn][place]})` : ""
-  lines.push(`${safe(state)}`, `predicted: ${safe(data["prediction" + turn][place])}${chance}`)
-}
-if (data.file) lines.push(safe(data.file[place]))
-card.text = lines.join("<br>")
-"""
-
-_SAVE = """
-const data = source.data, chosen = source.selected.indices
-const rows = chosen.length ? chosen : [...data.label.keys()]
-const cell = (text) => `"${String(text).replaceAll('"', '""')}"`
-const lines = rows.map((place) => [
-  data.file ? data.file[place] : `image ${place}`, data.label[place],
-  data["prediction" + turn] ? data["prediction" + turn][place] : "",
-  data["probability" + turn] ? data["probability" + turn][place] : "",
-].map(cell).join(","))
-const link = document.createElement("a")
-link.href = URL.createObjectURL(new Blob(["file,class,prediction,probability\\n" + lines.join("\\n") + "\\n"]))
-link.download = "selection.csv"
-link.click()
-"""
+def _asset(name: str) -> str:
+    """A page or script beside this module."""
+    return resources.files("gcpl_lab.views").joinpath(name).read_text(encoding="utf-8")
 
 
 def _save_button(source: Any, turn: int) -> Button:
     """Saves what is selected, or all, as ``selection.csv`` with file, class, prediction and probability."""
     button = Button(label="Save selection as CSV", button_type="primary", width=250)
-    button.js_on_event("button_click", CustomJS(args={"source": source, "turn": turn}, code=_SAVE))
+    button.js_on_event("button_click", CustomJS(args={"source": source, "turn": turn}, code=_asset("hover_save.js")))
     return button
 
 
@@ -261,6 +232,6 @@ def _draw_map(source: Any, state: str, turn: int, window: panels.Window, card: A
     shades = {"fill_color": "color", "fill_alpha": 0.85, "nonselection_alpha": 0.15}
     marks = plot.scatter(**place, size=11, marker="marker", line_width=0.5, **shades)
     # Beside the maps the card covers no mark, as a tooltip over them would.
-    shown = CustomJS(args={"source": source, "card": card, "state": state, "turn": turn}, code=_CARD)
+    shown = CustomJS(args={"source": source, "card": card, "state": state, "turn": turn}, code=_asset("hover_card.js"))
     plot.add_tools(HoverTool(renderers=[marks], tooltips=None, callback=shown))
     return plot

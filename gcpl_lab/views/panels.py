@@ -69,10 +69,10 @@ def write_under(figure: Figure, words: str) -> None:
     figure.supxlabel(shown, fontsize=font_size(), color=style.GREY)
 
 
-def axes_in_rows(figure: Any, count: int, columns: int = 0) -> list[Axes]:
+def axes_in_rows(figure: Any, count: int, columns: int = 0, **more: Any) -> list[Axes]:
     """So many axes in a figure or a part of one, ``columns`` in a row, by default all."""
     columns = columns or count
-    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).ravel())
+    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False, **more).ravel())
     for ax in axes[count:]:
         ax.set_axis_off()
     return axes[:count]

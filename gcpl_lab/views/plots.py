@@ -148,26 +148,6 @@ def plot_losses(ax: Axes, curves: Curves, label: str = "loss", expected: Mapping
     return ax
 
 
-def plot_shots(ax: Axes, table: Sequence[Mapping[str, Any]], chance: float | None = None) -> Axes:
-    """Accuracy against the number of images a class, with a band from low to high.
-
-    ``table`` has rows with ``name, shots, accuracy, low, high``; ``chance`` is the accuracy of guessing.
-    """
-    lines: dict[str, list[Any]] = {}
-    for row in table:
-        lines.setdefault(row["name"], []).append([row[key] for key in ("shots", "accuracy", "low", "high")])
-    ends = panels.draw_lines(ax, lines)
-    panels.draw_chance(ax, chance)
-    shots = sorted({row["shots"] for row in table})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(shots, [str(count) for count in shots])
-    ax.set_xticks([], minor=True)
-    ax.set(xlim=(shots[0] * 0.93, shots[-1] * 1.02), xlabel="images a class", ylabel="accuracy")
-    panels.percent_axis(ax.yaxis)
-    label_ends(ax, ends)
-    return ax
-
-
 KINDS = {"generative": "diffusion prompts", "baseline": "baselines"}
 
 
@@ -217,13 +197,12 @@ def plot_situation(
         chance: Accuracy of guessing.
     """
     panels.check_filled("groups", groups, "a group with levels")
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
+    columns, rows = min(3, len(groups)), -(-len(groups) // 3)
     present = [name for name in titles if any(name in points for of in groups.values() for points in of.values())]
     legend_rows = -(-len(present) // 4)
     figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * legend_rows)
-    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
-    for ax, (group, levels) in zip(grid, groups.items(), strict=False):
+    grid = panels.axes_in_rows(figure, len(groups), columns, sharey=True)
+    for ax, (group, levels) in zip(grid, groups.items(), strict=True):
         lines = [_draw_method(ax, levels, method, turn, method in strong) for turn, method in enumerate(present)]
         panels.draw_chance(ax, chance)
         ax.set(title=group, xlabel=varied if isinstance(varied, str) else varied[group])
@@ -232,8 +211,6 @@ def plot_situation(
     means = [point[0] for of in groups.values() for points in of.values() for point in points.values()]
     means += [] if chance is None else [chance]
     grid[0].set_ylim(max(0.0, min(means) - 0.08), min(1.0, max(means) + 0.08))  # few draws have bands beyond all means
-    for ax in grid[len(groups) :]:
-        ax.set_visible(False)
     for ax in grid[::columns]:
         ax.set_ylabel("accuracy (band: 95 %)")
     figure.legend(lines, [titles[name] for name in present], loc="outside lower center", ncols=4, frameon=False)

@@ -135,9 +135,8 @@ def class_key(figure: Any, class_names: Names, looks: Looks) -> None:
         Line2D([], [], color=looks[name][0], marker=looks[name][1], label=style.label_text(name, 18), **mark)
         for name in class_names
     ]
-    inches = (
-        (4.5 + 0.62 * max(len(str(handle.get_label())) for handle in handles)) * font_size() / 72
-    )  # that a name takes
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    inches = (4.5 + 0.62 * longest) * font_size() / 72  # that a name takes
     fitting = max(1, int(figure.bbox.width / figure.dpi / inches))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fitting), frameon=False)
 
