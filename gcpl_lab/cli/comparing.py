@@ -184,7 +184,7 @@ def comparison(rows: list[dict[str, Any]], reference: str, data: Mapping[str, An
     for shots, same in sorted(cells.items()):
         seeds = " or ".join(map(str, sorted({row["num_seeds"] for row in same})))
         tables.append(
-            make_table(columns, [*same, *guessed], f"{shots} shots, {seeds} seeds; accuracy in percent, {others}")
+            make_table(columns, [*same, *guessed], f"{shots} shots, seeds: {seeds}; accuracy in percent, {others}")
         )
     return [*tables, *lines]
 
