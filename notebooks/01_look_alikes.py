@@ -175,7 +175,7 @@ for title, found in {"names": scores, "five templates": ensemble, "16 images": p
 # ## A long tail
 #
 # The second problem of this workshop: images that show several things, most of them rare. In the bundled wardrobe
-# every family has classes from the head (100 images or more) to the tail (fewer than 20).
+# both families of look-alikes have classes from the head (100 images or more) to the tail (fewer than 20).
 
 # %%
 from gcpl_lab.data.multilabel import head_medium_tail

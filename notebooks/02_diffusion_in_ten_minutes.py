@@ -137,8 +137,8 @@ plot_sample_grid([(word, images) for word, images in zip(words, drawn, strict=Tr
 
 # %% [markdown]
 # **What you see.** *Trousers* and *bag* are obeyed. In the row of *sneaker* stand boots and sandals, and in that of
-# *dress* garments with long sleeves: the prompt does not decide everything. The captions that the model learned from
-# used these words loosely.
+# *dress* garments half of which have long sleeves: the prompt does not decide everything. The captions that
+# the model learned from used these words loosely.
 #
 # **What it does not say.** Whether the model *knows* the difference and only the word is wrong. Notebook 03 asks that.
 #

@@ -166,8 +166,8 @@ figure
 
 # %% [markdown]
 # **What you see.** Most of the fall of the training loss is also there without training: the later batches were easier.
-# On fixed images and noises the prompt of the shirt gets better at shirts by a few percent; the distance of the two
-# curves is what a classifier can use.
+# On fixed images and noises the prompt of the shirt gets better at shirts by a few percent, and worse at its rivals,
+# most in the first steps; the distance of the two curves is what a classifier can use.
 #
 # **What it does not say.** Whether a few percent are enough to tell a shirt from a coat: that takes a prompt for every
 # class, and new images.
@@ -240,7 +240,7 @@ for column, title in enumerate(["real", "generated from the name", "from the lea
 grid
 
 # %% [markdown]
-# **What you see.** From the name *dress* come garments with sleeves; from its learned prompt come long, narrow ones, as
+# **What you see.** From the name *dress* come garments with sleeves; from its learned prompt come sleeveless ones, as
 # the exemplars are. Pullover, coat and shirt differ less.
 #
 # **What it does not say.** How often a *classifier* is right: fifteen images chosen by a seed are an illustration.
@@ -488,6 +488,6 @@ Markdown(
 - New images of five tops: names {right["class names"]:.0%}, learned prompts **{right["learned prompts"]:.0%}**
   ({shares["learned prompts"].low:.0%} to {shares["learned prompts"].high:.0%}); without offsets
   {right["learned prompts, no offsets"]:.0%}.
-- So: better than the names, and still one of {1 / (1 - right["learned prompts"]):.1f} images wrong.
+- So: better than the names, and still {1 - right["learned prompts"]:.0%} of the images wrong.
 """
 )

@@ -98,7 +98,7 @@ figure
 
 # %% [markdown]
 # **What you see.** With little noise the image is visible and the prompt matters little; the evidence lies at large t,
-# and grows less at the very end, where almost only noise is left.
+# and falls again at the very end, where almost only noise is left.
 #
 # **What it does not say.** Which classes it tells apart there: the mean is over easy and hard ones.
 #
@@ -174,9 +174,9 @@ figure
 
 # %% [markdown]
 # **What you see.** Accuracy grows with the cost, most at the beginning. The race reaches the level of sixteen pairs for
-# about half of their evaluations.
+# about half of their evaluations, and eight plain pairs do about as well for less.
 #
-# **What it does not say.** That the race is as good: 100 images leave ten points to each side of every mark.
+# **What it does not say.** That the race gains anything here: 100 images leave ten points to each side of every mark.
 #
 # ## Where in the image
 #
@@ -247,9 +247,9 @@ figure
 
 # %% [markdown]
 # **What you see.** Raw probabilities all sit near 20 %, far below how often they are right. Fitted ones spread out
-# along the diagonal; the calibration error is the one printed above.
+# around the diagonal, up to thirty points off; the calibration error is the one printed above.
 #
-# **What it does not say.** Whether each point is off by chance: most hold ten to twenty images.
+# **What it does not say.** Whether each point is off by chance: most hold about ten images.
 #
 # The tables of errors are kept for the maps of notebook 07.
 

@@ -87,7 +87,7 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# **What you see.** Captions name some of the garments that the labels list, and leave others out.
+# **What you see.** Captions name the garments that the labels list, or leave some out, as the first does.
 #
 # **What it does not say.** How often a caption is wrong; four scenes are too few to count.
 #
@@ -178,7 +178,7 @@ figure
 # %% [markdown]
 # **What you see.** Cross entropy leaves every class at its frequency: a class on nine of 520 scenes rests at −4, a
 # probability of two percent, and only strong evidence in an image can raise it enough. Negative tolerance raises the
-# tail nearly to the level of the head.
+# tail nearly to the level of the head; the focal part alone lowers the t-shirt.
 #
 # **What it does not say.** What re-balancing does: it weighs images against each other, not the two directions of one
 # class, so it hardly shows here. And a resting logit is no average precision: ranking the images of one class does not
@@ -229,7 +229,7 @@ def draw_losses(ax, label):
     for present, kind in ((1, "present"), (0, "absent")):
         ax.plot(grid, [loss_at(label, d, present) for d in grid], color=style.PALETTE[1 - present], label=kind)
     wrong = float(weights[label]) * np.clip(float(margins[label]) - grid, 0, None)
-    ax.plot(grid, wrong, color="#D55E00", ls=":", label="public code, present")
+    ax.plot(grid, wrong, color="#D55E00", ls=":", label="absent, and public code's present")
     ax.axvline(float(margins[label]), color=style.GREY, linewidth=1, linestyle="--")
     title = f"{names[label]}: {counts[label]} scenes, weight {weights[label]:.3f}, margin {margins[label]:.2f}"
     ax.set(title=title, xlabel="distance D of caption and prompt")
@@ -384,9 +384,10 @@ for title in ("before", "labels alone", "LMPT: both", "control: captions shuffle
 caption_hills(columns, controls=["control: captions shuffled"])
 
 # %% [markdown]
-# **What you see.** Blue: captions of scenes with the class; orange: with a look-alike instead. Training parts the two
-# hills, and *labels alone* part them nearly as far. Captions move both hills to the left, nearer to the prompt, and so
-# do captions of the wrong scenes: the AUC hardly changes. The margin μ (dotted) lies left of nearly everything, so the
+# **What you see.** Blue: captions of scenes with the class; orange: with a look-alike instead. Training parts the
+# pullover's hills and a little the t-shirt's, *labels alone* as far as the rest; the shirt's few captions end in the
+# wrong order (their intervals hold 0.5). Captions move both hills to the left, nearer to the prompt, and so do captions
+# of the wrong scenes: the AUC hardly changes. The margin μ (dotted) lies left of nearly everything, so the
 # push is idle. And the flat loss is no floor: captions *alone* halve the distance (table above); beside the labels,
 # whose gradient is larger, they do not get far.
 #

@@ -124,8 +124,8 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# **What you see.** Under learned prompts the cloud is larger, because the errors differ more. "Neighbour right" under
-# the maps hardly differs, and is no better after learning than before; not even the control falls.
+# **What you see.** Under learned prompts the cloud is larger, because the errors differ more. "Neighbour right" is no
+# better after learning than before, and its intervals overlap with the control's. The silhouette moves a little.
 #
 # **What it does not say.** Whether anything was learned. A profile holds whatever *any* classifier could read from the
 # errors, with names, learned prompts or wrong ones; the decision is made from the class scores alone:
@@ -173,13 +173,13 @@ score_strip(found, ["step 120", "CoMPLe", "discriminative", "shuffled labels"], 
 
 # %% [markdown]
 # **What you see.** GCPL, CoMPLe and the discriminative objective send the images to the same rings, to about the same
-# extent. Under shuffled labels they stay between the rings, and the number under the map is near chance.
+# extent. Under shuffled labels they stay between the rings; hardly more are right than by chance (20 %).
 #
 # **What it does not say.** Which of the three is best; their intervals overlap (notebook 04 compares image by image).
 #
 # ## The prompts' own way
 #
-# Space 1 and 2: the class tokens, and what the text encoder makes of them. All methods on one map.
+# The class tokens, and what the text encoder makes of them. All methods on one map.
 
 # %%
 from gcpl_lab.evaluation.features import prompt_outputs
@@ -257,7 +257,7 @@ figure
 
 # %% [markdown]
 # **What you see.** On all four, t-shirt and dress lie apart from the three with long sleeves. UMAP and densMAP tear the
-# t-shirts off altogether; PCA shows a loose crossing.
+# t-shirts nearly off; PCA shows a gradual transition.
 #
 # **What it does not say.** That there is a gap. Whether the map is kinder than the data is a count:
 
@@ -302,7 +302,7 @@ figure
 #
 # ## Inside the denoiser
 #
-# Space 4. What does the frozen network know about the garments before any prompt says a word? A hook takes each block's
+# What does the frozen network know about the garments before any prompt says a word? A hook takes each block's
 # output, with the empty prompt, and the separation is measured block by block.
 
 # %%
@@ -324,14 +324,14 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# **What you see.** Without any prompt the middle of the network already knows long sleeves from short ones.
+# **What you see.** Without any prompt the middle of the network already parts dress and t-shirt somewhat from the rest.
 #
 # **What it does not say.** That a prompt can use it: neighbours are right about as often as in the profiles, and no
 # map of this space changes when prompts are trained.
 #
 # ## CLIP: images and class prompts together
 #
-# Space 5. Scenes with several garments (notebook 06), each marked by the *rarest* class it shows, and the ten class
+# Scenes with several garments (notebook 06), each marked by the *rarest* class it shows, and the ten class
 # prompts before and after LMPT. Images and texts of CLIP lie in different corners of the sphere (the *modality gap*);
 # each cloud is centred first, or the map would show nothing but the gap.
 
@@ -377,8 +377,8 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# **What you see.** Prompts start close together and are pulled outwards; trousers, sneaker and t-shirt end at opposite
-# sides.
+# **What you see.** Tops start close together, and so does footwear; all are pulled outwards; trousers,
+# sneaker and t-shirt end at opposite sides.
 #
 # **What it does not say.** How well scenes are recognised: two axes hold half of the variance, and the average
 # precision of notebook 06 is not on paper.
@@ -547,7 +547,7 @@ check_noise(at_noise)
 #
 # **2.** Why does "neighbour right" in raw profiles not move when prompts are learned?
 #
-# <details><summary>The prompts have learned nothing.</summary>No: decisions are right much more often.</details>
+# <details><summary>The prompts have learned nothing.</summary>No: decisions are right more often.</details>
 # <details><summary>A profile holds what any classifier could read; learning changes what this one reads.</summary>
 # Right: so the class scores are the space to map.</details>
 # <details><summary>150 images are too few.</summary>No: they are enough to see accuracy move.</details>
@@ -566,6 +566,7 @@ Markdown(
 - What the classifier reads, right: names {right["names"].value:.0%}, after 8 steps {right["step 8"].value:.0%},
   after 120 **{right["step 120"].value:.0%}**, CoMPLe {right["CoMPLe"].value:.0%}, discriminative
   {right["discriminative"].value:.0%}, **shuffled labels {right["shuffled labels"].value:.0%}**.
+- The map of the class scores shows it.
 - Noise, drawn by a method that knows the labels: tidy islands; {warning}.
 """
 )

@@ -237,7 +237,7 @@ ahead = right.value - found["linear_probe"]
 print(first.reveal(answers[0 if ahead > 0.025 else 2 if ahead < -0.025 else 1]))
 
 # %% [markdown]
-# On these 40 images the probe, which trains in a tenth of a second, gets more right than GCPL after sixty updates. The
+# On these 40 images the probe, which trains in less than a second, gets more right than GCPL after sixty updates. The
 # intervals overlap, so 40 images do not establish it; but nothing here says that you need a diffusion model, and *that*
 # is worth knowing before a GPU is rented. Where the probe is ahead on your images too, take the probe.
 
@@ -392,8 +392,8 @@ check_message(message)
 # %% tags=["found"]
 Markdown(
     f"""
-- Needed: one folder a class. {len(support)} images were learned from, {len(test)} tested on; one planted copy was
-  found and removed.
+- Needed: one folder a class. Eight of {len(support) // 4} images a class were learned from, {len(test)} tested on; one
+  planted copy was found and removed.
 - Cost: {plans[0].training.denoiser_evaluations:,} denoiser passes to train with {counts[0]} classes,
   {plans[-1].classification.denoiser_evaluations:,} to classify 1,000 images of {counts[-1]}.
 - Worth it? GCPL {right.value:.0%} ({right.low:.0%} to {right.high:.0%}), **linear probe

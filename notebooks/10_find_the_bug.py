@@ -17,7 +17,7 @@
 # **The question:** which mistakes in published code give curves that look fine, and how are they found?
 #
 # After this notebook you can say
-# - which five mistakes keep coming back in published code for prompt learning, and what each of them costs,
+# - which five mistakes keep coming back in published code for prompt learning, and what two of them cost,
 # - how a check of a few lines finds a mistake that no error message reports,
 # - why a wrong loss, a wrong input and a wrong choice still give curves that look fine.
 #
@@ -87,7 +87,8 @@ plain = {"class_counts": [1, 1, 1], "reweight": False, "class_aware_margin": Fal
 print(results["sign"], float(3 * class_specific_embedding_loss(D, present, **plain) - embedding_loss(D, present)))
 
 # %% [markdown]
-# Why nobody noticed: the loss fell during training, since moving every prompt away from every caption is easy.
+# Why nobody noticed: the loss fell all the same, while the prompts of what is there moved away from the captions and
+# those of what is not came near.
 #
 # ## 2. The scores
 #
@@ -208,9 +209,9 @@ results["vocabulary"] = check_vocabulary(learn_word)
 results["vocabulary"]
 
 # %% [markdown]
-# AdamW takes a share of the learning rate off *every* weight it is given, gradient or not. After thousands of updates
-# the whole vocabulary has shrunk, and the model reads every prompt differently, also those of the classes you never
-# touched.
+# AdamW shrinks *every* weight it is given by learning rate times weight decay, gradient or not. After thousands of
+# updates the whole vocabulary has shrunk, and the model reads every prompt differently, also those of the classes you
+# never touched.
 #
 # ## 4. The image statistics
 #
