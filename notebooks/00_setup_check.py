@@ -256,7 +256,7 @@ sent = []  # yours instead: such as "machine"
 def check_sent(things):
     needed = ("versions", "checksums", "preset", "seed", "command")
     missing = [thing for thing in needed if thing not in " ".join(things).lower()]
-    return f"still wrong: {len(missing)} missing, one begins with {missing[0][0]!r}" if missing else "right"
+    return f"still wrong: {len(missing)} missing, one begins with {missing[0][0].upper()}" if missing else "right"
 
 
 check_sent(sent)
