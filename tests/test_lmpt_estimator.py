@@ -304,6 +304,15 @@ def test_checkpoints_are_as_frequent_as_asked(clip: Any, tmp_path: Path) -> None
         assert next(record.step for record in records if any(folder.glob("*.safetensors"))) == first
 
 
+def test_a_checkpoint_does_not_hold_the_captions(clip: Any, photos: Any, tmp_path: Path) -> None:
+    """Their checksum knows them again: 112 MB of captions did not fit into the header of a checkpoint."""
+    captions = ["word " * 20_000] * len(photos[0])
+    for _ in classifier(clip, checkpoint_every=1).steps(*photos, NAMES, captions, checkpoint_folder=tmp_path):
+        if found := list(tmp_path.glob("*.safetensors")):
+            break
+    assert found[0].stat().st_size < 1e6 < sum(map(len, captions))
+
+
 # ------------------------------------------------------------------------------------------ bad input
 
 

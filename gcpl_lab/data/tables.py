@@ -25,7 +25,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Line number from 1 and stripped text of every line, empty ones too; a DataError where it is no text file."""
     try:
         content = path.read_bytes()
-        text = content.decode(next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "utf-8"))
+        encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "utf-8")
+        # Not splitlines(), which also breaks at rare characters inside a caption.
+        lines = content.decode(encoding).removesuffix("\n").split("\n") if content else []
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError as error:
@@ -36,9 +38,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); expected a text file") from None
-    # Not splitlines(), which also breaks at rare characters inside a caption.
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        yield number, line.strip()
+    yield from ((number, line.strip()) for number, line in enumerate(lines, start=1))
 
 
 def read_table(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

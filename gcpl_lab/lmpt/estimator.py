@@ -26,7 +26,7 @@ from gcpl_lab.lmpt.judge import LabelJudge
 from gcpl_lab.lmpt.losses import LOSSES
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.storage import check_writable, tensor_checksum
+from gcpl_lab.storage import check_writable, folder_checksum, tensor_checksum
 from gcpl_lab.training.device import leave_device
 from gcpl_lab.training.loop import StepRecord, TrainingConfig
 
@@ -102,8 +102,7 @@ class LMPTClassifier(LabelJudge):
             images: Paths, PIL images or uint8 arrays of any size.
             targets: 0/1, images × classes.
             class_names: What stands in the prompts; "class 0", "class 1" ... where they are not given.
-            captions: One text an image, None where there is none (several are joined by " | "). Without any, labels
-                alone teach.
+            captions: One text an image, or None (several are joined by " | "); without any, labels alone teach.
             checkpoint_folder: Where an interrupted fit leaves its state and goes on from.
 
         Raises:
@@ -113,7 +112,8 @@ class LMPTClassifier(LabelJudge):
         targets, source = check_training(len(images), targets, class_names, captions), ""
         if checkpoint_folder:
             check_writable(checkpoint_folder)
-            source = repr((images_checksum(iter_images(images)), captions))
+            said = ((f"caption {place}", caption or "") for place, caption in enumerate(captions or ()))
+            source = folder_checksum([("images", images_checksum(iter_images(images))), *said])
         names = [f"class {i}" for i in range(targets.shape[1])] if class_names is None else list(class_names)
         self.fit_ = choose_fit(images, self.config.fit)
         views = encode_views(self.clip, images, bool(self.config.flip), self.fit_)
