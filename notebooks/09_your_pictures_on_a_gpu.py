@@ -361,12 +361,31 @@ check_message(message)
 # <details><summary>Hint</summary><code>draw_episode</code>, <code>cross_validation_folds</code>; and think of two
 # images of one object.</details>
 #
-# **Expected:** two ways, and one thing to check first.
+# **Expected:** two ways, and one thing to check first; here four folds of `support`, each with every class.
 
-# %% [markdown] tags=["solution"]
-# Hold images out *before* you look at any result, by seed, class by class (`draw_episode` draws the support images,
-# the rest is the test set), or cross-validate over folds (`cross_validation_folds`) and report the spread. Check for
-# duplicates across the cut first: images of one object taken seconds apart belong on the same side.
+# %% tags=["exercise"]
+folds = []  # yours instead: (places to learn from, places to judge on) for each of four folds
+
+
+# %% tags=["check"]
+def check_folds(found):
+    if len(found) != 4 or sorted(np.concatenate([judged for _, judged in found])) != list(range(len(support))):
+        return "still wrong: four folds judge every image once"
+    if any(set(learned) & set(judged) for learned, judged in found):
+        return "still wrong: an image is learned from and judged"
+    return "right" if all(len(set(support.labels[j])) == 4 for _, j in found) else "still wrong: a class is missing"
+
+
+check_folds(folds)
+
+# %% tags=["solution"]
+# Hold images out *before* you look at any result, by seed and class by class (`draw_episode`: the rest is the test
+# set), or cross-validate and report the spread. Check for duplicates across the cut first: images of one object taken
+# seconds apart belong on the same side.
+from gcpl_lab.data.episodes import cross_validation_folds
+
+folds = cross_validation_folds(support.labels, 4, seed=0)
+check_folds(folds)
 
 # %% [markdown]
 # ## Check yourself
