@@ -88,7 +88,7 @@ draw(rows, "accuracy, cross-validated", limit=fit["largest_class"])
 
 # %% [markdown]
 # **What you see.** Names, class means and a probe on frozen features, and beside them a colour histogram and gradients
-# (HOG) of the same images; dashed: the largest class. HOG is above the frozen features; the intervals overlap.
+# (HOG) of the same images; dashed: the largest class. HOG is above the best frozen features; the intervals overlap.
 #
 # **What it does not say.** What a larger pair of models would see.
 

@@ -27,7 +27,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         content = path.read_bytes()
         encoding = next((name for mark, name in ENCODINGS.items() if content.startswith(mark)), "utf-8")
         # Not splitlines(), which also breaks at rare characters inside a caption.
-        lines = content.decode(encoding).removesuffix("\n").split("\n") if content else []
+        lines = content.decode(encoding).removesuffix("\n").split("\n") if content not in {b"", *ENCODINGS} else []
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError as error:

@@ -220,12 +220,12 @@ def draw_labels(states: LabelStates, model: LMPTClassifier, folder: Path) -> lis
             continue
         with style.figure_style():
             if name == "learning":
-                drawn = [style.new_figure(11, 5)]
-                plots.plot_losses(drawn[0].subplots(), curves)
+                figure, narrow = style.new_figure(11, 5), None
+                plots.plot_losses(figure.subplots(), curves)
             else:  # side by side, and one below the other for a phone
                 sizes = (12.5, 0.6 + 3.3 * -(-len(shown) // 2), 2), (6.4, 0.6 + 3.3 * len(shown), 1)
-                drawn = [multilabel.draw_answers(style.new_figure(*size), shown, columns) for *size, columns in sizes]
-        saved.append(save_drawn(drawn[0], drawn[1] if drawn[1:] else None, folder, f"multilabel_{name}", words))
+                figure, narrow = (multilabel.draw_answers(style.new_figure(*at), shown, n) for *at, n in sizes)
+        saved.append(save_drawn(figure, narrow, folder, f"multilabel_{name}", words))
     return saved
 
 
