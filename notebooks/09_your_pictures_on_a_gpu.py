@@ -126,15 +126,16 @@ f"{len(support)} images to learn from, {len(test)} to test on"
 #
 # $$\text{training} = S \cdot B \ \text{(forward and backward)}, \qquad \text{classification} = N \cdot C \cdot E$$
 #
-# `plan` counts them and takes seconds from a recorded machine, or times a few steps on yours (`--measure`).
+# `plan` counts them and takes seconds from a recorded machine (`--profile`), or times steps on yours (`--measure`).
 
 # %%
-gcpl_lab("plan --preset sd-1.4 --classes 4 --shots 8 --test 40 --recorded")
+gcpl_lab("plan --preset sd-1.4 --classes 4 --shots 8 --test 40 --profile sd-1.4-nvidia-h200 --price 4")
 
 # %% [markdown]
-# These are hours of **two CPU cores**, the only machine whose recording is shipped; nobody would do it there, and no
-# price of a GPU may be multiplied with them. What carries over is the number of evaluations. On your GPU, run the same
-# line with `--measure --price 2.50` (what *its* hour costs) before you start anything long: it times a few updates.
+# These are seconds of **one NVIDIA H200**, timed there by `gcpl-lab selftest` (docs/gpu.md); the price of an hour is an
+# example, put yours. Loading the weights is not counted. What carries over to another card is the count of evaluations:
+# run the self-test on it and give its file to `--profile`, or this line with `--measure`, before you start anything
+# long. Two CPU cores would take 26 hours for the same (`--profile sd-1.4`).
 
 # %%
 from gcpl_lab.experiments.plan import make_plan
@@ -248,6 +249,7 @@ print(first.reveal(answers[0 if ahead > 0.025 else 2 if ahead < -0.025 else 1]))
 # | --- | --- | --- |
 # | in a notebook | `preset = "tiny"` | `preset = "sd-1.4"` |
 # | in a terminal | `gcpl-lab train gcpl my_images/support` | the same with `--preset sd-1.4` |
+# | is it right, and how fast? | `gcpl-lab selftest` | the same: an H200 passes, eight images an update take 0.1 s |
 # | weights | inside the package | Hugging Face cache, or `--preset /models/mine` with `diffusion/` and `clip/` in it |
 # | no network there | – | fetch once (`gcpl-lab doctor` prints the line), then copy the cache |
 #

@@ -14,7 +14,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from gcpl_lab import GCPLClassifier, LMPTClassifier
 from gcpl_lab.errors import TrainingError
+from gcpl_lab.gcpl import judge as gcpl_judge
+from gcpl_lab.lmpt import judge as lmpt_judge
 from gcpl_lab.training import device, machine
 from gcpl_lab.training.memory import MemoryFit, ran_out
 
@@ -223,3 +226,20 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "REPORTED_PACKAGES", ("torch", "no-such-package"))
     expected = {"python": platform.python_version(), "torch": importlib.metadata.version("torch")}
     assert machine.describe_versions() == expected | {"no-such-package": "not installed"}
+
+
+@pytest.mark.parametrize(("room", "name", "model"), [(gcpl_judge, "_diffusion", "denoiser"), (lmpt_judge, "_clip", "")])
+def test_a_given_model_computes_in_the_precision_of_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch, room: Any, name: str, model: str
+) -> None:
+    """Found on a GPU: TF32 stayed on for a model that was given to an estimator with ``precision="float32"``."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(room, "prepare_for_device", lambda *given: asked.append(given))
+    tower = SimpleNamespace(visual="")
+    given = SimpleNamespace(device=torch.device("cuda"), denoiser="denoiser", model=tower)
+    for precision in ("float32", "tf32"):
+        kind: Any = GCPLClassifier if model else LMPTClassifier
+        estimator = kind(precision=precision)
+        setattr(estimator, name, given)
+        assert (estimator.diffusion if model else estimator.clip) is given
+    assert asked == [(model, given.device, "float32"), (model, given.device, "tf32")]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,10 +84,14 @@ def test_an_update_takes_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Profile.from_dict(json.loads(json.dumps(asdict(profile)))) == profile
     # Told apart from its images by timing two sizes of batches.
     monkeypatch.setattr(profiling, "_update_seconds", lambda _diffusion, size, *_: 0.25 + 0.5 * size)
-    assert profiling._update_model(None, 40, 3, "float32") == pytest.approx((0.25, 0.5))
-    assert profiling._update_model(None, 1, 3, "float32") == (0, 0.75)  # one size tells nothing apart
+    cpu, gpu = (SimpleNamespace(device=torch.device(name)) for name in ("cpu", "cuda"))
+    assert profiling._update_model(cpu, 40, 3, "float32") == pytest.approx((0.25, 0.5))
+    assert profiling._update_model(cpu, 1, 3, "float32") == (0, 0.75)  # one size tells nothing apart
     monkeypatch.setattr(profiling, "_update_seconds", lambda _diffusion, size, *_: 0.1 * size * size)
-    assert profiling._update_model(None, 40, 3, "float32") == (0, 4.0)  # no update takes less than nothing
+    assert profiling._update_model(cpu, 40, 3, "float32") == (0, 4.0)  # no update takes less than nothing
+    # A GPU waits for launches until a batch is large: its sizes are 16 and 64, not 2 and 8.
+    monkeypatch.setattr(profiling, "_update_seconds", lambda _diffusion, size, *_: max(0.1, 0.03 + 0.0075 * size))
+    assert profiling._update_model(gpu, 8, 3, "float32") == pytest.approx((0.03, 0.0075))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,9 @@ def test_the_recorded_profiles() -> None:
     counted = found.memory.weights + found.memory.vae + found.memory.training
     assert 0.9 * 6.1e9 < counted < 6.1e9
     assert load_profile("sd-1.5").preset == "sd-1.5"
-    with pytest.raises(ModelError, match=r"no profile of 'sd-2.1-base' is recorded; recorded ones are sd-1.4, tiny"):
+    with pytest.raises(
+        ModelError, match=r"no profile of 'sd-2.1-base' is recorded; recorded ones are sd-1.4, sd-1.4-nvidia-h200, tiny"
+    ):
         load_profile("sd-2.1-base")
 
 

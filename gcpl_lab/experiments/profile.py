@@ -82,7 +82,7 @@ def load_profile(preset: str) -> Profile:
     name = {"sd-1.5": "sd-1.4"}.get(preset, preset)
     if name not in recorded:
         raise ModelError(
-            f"no profile of {preset!r} is recorded; recorded ones are {', '.join(recorded)}. Time it on "
+            f"no profile of {preset!r} is recorded; recorded ones are {', '.join(sorted(recorded))}. Time it on "
             "the machine that will run it: gcpl-lab plan --measure"
         )
     found = Profile.from_dict(read_json(recorded[name]))
@@ -137,13 +137,17 @@ def _objective_and_batches(diffusion: FrozenDiffusion, batch_size: int) -> tuple
 
 
 def _update_model(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> tuple[float, float]:
-    """Seconds of an update without images, and of each image: the line through two sizes of batches."""
-    whole, few = _update_seconds(diffusion, batch_size, num_steps, precision), max(1, batch_size // 4)
-    if few == batch_size:
-        return 0.0, whole / batch_size
-    each = (whole - _update_seconds(diffusion, few, num_steps, precision)) / (batch_size - few)
-    each = min(max(each, 0.0), whole / batch_size)  # neither part can take less than nothing
-    return whole - batch_size * each, each
+    """Seconds of an update without images, and of each image: the line through two sizes of batches.
+
+    One size is a quarter of the other: ``batch_size``, or eight of it on a GPU, where small ones wait for launches.
+    """
+    large = batch_size * (8 if diffusion.device.type == "cuda" else 1)
+    whole, few = _update_seconds(diffusion, large, num_steps, precision), max(1, large // 4)
+    if few == large:
+        return 0.0, whole / large
+    each = (whole - _update_seconds(diffusion, few, num_steps, precision)) / (large - few)
+    each = min(max(each, 0.0), whole / large)  # neither part can take less than nothing
+    return whole - large * each, each
 
 
 def _update_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:

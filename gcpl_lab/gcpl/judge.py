@@ -54,17 +54,18 @@ class PromptJudge(PromptClassifier):
 
     @property
     def diffusion(self) -> FrozenDiffusion:
-        """The frozen model, loaded when first asked for."""
+        """The frozen model, loaded when first asked for, and prepared for this estimator's precision."""
         if self._diffusion is None:
             self._load_model()
         assert self._diffusion is not None
+        if self._diffusion.device.type != "cpu":
+            prepare_for_device(self._diffusion.denoiser, self._diffusion.device, self.config.precision)
         return self._diffusion
 
     def _load_model(self, dtype: torch.dtype | None = None) -> None:
         config, device = self.config, default_device()
         dtype = dtype or weights_dtype(config.precision, device)
         self._diffusion = fast.enable(FrozenDiffusion.load(config.preset, device=device, dtype=dtype))
-        prepare_for_device(self._diffusion.denoiser, device, config.precision)
 
     @property
     def timestep_range(self) -> tuple[float, float]:

@@ -142,18 +142,17 @@ class ExemplarSampler:
         flips = torch.from_numpy(rng.integers(0, 2 if self._flip else 1, self.batch_size))
         images, flips = (value.repeat_interleave(self.num_samples) for value in (images, flips))
         timesteps = rng.integers(*self._timesteps, len(images))
-        exemplars = self._exemplars
+        exemplars, device = self._exemplars, self._diffusion.device
         means, log_variances = exemplars.means[flips, images], exemplars.log_variances[flips, images]
         draws = []
         for place in range(len(images)):
             seed = np.random.SeedSequence([self._seed, 13, step, place]).generate_state(1, np.uint64)[0]
             draws.append(torch.randn((2, *means.shape[1:]), generator=self._generator.manual_seed(int(seed >> 1))))
-        of_latents, noise = torch.stack(draws, dim=1)
-        latents = means + (0.5 * log_variances).exp() * of_latents
-        device = self._diffusion.device
+        of_latents, noise = torch.stack(draws, dim=1).to(device)  # drawn on the CPU: the same everywhere
+        latents = means.to(device) + (0.5 * log_variances.to(device)).exp() * of_latents
         return NoisyBatch(
-            latents=self._diffusion.scale_latents(latents).to(device),
-            noise=noise.to(device),
+            latents=self._diffusion.scale_latents(latents),
+            noise=noise,
             timesteps=torch.from_numpy(timesteps).to(device),
             labels=exemplars.labels[images].to(device),
             template=step % self.num_templates,

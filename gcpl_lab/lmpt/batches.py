@@ -58,19 +58,18 @@ def encode_captions(
     """
     shape = _encode(clip, ["a"], reading).shape[1:]
     rows, counts = torch.zeros(len(captions), *shape), torch.zeros(len(captions))
-    most = max(batch_size, MOST_BYTES // (4 * shape.numel()))
     pairs = (
         (index, _cut(part, clip.context_length))
         for index, caption in enumerate(captions)
         for part in (caption or "").split(CAPTION_SEPARATOR)
         if part.strip()
     )
-    while held := list(islice(pairs, most)):
+    while held := list(islice(pairs, max(batch_size, MOST_BYTES // (4 * shape.numel())))):
         unique = sorted({text for _, text in held})
         place = {text: number for number, text in enumerate(unique)}
-        table = torch.cat(
-            [_encode(clip, unique[i : i + batch_size], reading) for i in range(0, len(unique), batch_size)]
-        )
+        table = torch.empty(len(unique), *shape)  # small parts that stay would keep what lies between them from use
+        for i in range(0, len(unique), batch_size):
+            table[i : i + batch_size] = _encode(clip, unique[i : i + batch_size], reading)
         images = torch.tensor([index for index, _ in held])
         rows.index_add_(0, images, table[[place[text] for _, text in held]])
         counts.index_add_(0, images, torch.ones(len(held)))

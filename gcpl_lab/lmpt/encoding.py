@@ -12,7 +12,7 @@ from gcpl_lab import fast
 from gcpl_lab.data.readers import iter_images
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
-from gcpl_lab.training.device import default_device, prepare_for_device, weights_dtype
+from gcpl_lab.training.device import default_device, weights_dtype
 from gcpl_lab.training.processes import all_gather_rows, processes
 
 
@@ -33,6 +33,4 @@ def encode_views(clip: FrozenCLIP, images: Sequence[Any], flip: bool = True, fit
 def load_clip(config: LMPTConfig, dtype: torch.dtype | None = None) -> FrozenCLIP:
     """The preset's frozen CLIP on this machine's device, in ``dtype`` or in what the precision says."""
     device = default_device()
-    clip = fast.enable(FrozenCLIP.load(config.preset, device, dtype or weights_dtype(config.precision, device)))
-    prepare_for_device(clip.model.visual, device, config.precision)
-    return clip
+    return fast.enable(FrozenCLIP.load(config.preset, device, dtype or weights_dtype(config.precision, device)))

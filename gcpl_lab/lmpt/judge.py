@@ -20,6 +20,7 @@ from gcpl_lab.lmpt.objective import LMPT
 from gcpl_lab.lmpt.prompts import ContextPrompts
 from gcpl_lab.lmpt.settings import LMPTConfig
 from gcpl_lab.models.clip import FrozenCLIP
+from gcpl_lab.training.device import prepare_for_device
 from gcpl_lab.training.estimator import PromptClassifier
 
 
@@ -41,10 +42,12 @@ class LabelJudge(PromptClassifier):
 
     @property
     def clip(self) -> FrozenCLIP:
-        """The frozen model, loaded when first asked for."""
+        """The frozen model, loaded when first asked for, and prepared for this estimator's precision."""
         if self._clip is None:
             self._load_model()
         assert self._clip is not None
+        if self._clip.device.type != "cpu":
+            prepare_for_device(self._clip.model.visual, self._clip.device, self.config.precision)
         return self._clip
 
     def _load_model(self, dtype: torch.dtype | None = None) -> None:

@@ -108,7 +108,7 @@ def prepare_for_device(denoiser: nn.Module, device: torch.device | str, precisio
     """Channels last in memory on a GPU; ``"tf32"`` lets float32 products and convolutions use the tensor cores.
 
     ``"float32"`` forbids it: convolutions would have ten bits of mantissa unless they are told otherwise. Both hold for
-    the whole program, from the model that was loaded last.
+    the whole program, so an estimator says it again whenever it asks for its model.
     """
     import torch
 

@@ -55,7 +55,7 @@ class Trace(NamedTuple):
     prompts: Tensor
 
 
-@register_part("equality", title="The CPU's numbers", seconds={"cuda": 75, "cpu": 35})
+@register_part("equality", title="The CPU's numbers", seconds={"cuda": 45, "cpu": 35})
 def equality(found: Findings) -> None:
     """Ten updates of every objective, in float32 and TF32; accuracy in half precision."""
     support, scenes = load_fashion("support"), load_wardrobe("train")

@@ -34,7 +34,7 @@ class Watched(GCPL):
         return super().__call__(batch)
 
 
-@register_part("filling", title="Memory that runs out", seconds={"cuda": 30, "cpu": 15})
+@register_part("filling", title="Memory that runs out", seconds={"cuda": 20, "cpu": 15})
 def filling(found: Findings) -> None:
     """Some updates with all memory, and with so little that a whole batch does not fit."""
     if found.device.type == "mps" or (found.small and not sys.platform.startswith("linux")):

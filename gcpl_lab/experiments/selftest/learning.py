@@ -25,7 +25,7 @@ MOST_LEFT = 128e6
 """Bytes that may be allocated when all models are gone: workspaces of libraries."""
 
 
-@register_part("learning", title="A whole training", seconds={"cuda": 90, "cpu": 25})
+@register_part("learning", title="A whole training", seconds={"cuda": 35, "cpu": 25})
 def learning(found: Findings) -> None:
     """Accuracy against the CPU's, seconds, memory at peak and what is left of it."""
     before = allocated_bytes(found.device)

@@ -12,7 +12,7 @@ MOST_WRONG = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2, "float16": 2e-3}
 """Of a product of 512 × 512 matrices against float64: size of the difference over size of the product."""
 
 
-@register_part("machine", title="Machine", seconds={"cuda": 20, "cpu": 5})
+@register_part("machine", title="Machine", seconds={"cuda": 5, "cpu": 5})
 def machine(found: Findings) -> None:
     """Device, driver, libraries, free memory; products in every number type that the device has."""
     gpu, free = describe_device(), describe_free_memory()

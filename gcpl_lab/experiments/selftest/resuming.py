@@ -22,7 +22,7 @@ MOST_APART = 1e-3
 """Of prompts that were learned on two devices, as a share of what the updates changed."""
 
 
-@register_part("resuming", title="Interrupted runs", seconds={"cuda": 40, "cpu": 10}, alone=True)
+@register_part("resuming", title="Interrupted runs", seconds={"cuda": 20, "cpu": 10}, alone=True)
 def resuming(found: Findings) -> None:
     """Equal digits on the same device; a checkpoint of the device opens on the CPU, and the other way round."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, before the first product

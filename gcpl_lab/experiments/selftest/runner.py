@@ -22,7 +22,7 @@ from gcpl_lab.training.machine import describe_device, describe_machine, describ
 BUDGETS = {"cuda": 480.0, "cpu": 120.0}
 """Seconds of all parts together, on a GPU and in the form for a CPU."""
 
-MODULES = ("machine", "equality", "learning", "resuming", "filling", "true_shape", "several")
+MODULES = ("machine", "equality", "learning", "resuming", "filling", "several", "true_shape")
 """Where parts are registered, the most telling first."""
 
 A_DAY = 86_400.0

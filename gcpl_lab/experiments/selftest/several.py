@@ -28,7 +28,7 @@ MOST_APART = 1e-3
 """Of losses and scores relatively, and of prompts as a share of what the updates changed."""
 
 
-@register_part("several", title="Several processes", seconds={"cuda": 60, "cpu": 30})
+@register_part("several", title="Several processes", seconds={"cuda": 20, "cpu": 30})
 def several(found: Findings) -> None:
     """Two processes, or as many as there are GPUs, against this one."""
     if found.device.type == "mps":
