@@ -91,14 +91,17 @@ from gcpl_lab.views.evidence import plot_timestep_evidence
 own = wide.errors[np.arange(len(test)), test.labels]
 others = (wide.errors.sum(axis=1) - own) / (len(names) - 1)
 gap = (others - own) / wide.errors.mean(axis=1)
+dealt = np.random.default_rng(0).permutation(test.labels)  # the control: labels shuffled among the images
+wrong = wide.errors[np.arange(len(test)), dealt]
+control = ((wide.errors.sum(axis=1) - wrong) / (len(names) - 1) - wrong) / wide.errors.mean(axis=1)
 with style.figure_style():
     figure = style.new_figure(10, 4.5)
-    plot_timestep_evidence(figure.subplots(), wide.timesteps, {"": gap})
+    plot_timestep_evidence(figure.subplots(), wide.timesteps, {"true labels": gap, "labels shuffled": control})
 figure
 
 # %% [markdown]
 # **What you see.** With little noise the image is visible and the prompt matters little; the evidence lies at large t,
-# and falls again at the very end, where almost only noise is left.
+# and falls again at the very end, where almost only noise is left. With labels shuffled among the images there is none.
 #
 # **What it does not say.** Which classes it tells apart there: the mean is over easy and hard ones.
 #

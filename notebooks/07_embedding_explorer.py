@@ -116,10 +116,10 @@ right = {state: share_in_own_sector(found, labels) for state, found in scores.it
 
 # %%
 with style.figure_style():
-    figure, flat = style.new_figure(18, 6.9), project(raw, "pca").points
+    figure, flat = style.new_figure(13.5, 5.9), project(raw, "pca").points
     for ax, (state, points) in zip(figure.subplots(1, 3), flat.items(), strict=True):
         share, silhouette = near[state].neighbour_accuracy, near[state].silhouette.value
-        said = f"neighbour right {share.value:.0%} ({share.low:.0%} to {share.high:.0%}), silhouette {silhouette:.2f}"
+        said = f"neighbour right {share.value:.0%} ({share.low:.0%} to {share.high:.0%})\nsilhouette {silhouette:.2f}"
         plot_map(ax, points, labels, names, title=f"Raw error profiles: {state}", caption=said)
 figure
 

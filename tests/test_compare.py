@@ -10,7 +10,9 @@ from scipy import stats
 
 from gcpl_lab.errors import ArtifactError
 from gcpl_lab.evaluation.compare import Trial, summarise
+from gcpl_lab.experiments import base
 from gcpl_lab.experiments.base import run_all
+from gcpl_lab.experiments.registry import start_of
 
 TRIALS = [Trial(method, shots, seed) for shots in (1, 16) for seed in (0, 1) for method in ("gcpl", "probe")]
 
@@ -112,3 +114,22 @@ def test_one_seed_has_a_difference_and_no_test_and_no_reference_no_difference() 
     assert summary["difference"] == pytest.approx(0.1)
     assert [summary[name] for name in ("low", "high", "p_value", "standard_deviation")] == [None] * 4
     assert summarise(rows_of(ours=[0.7, 0.8]), "theirs")[0]["difference"] is None
+
+
+def test_a_draw_is_parted_where_nothing_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes on from one objective's prompts stays in one process, in order; the rest may run beside it."""
+    handed: list[list[tuple[str, int]]] = []
+
+    def keep(tasks: Any, **_: Any) -> list[Any]:
+        handed.extend([[(trial.method, trial.seed) for trial in draw] for _, _, draw, *_ in tasks])
+        for _, run, draw, kept, fingerprint in tasks:
+            base._run_draw(lambda _event: None, run, draw, kept, fingerprint)
+        return []
+
+    monkeypatch.setattr(base, "run_side_by_side", keep)
+    methods = ("gcpl", "mc_ti", "discriminative", "gda", "noop")
+    trials = [Trial(method, 4, seed) for seed in (0, 1) for method in methods]
+    base.run_all(tmp_path, trials, lambda trial: {"accuracy": 0.5}, "")
+    together = ("gcpl", "discriminative", "noop"), ("mc_ti", "gda")
+    assert handed == [[(method, seed) for method in part] for seed in (0, 1) for part in together]
+    assert (start_of("gcpl"), start_of("noop"), start_of("gda"), start_of("unknown")) == ("gcpl", "gcpl", "", "")

@@ -17,7 +17,7 @@ from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.sets import ImageSet, MultiLabelSet
 from gcpl_lab.errors import ArtifactError, DataError
 from gcpl_lab.evaluation.compare import Trial
-from gcpl_lab.experiments.registry import usable_workers
+from gcpl_lab.experiments.registry import start_of, usable_workers
 from gcpl_lab.lmpt.estimator import encode_views
 from gcpl_lab.models.clip import FrozenCLIP
 from gcpl_lab.storage import read_checked, write_checked, write_json
@@ -31,7 +31,6 @@ OnStep = Callable[[str, StepRecord, int], None]
 """Told of every update: method, record, number of steps."""
 OnTrial = Callable[[str], None]
 OnRow = Callable[[dict[str, Any]], None]
-"""Told by a line of the trial that comes next."""
 
 
 class Stopwatch:
@@ -137,15 +136,15 @@ def run_all(
         fingerprint: Whatever results depend on besides the trial (settings, data, model).
         line: How a trial is told of.
         num_workers: Draws that are worked on side by side, in processes of their own; all in this one where a notebook
-            registered anything, as others do not know it. The trials of one draw stay together and in order, as later
-            ones may begin where an earlier one ended.
+            registered anything, as others do not know it. In a draw, what goes on from one objective's prompts stays
+            together and in order, and so does everything else.
         on_trial, on_row: Called with a line about the trial that comes next, and with every result, which is on disk.
     """
     kept, began, num_done = Path(folder) / "trials", time.perf_counter(), 0
     places, draws = {trial: place for place, trial in enumerate(trials, 1)}, dict[Any, list[Trial]]()
     for trial in trials:
         if not _path(kept, trial, fingerprint).is_file():
-            draws.setdefault((trial.shots, trial.seed), []).append(trial)
+            draws.setdefault((trial.shots, trial.seed, start_of(trial.method)), []).append(trial)
 
     def tell(event: Trial | dict[str, Any]) -> None:
         nonlocal num_done

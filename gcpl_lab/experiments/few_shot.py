@@ -23,7 +23,7 @@ from gcpl_lab.errors import DataError
 from gcpl_lab.evaluation.metrics import accuracy, accuracy_within_family, expected_calibration_error, log_loss
 from gcpl_lab.evaluation.mirroring import choose_mirroring
 from gcpl_lab.experiments.base import Experiment, OnStep, Stopwatch
-from gcpl_lab.experiments.registry import METHODS, Titles
+from gcpl_lab.experiments.registry import METHODS, Titles, start_of
 from gcpl_lab.experiments.tif import smallest_class_distance, timestep_weights
 from gcpl_lab.gcpl.calibration import WEIGHTINGS, Reading, Weighting, class_scores, fit_reading, probabilities
 from gcpl_lab.gcpl.classifier import DiffusionClassifier, Evidence
@@ -63,8 +63,7 @@ PUBLISHED_SETTINGS: dict[str, Any] = {
     "class_offsets": False,
 }
 """GCPL as its authors' script runs it, with four images a class and update (docs/gcpl_settings.md)."""
-PUBLISHED_IMAGES = 4
-PUBLISHED_STAGES = (5, 1), (10, 100)
+PUBLISHED_IMAGES, PUBLISHED_STAGES = 4, ((5, 1), (10, 100))
 """Classes kept after each stage of their classifier, and samples a class, a fifth of theirs: 550 evaluations an image
 of ten classes."""
 
@@ -231,8 +230,7 @@ class FewShotExperiment(Experiment[ImageSet]):
     def _run_objective(self, entry: Entry, shots: int, seed: int) -> Outcome:
         if (entry.name, shots, seed) in self._starts:
             return self._starts[entry.name, shots, seed]
-        known = self.known(entry.name, shots, seed)
-        if known:
+        if known := self.known(entry.name, shots, seed):
             model: GCPLClassifier = GrownClassifier(known)
         else:
             model = GCPLClassifier(self.preset, entry.name, seed=seed, diffusion=self.diffusion, **self._seen)
@@ -257,7 +255,7 @@ class FewShotExperiment(Experiment[ImageSet]):
         more = seconds | {"train_seconds": seconds["train_seconds"] + before["train_seconds"]}
         more |= {"train_evaluations": model.train_evaluations_ + before["train_evaluations"]}
         outcome = self.read(entry.name, shots, seed, evidence, reading, seen, model=model, **more)
-        if entry.name in {OBJECTIVES[name].facts.get("starts_from") for name in OBJECTIVES}:
+        if start_of(entry.name) == entry.name:
             self._starts[entry.name, shots, seed] = outcome
         return outcome
 
@@ -340,11 +338,10 @@ def run_published(experiment: FewShotExperiment, method: str, shots: int, seed: 
     return experiment.outcome(method, shots, seed, scores, chances, **spent, **watch.row())
 
 
-NOISE_TRAINING = TrainingConfig(num_steps=100, learning_rate=0.01, gradient_clip=0.0)
-"""Of NoOp's noises."""
+NOISE_TRAINING = TrainingConfig(num_steps=100, learning_rate=0.01, gradient_clip=0.0)  # of NoOp's noises
 
 
-@METHODS.register("noop", title="NoOp", quick=False)
+@METHODS.register("noop", title="NoOp", quick=False, starts_from="gcpl")
 def run_noop(experiment: FewShotExperiment, method: str, shots: int, seed: int) -> Outcome:
     """Learned noises under the prompts that GCPL learned from the same exemplars; the authors have class names."""
     diffusion, num, start = experiment.diffusion, experiment.config.num_evidence, experiment.run("gcpl", shots, seed)

@@ -65,6 +65,12 @@ def is_quick(entry: Entry) -> bool:
     return bool(entry.facts.get("quick", True))
 
 
+def start_of(method: str) -> str:
+    """The objective whose prompts a method goes on from, or that it is; empty for a method that shares no training."""
+    starts = {name: entry.facts.get("starts_from", "") for name, entry in METHODS.entries().items()}
+    return starts.get(method) or (method if method in starts.values() else "")
+
+
 def find_own_entries() -> list[Entry]:
     """What was registered outside the package, as in a notebook."""
     registries = METHODS, MULTILABEL_METHODS, LOSSES

@@ -60,8 +60,10 @@ class Sketch:
 
     def box(self, place: tuple[float, float], text: str, kind: str, width: float = 2.6, height: float = 1.2) -> None:
         """A box around (x, y): of ``frozen`` parts, what is ``learned``, ``data``, or a ``loss``."""
+        # Without colours, a dashed edge with corners tells a loss from data.
+        shape = ("square,pad=0.02", "--") if kind == "loss" else ("round,pad=0.02,rounding_size=0.16", "-")
         edge = self.colors.frozen_edge if kind == "frozen" else self.colors.ink
-        look: dict[str, Any] = {"boxstyle": "round,pad=0.02,rounding_size=0.16", "edgecolor": edge}
+        look: dict[str, Any] = {"boxstyle": shape[0], "linestyle": shape[1], "edgecolor": edge}
         look |= {"facecolor": getattr(self.colors, kind), "linewidth": 2.6 if kind == "learned" else 1.4, "zorder": 3}
         self.ax.add_patch(FancyBboxPatch((place[0] - width / 2, place[1] - height / 2), width, height, **look))
         self.words(place, text, weight="bold" if kind == "learned" else "normal")
@@ -86,9 +88,8 @@ class Sketch:
     def key(self, kinds: Sequence[tuple[str, str]], y: float = 0.45) -> None:
         """What the colours say, at the foot."""
         for turn, (kind, text) in enumerate(() if self.slide else kinds):
-            x = 1.2 + 3.9 * turn
-            self.box((x, y), "", kind, 0.6, 0.4)
-            self.words((x + 0.45, y), text, ha="left", size=self.small)
+            self.box((1.2 + 3.9 * turn, y), "", kind, 0.6, 0.4)
+            self.words((1.65 + 3.9 * turn, y), text, ha="left", size=self.small)
 
 
 def draw_gcpl(theme: str = "light", slide: bool = False) -> Figure:

@@ -66,11 +66,10 @@ def draw_watch(drift: Mapping[str, Mapping[str, Any]]) -> Figure:
         values, limit = found["values"], found["limit"]
         ax.plot(range(1, len(values) + 1), values, color=style.BLUE)
         ax.axhline(limit, color=style.INK, ls="--", lw=1.5)
-        ax.set_yscale("log")
-        # Beyond this nothing more is learned, and the limit must stay in sight.
-        ax.set_ylim(max(1e-4, min(values)) / 2, min(1e8, max(limit, *values)) * 3)
-        ax.set_title(name)
-        ax.set_ylabel("evidence")
+        high = min(1e8, max(limit, *values))  # beyond it nothing more is learned, and the limit must stay in sight
+        ax.set(title=name, ylabel="evidence", yscale="log", ylim=(max(1e-4, min(values)) / 2, high * 3))
+        if max(values) > 3 * high:
+            ax.text(0.99, 0.6, "beyond the axis ↑", transform=ax.transAxes, ha="right", color=style.BLUE)
         if (after := found["after"]) is not None:
             ax.axvline(after, color=ALARM, lw=1.5)
             ax.annotate(f" alarm after {after}", (after, 0.03), xycoords=("data", "axes fraction"), color=ALARM)
