@@ -41,8 +41,8 @@ diffusion = FrozenDiffusion.load(preset, device=default_device())
 # %% [markdown]
 # ## The whole on one page
 #
-# This notebook is about the upper row: image, autoencoder, noise, denoiser. The lower row is the text; notebook 03
-# replaces its class word by something learned.
+# This notebook is about image, autoencoder (VAE), noise and denoiser. The text is below; notebook 03 replaces its class
+# word by learned vectors [v], which is GCPL (generative class prompt learning). The lowest arrow belongs there too.
 
 # %%
 from gcpl_lab.views.diagrams import draw_gcpl
@@ -76,7 +76,6 @@ test = load_fashion("test")
 image = read_image(test.images[np.flatnonzero(test.labels == test.class_names.index("ankle boot"))[0]])
 mean, _ = diffusion.encode_moments(diffusion.preprocess([image]))
 latent = diffusion.scale_latents(mean)
-back = diffusion.decode(latent)[0]
 tuple(diffusion.preprocess([image]).shape), "becomes", tuple(latent.shape)
 
 # %% [markdown]
@@ -97,14 +96,15 @@ decoded = [np.asarray(each) for each in diffusion.decode(noisy)]
 kept = diffusion.scheduler.alphas_cumprod[timesteps].sqrt()
 figure = plot_sample_grid([("z_t, channel 1", list(np.uint8(255 * channel))), ("z_t decoded", decoded)])
 for ax, t, share in zip(figure.axes, timesteps.tolist(), kept.tolist(), strict=False):
-    ax.set_title(f"t = {t}\nimage {share:.0%}", fontsize=12)
+    ax.set_title(f"t = {t}\nimage × {share:.2f}", fontsize=12)
 figure
 
 # %% [markdown]
-# **What you see.** The share of the image, sqrt(ᾱ), falls to a few percent; the upper row ends as plain noise. The
-# lower row still looks like something: the decoder has seen garments only, and makes garment-like shapes of any latent.
+# **What you see.** The weight of the image, $\sqrt{\bar\alpha_t}$, falls from 1 to 0.07; the upper row ends as plain
+# noise. The lower row has bright patches on black even at the end: the decoder has seen garments only, and paints their
+# greys and edges from any latent.
 #
-# **What it does not say.** That an image of the boot is left at t = 990. Look at z_t, not at its decoding.
+# **What it does not say.** That these patches are what is left of the boot. Look at z_t, not at its decoding.
 #
 # ## What the denoiser predicts
 #
@@ -120,7 +120,7 @@ NoiseSlider(diffusion, image, prompts=("a photo of a boot", "a photo of a bag"),
 # **What you see.** From a latent that is mostly noise, one step brings back a boot, under both texts; the error is
 # smaller under *boot* than under *bag*.
 #
-# **What it does not say.** That this holds for every noise: it is one. Move the slider.
+# **What it does not say.** That this holds for every noise: the slider changes t and keeps this one noise.
 #
 # ## What a prompt changes: generated images
 #
@@ -136,9 +136,9 @@ for row in range(len(words)):  # one call a row, so that equal columns start fro
 plot_sample_grid([(word, images) for word, images in zip(words, drawn, strict=True)])
 
 # %% [markdown]
-# **What you see.** *Trousers* and *bag* are obeyed. In the row of *sneaker* stand boots and sandals, and in that of
-# *dress* garments half of which have long sleeves: the prompt does not decide everything. The captions that
-# the model learned from used these words loosely.
+# **What you see.** *Trousers* and *bag* are obeyed. The *sneaker* row shows boots and sandals, and half of the *dress*
+# row has long sleeves: the prompt does not decide everything. The captions that the model learned from used these words
+# loosely.
 #
 # **What it does not say.** Whether the model *knows* the difference and only the word is wrong. Notebook 03 asks that.
 #
@@ -181,8 +181,8 @@ print(first.reveal(answers[int(evidence.timesteps[more.argmax()] * 3 // diffusio
 figure
 
 # %% [markdown]
-# **What you see.** Left: with little noise the error is large, weak noise is hard to predict, and the text does not
-# help; with much noise the error is small. Right: there the other texts are worse by tens of percent.
+# **What you see.** Left: with little noise the error is large, because weak noise is hard to predict, and the text does
+# not help; with much noise it is small. Right: with much noise the other texts are worse by tens of percent.
 #
 # **What it does not say.** That look-alikes can be told apart: these four classes are easy ones.
 #
@@ -239,14 +239,14 @@ check_mixing(back_to_image)
 # %% [markdown]
 # ### Exercise 2 · easy · 5 minutes
 #
-# *Guidance* w asks the denoiser twice, with the text and with the empty one, and goes on in the direction from the one
-# to the other: w = 0 is the empty text, w = 1 the text, more is further. Write it; then generate a dress with 1, 3 and
-# 8.
+# *Guidance* asks the denoiser twice, first with the empty text, then with the prompt, and goes w times the way from the
+# first answer to the second: w = 0 is the empty text, w = 1 the prompt, more goes beyond it. Write it; then generate a
+# dress with 1, 3 and 8.
 #
 # <details><summary>Hint</summary>A start, and w times a difference. For the images:
 # <code>diffusion.generate(texts, num_steps=20, guidance=3.0, seed=0)</code>, six equal texts.</details>
 #
-# **Expected:** `right`; three rows that differ a little: fewer sleeves as guidance grows.
+# **Expected:** `right`; three rows that differ little: one image of six loses its long sleeves at 8.
 
 
 # %% tags=["exercise"]
@@ -305,7 +305,7 @@ def check_images(found):
         if len(images) != 6:
             return f"still wrong: {len(images)} images of {word}, six are asked for"
     first = [np.asarray(images[0], dtype=int) for images in found.values()]
-    if any(np.array_equal(first[0], other) for other in first[1:]):
+    if any(np.array_equal(one, other) for one, other in zip(first, [*first[1:], first[0]], strict=True)):
         return "still wrong: two words give the same image: is the text another one?"
     return "right"
 
@@ -346,8 +346,8 @@ plot_sample_grid([(word, [np.asarray(each) for each in images]) for word, images
 half = len(more) // 2
 Markdown(
     f"""
-- Of z_t at t = {int(timesteps[-1])} the image is {float(kept[-1]):.0%}; at t = {int(timesteps[1])} it is
-  {float(kept[1]):.0%}.
+- At t = {int(timesteps[-1])} the image enters z_t with weight {float(kept[-1]):.2f}, at t = {int(timesteps[1])} with
+  {float(kept[1]):.2f}.
 - Other texts are worse than the right one by {more[:half].mean():.0f} % in the lower half of the schedule, and by
   **{more[half:].mean():.0f} %** in the upper half.
 - The smallest error stands under the right text for **{share:.0%}** of {len(part)} images of four *easy* classes;

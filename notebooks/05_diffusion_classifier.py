@@ -32,6 +32,7 @@ from IPython.display import Markdown
 from gcpl_lab import FrozenDiffusion, GCPLClassifier, load_fashion
 from gcpl_lab.data.episodes import draw_test
 from gcpl_lab.data.readers import read_images
+from gcpl_lab.evaluation.trust import share_with_interval
 from gcpl_lab.training.device import default_device
 from gcpl_lab.views import style
 from gcpl_lab.workshop import course
@@ -67,7 +68,7 @@ tuple(latents.shape)
 #
 # Sixteen noise levels over the *whole* schedule, every class on each of them, for all test images at once. The
 # table of the first image, relative to the mean over the classes (below 1: this prompt denoises better than the
-# others do):
+# others do), under its true class:
 
 # %%
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
@@ -76,7 +77,7 @@ with torch.no_grad():
     hidden = diffusion.encode_prompts(*model.prompts_())
 wide = DiffusionClassifier(diffusion, hidden, timestep_range=(0.0, 1.0), bfloat16=True).exact(latents, 16)
 table = wide.errors[0] / wide.errors[0].mean(axis=0)
-print(f"{'t':10s}", *[f"{t:5d}" for t in wide.timesteps[::3]])
+print(f"{names[test.labels[0]]}\n{'t':10s}", *[f"{t:5d}" for t in wide.timesteps[::3]])
 for name, row in zip(names, table, strict=True):
     print(f"{name:10s}", *[f"{value:5.2f}" for value in row[::3]])
 
@@ -105,13 +106,13 @@ figure
 #
 # **What it does not say.** Which classes it tells apart there: the mean is over easy and hard ones.
 #
-# That is why the tiny preset trains and classifies in one part of the schedule only (`diffusion.evidence_range`).
+# The tiny preset trains and classifies at t = 500 to 900 (`diffusion.evidence_range`); larger t would serve as well.
 #
 # ## The staged classifier
 #
 # Most classes can be ruled out after a few samples. The staged classifier evaluates every class on four pairs (t, ε),
-# keeps the best two, and evaluates only these on the other twelve. Choose an image and move through the samples. Shown
-# first is the image whose decision was the closest of those that were decided right.
+# keeps the best two, and evaluates only these on the other twelve (a *race*). Choose an image and move through the
+# samples. Shown first is the image whose decision was the closest of those that were decided right.
 
 # %%
 from gcpl_lab.views.widgets import ClassifierRace
@@ -128,14 +129,15 @@ race.image.value = closest
 race
 
 # %% [markdown]
-# **What you see.** The first samples swing widely. After four of them three classes are out (grey); the two that are
+# **What you see.** The first samples swing widely. After four of them three classes are out (dashed); the two that are
 # left change places or run close together until the end.
 #
-# **What it does not say.** How often the *true* class is thrown out after four samples: exercise 2 counts it.
+# **What it does not say.** How often the *true* class is thrown out after four samples: for 13 of the 100 images.
+# Exercise 2 counts it after one.
 #
 # ## Cost against accuracy
 #
-# Cost is counted in denoiser evaluations an image (classes × pairs for the exact classifier): seconds depend on
+# Cost is counted in denoiser evaluations per image (classes × pairs for the exact classifier): seconds depend on
 # the machine, evaluations do not.
 
 # %%
@@ -158,7 +160,7 @@ def measure(evidence, weighting="absolute"):
 runs = {f"exact {count}": measure(judge.exact(latents, count)) for count in (1, 2, 4, 8)}
 runs |= {"exact 16": measure(exact), "staged 4, 16": measure(staged)}
 for name, (cost, share) in runs.items():
-    print(f"{name:13s} {cost:5.1f} evaluations an image   {share:.0%}")
+    print(f"{name:13s} {cost:5.1f} evaluations per image   {share:.0%}")
 spent = runs["staged 4, 16"][0] / runs["exact 16"][0]
 print(first.reveal(answers[int(np.searchsorted((0.25, 0.75), spent))]))
 
@@ -168,16 +170,20 @@ with style.figure_style():
     ax = figure.subplots()
     for name, (cost, share) in runs.items():
         color, marker, up = ("#D55E00", "D", 12) if name.startswith("staged") else ("#0072B2", "o", -26)
-        ax.scatter(cost, share, s=80, color=color, marker=marker)
-        ax.annotate(name, (cost, share), xytext=(0, up), textcoords="offset points", ha="center", color=color)
-    ax.set(xscale="log", xlim=(3, 140), ylim=(0, 1), xlabel="denoiser evaluations an image", ylabel="accuracy")
+        low, high = share_with_interval(round(share * len(test)), len(test))[1:]
+        ax.errorbar(cost, share, [[share - low], [high - share]], color=color, marker=marker, markersize=9, capsize=4)
+        side = "left" if up > 0 else "right"
+        ax.annotate(name, (cost, share), (8 if up > 0 else -8, up), textcoords="offset points", color=color, ha=side)
+    ax.set(xscale="log", xlim=(3, 140), ylim=(0, 1), xlabel="denoiser evaluations per image", ylabel="accuracy")
     ax.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
     ax.set_xticks([], minor=True)
+    ax.axhline(1 / len(names), color=style.GREY, linestyle=":", linewidth=1.5)
 figure
 
 # %% [markdown]
-# **What you see.** Accuracy grows with the cost, most at the beginning. The race reaches the level of sixteen pairs for
-# about half of their evaluations, and eight plain pairs do about as well for less.
+# **What you see.** Accuracy grows with the cost, most at the beginning (bars: 95 % intervals; dotted: chance). The race
+# reaches the level of sixteen pairs for about half of their evaluations, and eight plain pairs do about as well for
+# less.
 #
 # **What it does not say.** That the race gains anything here: 100 images leave ten points to each side of every mark.
 #
@@ -219,13 +225,14 @@ PairExplorer(exact, test.labels, names, images)
 # **What you see.** Which images of the two classes were mistaken, and at which timesteps each class's own prompt is
 # ahead: curves above zero.
 #
-# **What it does not say.** Whether a curve below zero is a bad prompt or a good rival; only their difference is seen.
+# **What it does not say.** That a peak belongs to its timestep: every t has one noise, the same for all images, which
+# the bands do not cover; another seed moves the peaks. Nor whether a curve below zero is a bad prompt or a good rival.
 #
 # ## Probabilities that mean something
 #
-# The softmax of raw errors is nearly flat: the classes' errors differ in the third digit. A temperature, fitted on
-# the *support* images together with one offset a class, stretches them until a stated 80 % is right in about
-# 80 % of cases. Neither changes what the denoiser saw.
+# The softmax of raw errors is nearly flat: errors are near 0.04, best and worst differ by 0.01, and exp of that is near
+# 1. A temperature, fitted on the *support* images together with one offset a class, stretches them until a stated 80 %
+# is right in about 80 % of cases. Neither changes what the denoiser saw.
 
 # %%
 from gcpl_lab.evaluation.metrics import NUM_BINS, expected_calibration_error, log_loss
@@ -324,7 +331,7 @@ check_probabilities(to_probabilities)
 #
 # <details><summary>Hint</summary>Classes that were dropped have NaN among their errors.</details>
 #
-# **Expected:** in 30 to 60 % of the images; a third of the cost and clearly fewer right.
+# **Expected:** in 30 to 60 % of the images; less than half the cost of sixteen pairs, and clearly fewer right.
 
 # %% tags=["exercise"]
 bold, thrown_out = None, 0.0  # the evidence of the race, and the share of images whose class was thrown out
@@ -360,7 +367,8 @@ check_race(bold, thrown_out)
 # <details><summary>Hint</summary><code>model.scores(judged)</code> holds the offsets; <code>model.offsets_</code> has
 # one a class.</details>
 #
-# **Expected:** counts that come closer to 20 a class, by five and more for one or two of them.
+# **Expected:** pullover is predicted more often and dress less, by five or more each, both closer to 20; coat and shirt
+# move away from it.
 
 # %% tags=["exercise"]
 with_offsets = np.bincount(model.scores(judged).argmax(axis=1), minlength=len(names))
@@ -417,7 +425,7 @@ Markdown(
     f"""
 - The own prompt is ahead by {100 * gap.mean(0).max():.0f} % of the error at t = {strongest}, and by
   {100 * gap.mean(0)[:4].mean():.1f} % in the lowest quarter of the schedule.
-- {runs["exact 16"][0]:.0f} evaluations an image: {runs["exact 16"][1]:.0%} right; the race with
+- {runs["exact 16"][0]:.0f} evaluations per image: {runs["exact 16"][1]:.0%} right; the race with
   **{runs["staged 4, 16"][0]:.0f}**: {runs["staged 4, 16"][1]:.0%}; {runs["exact 1"][0]:.0f} evaluations:
   {runs["exact 1"][1]:.0%}.
 - Calibration error: {errors_of["raw"]:.2f} raw, **{errors_of["fitted"]:.2f}** with temperature and offsets, which were

@@ -57,7 +57,8 @@ os.chdir(tempfile.mkdtemp())  # a folder to play in; leave this line out to work
 #     sandal/
 # ```
 #
-# Some of the bundled images of shoes and bags stand in for yours. To use your own, put them there and go on below.
+# Some of the bundled images of shoes and bags stand in for yours. To use your own, go through this once, then give the
+# `gcpl-lab` lines below your folder in a terminal.
 
 # %%
 mine = ("ankle boot", "bag", "sandal", "sneaker")
@@ -111,7 +112,9 @@ def gcpl_lab(line):
 gcpl_lab(f"init my_project --images my_images --shots 8 --preset {preset}")
 
 # %% [markdown]
-# The copy has to go: an image that was learned from proves nothing when it is recognised.
+# The copy has to go: an image that was learned from proves nothing when it is recognised. The first lines say whether
+# the frozen pair (the diffusion model and CLIP) sees your classes at all, beside plain image statistics (colours; HOG:
+# gradients).
 
 # %%
 Path("my_images/test/sandal/copy.png").unlink()
@@ -126,16 +129,17 @@ f"{len(support)} images to learn from, {len(test)} to test on"
 #
 # $$\text{training} = S \cdot B \ \text{(forward and backward)}, \qquad \text{classification} = N \cdot C \cdot E$$
 #
-# `plan` counts them and takes seconds from a recorded machine (`--profile`), or times steps on yours (`--measure`).
+# Calibration classifies the exemplars in the same way. `plan` counts these passes ("UNet evaluations") and multiplies
+# them by the seconds of a recorded machine (`--profile`) or of yours, which it times (`--measure`).
 
 # %%
 gcpl_lab("plan --preset sd-1.4 --classes 4 --shots 8 --test 40 --profile sd-1.4-nvidia-h200 --price 4")
 
 # %% [markdown]
 # These are seconds of **one NVIDIA H200**, timed there by `gcpl-lab selftest` (docs/gpu.md); the price of an hour is an
-# example, put yours. Loading the weights is not counted. What carries over to another card is the count of evaluations:
-# run the self-test on it and give its file to `--profile`, or this line with `--measure`, before you start anything
-# long. Two CPU cores would take 26 hours for the same (`--profile sd-1.4`).
+# example; put in yours. Loading the weights is not counted. What carries over to another card is the count of
+# evaluations: run the self-test on it and give its file to `--profile`, or this line with `--measure`, before you start
+# anything long. Two CPU cores would take 26 hours for the same (`--profile sd-1.4`).
 
 # %%
 from gcpl_lab.experiments.plan import make_plan
@@ -157,7 +161,8 @@ figure
 # %% [markdown]
 # **What you see.** Training costs updates × batch, whatever the number of classes; classification grows with it.
 #
-# **What it does not say.** Seconds. A pass of Stable Diffusion on a GPU and one of the tiny model differ by orders.
+# **What it does not say.** Seconds. A pass of Stable Diffusion on a GPU and one of the tiny model differ by orders of
+# magnitude.
 #
 # With many classes, classification costs the most: that is where stages, fewer pairs and half precision pay (notebook
 # 05).
@@ -172,8 +177,8 @@ gcpl_lab(
 sorted((path.name, f"{path.stat().st_size // 1024 + 1} kB") for path in Path("runs/mine").iterdir())
 
 # %% [markdown]
-# The whole model that was learned is that small: a few vectors a class, and JSON that says on which frozen weights,
-# with which settings and images. Interrupted runs go on where the same line is given again.
+# The whole model that was learned is that small: a few vectors a class, and JSON that names the frozen weights, the
+# settings and the images. Interrupted runs go on where the same line is given again.
 
 # %%
 gcpl_lab("classify runs/mine " + " ".join(map(str, test.images[::8])))
@@ -238,9 +243,10 @@ ahead = right.value - found["linear_probe"]
 print(first.reveal(answers[0 if ahead > 0.025 else 2 if ahead < -0.025 else 1]))
 
 # %% [markdown]
-# On these 40 images the probe, which trains in less than a second, gets more right than GCPL after sixty updates. The
-# intervals overlap, so 40 images do not establish it; but nothing here says that you need a diffusion model, and *that*
-# is worth knowing before a GPU is rented. Where the probe is ahead on your images too, take the probe.
+# On these 40 images the probe, which trains in less than a second, gets more right than GCPL after sixty updates. That
+# is five images of 40; compare them in pairs, on more images, before you call it established. But nothing here says
+# that you need a diffusion model, and *that* is worth knowing before a GPU is rented. Where the probe is ahead on your
+# images too, take the probe.
 
 # %% [markdown]
 # ## On a GPU
@@ -249,7 +255,7 @@ print(first.reveal(answers[0 if ahead > 0.025 else 2 if ahead < -0.025 else 1]))
 # | --- | --- | --- |
 # | in a notebook | `preset = "tiny"` | `preset = "sd-1.4"` |
 # | in a terminal | `gcpl-lab train gcpl my_images/support` | the same with `--preset sd-1.4` |
-# | is it right, and how fast? | `gcpl-lab selftest` | the same: an H200 passes, eight images an update take 0.1 s |
+# | is it right, and how fast? | `gcpl-lab selftest` | the same; an H200 passes: 0.1 s for an update of eight images |
 # | weights | inside the package | Hugging Face cache, or `--preset /models/mine` with `diffusion/` and `clip/` in it |
 # | no network there | – | fetch once (`gcpl-lab doctor` prints the line), then copy the cache |
 #
@@ -258,9 +264,9 @@ print(first.reveal(answers[0 if ahead > 0.025 else 2 if ahead < -0.025 else 1]))
 # ## Several GPUs, several machines
 #
 # ```bash
-# accelerate launch --multi_gpu -m gcpl_lab train gcpl my_images/support --preset sd-1.4 -o runs/mine
-# accelerate launch --num_machines 2 --machine_rank 0 --main_process_ip HOST --main_process_port 29500 \
-#   -m gcpl_lab classify runs/mine my_images/test/bag        # the second machine: --machine_rank 1
+# accelerate launch --multi_gpu --num_processes 4 -m gcpl_lab train gcpl my_images/support --preset sd-1.4 -o runs/mine
+# accelerate launch --multi_gpu --num_machines 2 --num_processes 8 --machine_rank 0 --main_process_ip HOST \
+#   --main_process_port 29500 -m gcpl_lab classify runs/mine my_images/test/bag    # second machine: --machine_rank 1
 # ```
 #
 # Every process takes its share of the samples of an update and of the test images. The noise of a sample follows
@@ -324,10 +330,11 @@ check_count(count_passes)
 # %% [markdown]
 # ### Exercise 2 · easy · 5 minutes
 #
-# Put a file that is no image into a class folder and train again. What does the lab do?
+# Put a file `broken.png` that is no image into `my_images/support/bag` and train again, with `-o runs/broken`. What
+# does the lab do? Keep the error's text in `message`, and take the file out again.
 #
 # <details><summary>Hint</summary><code>Path(...).write_text("no image")</code>, then the line of "Learn and classify"
-# with another <code>-o</code>.</details>
+# within <code>try</code>, and <code>except Exception as error: message = str(error)</code>.</details>
 #
 # **Expected:** one message with the file's name, within seconds, and no folder `runs/broken`.
 
@@ -416,7 +423,7 @@ Markdown(
 - Needed: one folder a class. Eight of {len(support) // 4} images a class were learned from, {len(test)} tested on; one
   planted copy was found and removed.
 - Cost: {plans[0].training.denoiser_evaluations:,} denoiser passes to train with {counts[0]} classes,
-  {plans[-1].classification.denoiser_evaluations:,} to classify 1,000 images of {counts[-1]}.
+  {plans[-1].classification.denoiser_evaluations:,} to classify 1,000 images of {counts[-1]} classes.
 - Worth it? GCPL {right.value:.0%} ({right.low:.0%} to {right.high:.0%}), **linear probe
   {shares["linear_probe"].value:.0%}** ({shares["linear_probe"].low:.0%} to {shares["linear_probe"].high:.0%}), names
   {shares["zero_shot_clip"].value:.0%}. Not shown by these images.

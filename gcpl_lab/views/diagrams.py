@@ -116,9 +116,9 @@ def draw_gcpl(theme: str = "light", slide: bool = False) -> Figure:
         sketch.arrow((14.9, 5.6), (14.9, 4.35))
         sketch.arrow((9.25, 3.9), (12.35, 3.6))
         sketch.arrow((14.0, 2.85), (14.0, 1.2), (2.9, 1.2), (2.9, 1.5))
-        sketch.words((8.4, 0.95), "learning: the gradient of the own class's error moves [v$_c$] alone", weight="bold")
-        sketch.words((12.9, 2.1), "deciding:\nleast $d_c$", size=sketch.small)
-        sketch.key((("frozen", "frozen"), ("learned", "learned, one a class"), ("data", "data"), ("loss", "loss")), 0.4)
+        sketch.words((8.4, 0.95), "learning: the gradient of its own class's error moves [v$_c$] alone", weight="bold")
+        sketch.words((12.9, 2.1), "decision:\nsmallest $d_c$", size=sketch.small)
+        sketch.key((("frozen", "frozen"), ("learned", "one per class"), ("data", "data"), ("loss", "loss")), 0.4)
     return sketch.figure
 
 
@@ -129,7 +129,7 @@ def draw_lmpt(theme: str = "light", slide: bool = False) -> Figure:
         sketch.head("LMPT: labels and captions pull one prompt a class")
         sketch.box((1.8, 6.5), "image with\nseveral labels", "data", 2.8)
         sketch.box((5.5, 6.5), "image tower", "frozen", 2.6)
-        sketch.box((3.0, 4.2), "“[v$_1$] … [v$_M$]  coat”\none a class", "learned", 4.6)
+        sketch.box((3.0, 4.2), "“[v$_1$] … [v$_M$]  coat”\none per class", "learned", 4.6)
         sketch.box((8.0, 4.2), "text tower", "frozen", 2.6)
         sketch.box((1.8, 1.9), "caption", "data", 2.4)
         sketch.box((5.5, 1.9), "text tower", "frozen", 2.6)

@@ -206,7 +206,7 @@ def plot_error_map(
     figure: Any = axes[1].get_figure(root=True)
     bar = figure.colorbar(scale, ax=axes[1], ticks=[-reach, 0, reach], shrink=0.85)
     names = style.label_text(name_b, 18), style.label_text(name_a, 18)
-    bar.set_ticklabels([f"{names[0]}\n(dashed)", "neither", f"{names[1]}\n(whole line)"])
+    bar.set_ticklabels([f"{names[0]}\n(dashed)", "neither", f"{names[1]}\n(solid line)"])
     return list(axes)
 
 
@@ -352,7 +352,7 @@ def plot_race(
         out = len(seen) < num_samples
         color, marker = (style.GREY, "x") if out else looks[name]
         x, y = seen + 1, leads[seen, index]
-        ax.plot(x, y, color=color, linewidth=1.2 if out else 2, alpha=0.6 if out else 1)
+        ax.plot(x, y, color=color, linewidth=1.2 if out else 2, linestyle="--" if out else "-")
         ax.plot(x[-1:], y[-1:], color=color, marker=marker, markersize=8, clip_on=False, zorder=4)
         # From where the class stands to its name at the edge.
         ax.plot([x[-1], len(leads)], y[-1:].repeat(2), color=color, linewidth=1, linestyle=":")
@@ -360,10 +360,10 @@ def plot_race(
         ends.append((float(np.clip(y[-1], low, high)), text, color))
     ax.axhline(0, color=style.GREY, linewidth=1)
     ax.set(xlim=(1, max(len(leads), 2)), ylim=(low - margin, high + margin))
-    ax.set_ylabel("error below the mean" + (" (share of it)" if relative else ""))
+    ax.set_ylabel("error below the mean of\nthe classes still in" + (" (share of it)" if relative else ""))
     if relative:
         panels.percent_axis(ax.yaxis)
-    set_texts(ax, caption="samples (pairs of timestep and noise, spread over the schedule)")
+    set_texts(ax, caption="samples (pairs of timestep and noise, spread over the range of t in use)")
     label_ends(ax, ends)
     return ax
 

@@ -62,17 +62,17 @@ def plot_map(
     families: Families = None,
     title: str | None = None,
     caption: str | None = None,
+    window: Iterable[np.ndarray] = (),
 ) -> Axes:
-    """Points (point, 2) on a plane, each class named at its median, the names apart for the present size of ``ax``."""
+    """Points (point, 2) on a plane, each class named at its median; ``window`` as in :func:`plot_token_journey`."""
     clouds, labels = panels.check_clouds({"points": points}, labels, class_names)
     looks, present = style.class_style(class_names, families), np.unique(labels)
     for label in present:
         color, marker = looks[class_names[label]]
-        # The thin dark edge keeps yellow visible on white.
-        rim: dict[str, Any] = {"alpha": 0.8, "edgecolors": style.INK, "linewidths": 0.3}
+        rim: dict[str, Any] = {"alpha": 0.8, "edgecolors": style.INK, "linewidths": 0.3}  # shows yellow on white
         x, y = clouds["points"][labels == label].T
         ax.scatter(x, y, s=30, c=color, marker=marker, **rim)
-    panels.set_window(ax, panels.square_window(clouds.values()))
+    panels.set_window(ax, panels.square_window([*clouds.values(), *window]))
     set_texts(ax, title, caption)
     medians = np.stack([np.median(clouds["points"][labels == label], axis=0) for label in present])
     panels.name_classes(ax, medians, [class_names[label] for label in present], looks, clouds["points"])
@@ -199,8 +199,7 @@ def plot_situation(
     panels.check_filled("groups", groups, "a group with levels")
     columns, rows = min(3, len(groups)), -(-len(groups) // 3)
     present = [name for name in titles if any(name in points for of in groups.values() for points in of.values())]
-    legend_rows = -(-len(present) // 4)
-    figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * legend_rows)
+    figure = style.new_figure(max(13.0, 4.3 * columns), 4.0 * rows + 0.32 * -(-len(present) // 4))
     grid = panels.axes_in_rows(figure, len(groups), columns, sharey=True)
     for ax, (group, levels) in zip(grid, groups.items(), strict=True):
         lines = [_draw_method(ax, levels, method, turn, method in strong) for turn, method in enumerate(present)]
@@ -208,9 +207,10 @@ def plot_situation(
         ax.set(title=group, xlabel=varied if isinstance(varied, str) else varied[group])
         ax.set_xticks(range(len(levels)), list(levels))
         panels.percent_axis(ax.yaxis)
-    means = [point[0] for of in groups.values() for points in of.values() for point in points.values()]
-    means += [] if chance is None else [chance]
-    grid[0].set_ylim(max(0.0, min(means) - 0.08), min(1.0, max(means) + 0.08))  # few draws have bands beyond all means
+    shown = np.array([point for of in groups.values() for points in of.values() for point in points.values()])
+    low, high = (limit([*shown[:, 0], *([] if chance is None else [chance])]) for limit in (min, max))
+    reach = np.clip([shown[:, 1].min(), shown[:, 2].max()], [low - 0.25, high + 0.08], [low - 0.08, high + 0.25])
+    grid[0].set_ylim(*np.clip(reach, 0, 1))  # the bands of very few draws may go on beyond it
     for ax in grid[::columns]:
         ax.set_ylabel("accuracy (band: 95 %)")
     figure.legend(lines, [titles[name] for name in present], loc="outside lower center", ncols=4, frameon=False)
@@ -305,6 +305,6 @@ def plot_held_out(ax: Axes, shares: Shares, chance: float | None = None) -> Axes
     panels.percent_axis(ax.yaxis)
     ax.set_ylim(0, 1.02)
     set_texts(ax, "Do the images follow?", "training step")
-    ax.set_ylabel("held-out images in their own sector")
+    ax.set_ylabel("held-out images classified correctly")
     label_ends(ax, ends)
     return ax

@@ -309,7 +309,7 @@ class CostExplorer(View):
         ax.plot(shares, value, color=style.BLUE)
         ax.plot(self.sent.value, here[0], "o", ms=11, color=style.INK)
         ax.plot(shares[best], value[best], "v", ms=11, color=style.look(7)[0])
-        ax.annotate("cheapest", (shares[best], value[best]), (0, 10), textcoords="offset points", ha="center")
+        ax.annotate("cheapest", (shares[best], value[best]), (0, -20), textcoords="offset points", ha="center")
         ax.set_xlabel("share that a person looks at, the least certain first")
         ax.set_ylabel(f"{self._currency} per {PER:,} images")
         ax.set_ylim(bottom=0)
