@@ -205,7 +205,7 @@ def decide(errors):
 
 # %% tags=["check"]
 def check_decision(decide):
-    chosen = decide(np.array([[0.5, 0.1, 0.3], [0.2, 0.3, 0.1], [0.9, 0.9, 0.9]]))
+    chosen = decide(np.array([[0.1, 0.2, 0.6], [0.3, 0.3, 0.2], [0.9, 0.9, 0.9]]))
     reasons = {2: "the class with the largest errors fits worst", 0: "a single noise has decided"}
     return "right" if chosen == 1 else f"still wrong: {reasons.get(chosen, 'no such class')}"
 

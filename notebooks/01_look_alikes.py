@@ -185,7 +185,7 @@ from gcpl_lab.data.multilabel import head_medium_tail
 wardrobe = load_wardrobe("train")
 counts = wardrobe.targets.sum(axis=0).astype(int)
 parts = head_medium_tail(counts)
-print(len(wardrobe), "scenes;", f"{wardrobe.targets.sum(axis=1).mean():.1f} garments in each;", wardrobe.captions[0])
+print(len(wardrobe), "scenes;", f"{wardrobe.targets.sum(axis=1).mean():.1f} kinds in each;", wardrobe.captions[0])
 for part, ids in parts.items():
     print(f"{part:6s} {[f'{wardrobe.class_names[i]} {counts[i]}' for i in ids]}")
 

@@ -243,7 +243,7 @@ grid
 
 # %% [markdown]
 # **What you see.** From the name *t-shirt* come long sleeves, from its learned prompt short ones; from *dress* garments
-# with sleeves, then sleeveless ones, as the exemplars are. Of pullover, coat and shirt one image in three changes.
+# with sleeves, then sleeveless ones, as the exemplars are. Of pullover, coat and shirt one in three changes sleeves.
 #
 # **What it does not say.** How often a *classifier* is right: fifteen pairs of images chosen by a seed are an
 # illustration.

@@ -102,8 +102,8 @@ from gcpl_lab.views.diagrams import draw_lmpt
 draw_lmpt()
 
 # %% [markdown]
-# **What you see.** Three frozen encodings, of the image, the caption and the class prompts; two losses; one part that
-# learns, the context vectors.
+# **What you see.** Three frozen encodings, of the image, the caption and the class prompts; two losses; what learns are
+# the context vectors (yellow), and with them the scale s and the bias b of the logit.
 #
 # **What it does not say.** Which of the two losses does the work.
 #
@@ -182,7 +182,7 @@ figure
 # %% [markdown]
 # **What you see.** Cross entropy leaves every class at its frequency: a class on nine of 520 scenes rests at −4, a
 # probability of two percent, and only strong evidence in an image can raise it enough. Negative tolerance raises the
-# tail nearly to the level of the head; the focal part alone lowers the t-shirt.
+# tail to within a point of sneaker and trousers; the focal part raises it further, and lowers the t-shirt most.
 #
 # **What it does not say.** What re-balancing does: it weighs images against each other, not the two directions of one
 # class, so it hardly shows here. And a resting logit is no average precision: ranking the images of one class does not
@@ -511,7 +511,7 @@ print(first.reveal(answers[int(np.searchsorted((2, 5), cost))]))
 # ## Thresholds and the tail
 #
 # Thresholds turn probabilities into decisions, one for each class, chosen on the held-out training scenes, where a tail
-# class has one or two images. Move them, and see which classes pay.
+# class has two or three images. Move them, and see which classes pay.
 
 # %%
 from gcpl_lab.views.widgets import ThresholdExplorer
@@ -519,7 +519,7 @@ from gcpl_lab.views.widgets import ThresholdExplorer
 ThresholdExplorer(outcome.probabilities, test.targets, counts, names, outcome.thresholds)
 
 # %% [markdown]
-# **What you see.** For some classes recall is bought with precision (t-shirt, shirt: nearly every scene is said to show
+# **What you see.** For some classes recall is bought with precision (t-shirt, shirt: most scenes are said to show
 # one), for others the threshold is so high that most are missed.
 #
 # **What it does not say.** Which threshold is right: that depends on what a missed coat and a false coat cost you.

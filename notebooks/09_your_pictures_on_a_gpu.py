@@ -139,7 +139,7 @@ gcpl_lab("plan --preset sd-1.4 --classes 4 --shots 8 --test 40 --profile sd-1.4-
 # These are seconds of **one NVIDIA H200**, timed there by `gcpl-lab selftest` (docs/gpu.md); the price of an hour is an
 # example; put in yours. Loading the weights is not counted. What carries over to another card is the count of
 # evaluations: run the self-test on it and give its file to `--profile`, or this line with `--measure`, before you start
-# anything long. Two CPU cores would take 26 hours for the same (`--profile sd-1.4`).
+# anything long. Two CPU cores would take 26 hours for as many, in float32 (`--profile sd-1.4`).
 
 # %%
 from gcpl_lab.experiments.plan import make_plan

@@ -91,7 +91,7 @@ draw(rows, "accuracy, cross-validated", limit=fit["largest_class"])
 # **What you see.** Names, class means and a probe on frozen features, and beside them a colour histogram and gradients
 # (HOG) of the same images; dashed: the largest class. HOG is above the best frozen features; the intervals overlap.
 #
-# **What it does not say.** What a larger pair (diffusion model and CLIP) would see. The sentence below says no more
+# **What it does not say.** What a larger pair (diffusion model and CLIP) would see. The sentence below means no more
 # than that HOG is not *surely* better.
 
 # %%

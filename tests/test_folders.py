@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gcpl_lab.data import folders
-from gcpl_lab.data.folders import draw_sets, read_image_folder, read_pictures, read_support_and_test
+from gcpl_lab.data.folders import draw_labelled, draw_sets, read_image_folder, read_pictures, read_support_and_test
 from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
 
@@ -116,3 +116,20 @@ def test_a_published_set_is_read_by_its_name(images: Path, monkeypatch: pytest.M
     assert [len(part) for part in read_support_and_test(images)] == [10, 6]
     with pytest.raises(DataError, match=r"support: has no test set; expected support/ and test/ with one sub-folder"):
         read_support_and_test(images / "support")
+
+
+def test_a_left_out_image_that_cannot_be_read_is_told_before_anything_is_learned(tmp_path: Path) -> None:
+    """Found by an exercise: sixty updates were made, and only their measurement met the file."""
+    rng = np.random.default_rng(0)
+    for name in ("bag", "coat"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "bag" / "zz_broken.png").write_text("no image")
+    with pytest.raises(DataError, match=r"1 images cannot be used:\n.*zz_broken\.png"):
+        draw_sets(tmp_path, 2, seed=0, most_test=100)
+    listed = "file_name,labels,split\n" + "".join(f"bag/{n}.png,bag,train\ncoat/{n}.png,coat,train\n" for n in range(4))
+    (tmp_path / "metadata.csv").write_text(listed + "bag/zz_broken.png,bag,test\ncoat/0.png,coat,test\n")
+    source = {"file": str(tmp_path / "metadata.csv"), "rows": {"split": "train"}}
+    with pytest.raises(DataError, match=r"1 images cannot be used:\n.*zz_broken\.png"):
+        draw_labelled(source, {"rows": {"split": "test"}}, 0.2, seed=0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from gcpl_lab.data.readers import ImageSource, read_image
+from gcpl_lab.data.readers import ImageSource, list_lines, read_image
 from gcpl_lab.errors import DataError
 
 SIDE, FREQUENCIES = 32, 16
@@ -58,10 +58,11 @@ def hash_images(
 
 
 def without_copies(images: Sequence[ImageSource], originals: Sequence[ImageSource]) -> np.ndarray:
-    """Indices of ``images`` that look like none of ``originals``, int64 (count,), ascending."""
-    hashes = hash_images(images)[0]
-    pairs = find_duplicates(hash_images(originals)[0], hashes)
-    copies = {pair.second for pair in pairs if hashes[pair.second].any()}  # images of one colour are no copies
+    """Indices of ``images`` that look like none of ``originals``, int64 (count,), ascending; all can be read."""
+    (hashes, failures), (known, more) = hash_images(images), hash_images(originals)
+    if failures := failures + more:
+        raise DataError(f"{len(failures)} images cannot be used:" + list_lines([line for _, line in failures]))
+    copies = {pair.second for pair in find_duplicates(known, hashes) if hashes[pair.second].any()}  # not of one colour
     return np.array([index for index in range(len(images)) if index not in copies], np.int64)
 
 

@@ -22,8 +22,7 @@ from gcpl_lab.errors import DataError
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".json", ".tsv", ".txt", ".parquet", ".xlsx", ".xls", ".ods", ".arrow", ".feather")
 """A file ``metadata`` with one of these says something about the images: it is understood or refused."""
-LABEL_COLUMNS = ("label", "labels")
-FILE_COLUMNS, CAPTION_COLUMNS = ("file_name", "filename"), ("caption", "captions")
+LABEL_COLUMNS, FILE_COLUMNS, CAPTION_COLUMNS = ("label", "labels"), ("file_name", "filename"), ("caption", "captions")
 PARTS = frozenset(("support", "train", "test", "val", "valid", "validation"))
 
 
@@ -156,8 +155,7 @@ def draw_sets(images: str | Path, shots: int, seed: int, most_test: int | None =
 def leave_out(pool: ImageSet, chosen: np.ndarray, seed: int, most: int | None = None) -> ImageSet:
     """At most so many images of a pool outside the chosen ones, none of which looks like a chosen one."""
     left = pool.subset(np.setdiff1d(np.arange(len(pool)), chosen))
-    if most is not None and most < len(left):
-        left = left.subset(np.sort(np.random.default_rng([seed, 97]).permutation(len(left))[:most]))
+    left = left.subset(np.sort(np.random.default_rng([seed, 97]).permutation(len(left))[:most]))
     return left.subset(without_copies(left.images, [pool.images[index] for index in chosen]))
 
 
@@ -190,7 +188,8 @@ def draw_labelled(
     if "list_file" not in source and "file" not in source:
         return train, read_labelled("test", source)
     if test is not None:
-        return train, read_labelled("test", {**source, **test})
+        others = read_labelled("test", {**source, **test})
+        return train, others.subset(without_copies(others.images, []))  # says now which cannot be read
     if not held_out:
         return train, train.subset([])
     learned, left = split_validation(train.targets, held_out, seed)

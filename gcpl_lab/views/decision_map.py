@@ -94,7 +94,7 @@ def _draw_sectors(ax: Axes, class_names: Names, looks: Looks, radii: Sequence[fl
     for radius, ring in zip(radii, rings, strict=True):
         if radius < 0.9:
             ax.add_patch(Circle((0, 0), math.sqrt(radius), fill=False, edgecolor="white", linewidth=1.6, zorder=1.2))
-            plate = {"boxstyle": "square,pad=0.08", "facecolor": "white", "linewidth": 0}
+            plate = {"boxstyle": "square,pad=0.05", "facecolor": "white", "linewidth": 0, "alpha": 0.65}
             words: dict[str, Any] = {"size": font_size() * 0.75, "color": style.GREY, "bbox": plate, "zorder": 5}
             ax.text(0, -math.sqrt(radius), f"{100 * ring:g}%", ha="center", va="center", **words)
 

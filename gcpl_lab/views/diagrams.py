@@ -45,7 +45,7 @@ class Sketch:
             raise DataError(f"theme {theme!r} is unknown; expected one of {', '.join(THEMES)}")
         self.colors, self.slide = THEMES[theme], slide
         self.letters, self.small = (19.0, 19.0) if slide else (15.0, 13.2)
-        low, height = (0.6, 6.5) if slide else (0.0, height)
+        low, height = (0.6, 6.7) if slide else (0.0, height)
         self.figure: Figure = style.new_figure(12.8, 4.56 if slide else 0.8 * height)
         self.figure.set_layout_engine("none")
         self.figure.set_facecolor(self.colors.ground)
@@ -146,7 +146,7 @@ def draw_lmpt(theme: str = "light", slide: bool = False) -> Figure:
         sketch.arrow((3.0, 1.9), (4.2, 1.9))
         sketch.arrow((6.8, 1.9), (10.9, 2.1), text="caption feature")
         sketch.arrow((15.1, 6.0), (15.6, 6.0), (15.6, 1.05), (0.35, 1.05), (0.35, 4.2), (0.7, 4.2))
-        sketch.words((9.6, 0.8), "λ · labels + (1 − λ) · captions moves the contexts [v] alone", weight="bold")
+        sketch.words((9.6, 0.8), "λ · labels + (1 − λ) · captions moves the contexts [v], and s and b", weight="bold")
         sketch.key((("frozen", "frozen"), ("learned", "learned"), ("data", "data"), ("loss", "loss")), 0.3)
     return sketch.figure
 
