@@ -250,7 +250,7 @@ with style.figure_style():
 figure
 
 # %% [markdown]
-# **What you see.** The slope is the weight $r_i$: a caption with a coat pulls its prompt thirty times as hard as one
+# **What you see.** The slope is the weight $r_i$: a caption with a coat pulls its prompt 34 times as hard as one
 # with a t-shirt. The dashed line is the margin, wider for the coat.
 #
 # **What it does not say.** Where captions and prompts really lie on this axis; that is measured below.
@@ -474,8 +474,8 @@ figure
 #
 # And before you tune a prompt at all, try the **linear probe**: one logistic regression a class on the same image
 # features, which learns from the same scenes and mirror images in a second. With full training it has 58.9 on the
-# bundled test scenes and LMPT 59.0; on the tail 51.5 and 54.1. Over five other drawn tails LMPT is ahead by 0.0 (95 %
-# interval −1.3 to 1.4), and by 1.2 on the tail (−1.6 to 4.0): not established.
+# bundled test scenes and LMPT 59.0 (twenty seeds); on the tail 51.5 and 54.1. Over ten drawn tails the two are level:
+# LMPT less the probe −0.1 (95 % interval −0.6 to 0.5), on the tail +0.4 (−1.0 to 1.7).
 #
 # ## What wrong captions do
 #
@@ -526,7 +526,7 @@ ThresholdExplorer(outcome.probabilities, test.targets, counts, names, outcome.th
 #
 # ## One mistake, explained
 #
-# A decision that was surely wrong: what the model saw, the nearest training scenes, and what usually occurs together.
+# The mistake the model was surest of: what it saw, the nearest training scenes, and what usually occurs together.
 
 # %%
 from gcpl_lab.evaluation.explaining import explain_mistake, find_mistakes

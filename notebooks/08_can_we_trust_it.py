@@ -218,8 +218,8 @@ figure
 
 # %% [markdown]
 # **What you see.** Each line begins at the clean images (small mark) and goes to the hardest shift (large mark). With
-# severity the marks move to the left, fewer are right; none moves down by as much. Some of GCPL's go *up*: wrong, and
-# surer than before.
+# severity most marks move to the left, fewer are right; none ends as far down. Some of GCPL's go *up*, far more than
+# the probe's: wrong, and surer than before.
 #
 # **What it does not say.** Which single images are wrong: that is for the review below.
 
@@ -299,8 +299,9 @@ for what, entries in distances.items():
 # %% [markdown]
 # ## What a person should look at
 #
-# Nobody looks at ten thousand images. A third of the sample is what the model got wrong while sure, a third what it
-# was least sure of, and a third is drawn at random: only the random third says how good it is.
+# Nobody looks at ten thousand images. A third of the sample is what the model got wrong while sure, a third is where
+# its two best classes lie closest together, and a third is drawn at random from the rest: only this third comes near to
+# saying how good it is.
 
 # %%
 from gcpl_lab.evaluation.trust import choose_for_review

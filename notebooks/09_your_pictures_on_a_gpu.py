@@ -174,7 +174,8 @@ gcpl_lab(
     f"train gcpl my_images/support -o runs/mine --shots 8 --preset {preset} "
     "--set num_steps=60 --set batch_size=16 --set num_evidence=4"
 )
-sorted((path.name, f"{path.stat().st_size // 1024 + 1} kB") for path in Path("runs/mine").iterdir())
+files = [path for path in Path("runs/mine").iterdir() if path.is_file()]  # kept/ holds what a report needs
+sorted((path.name, f"{path.stat().st_size // 1024 + 1} kB") for path in files)
 
 # %% [markdown]
 # The whole model that was learned is that small: a few vectors a class, and JSON that names the frozen weights, the
