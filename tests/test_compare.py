@@ -129,7 +129,10 @@ def test_a_draw_is_parted_where_nothing_is_shared(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(base, "run_side_by_side", keep)
     methods = ("gcpl", "mc_ti", "discriminative", "gda", "noop")
     trials = [Trial(method, 4, seed) for seed in (0, 1) for method in methods]
-    base.run_all(tmp_path, trials, lambda trial: {"accuracy": 0.5}, "")
+    base.run_all(tmp_path / "two", trials, lambda trial: {"accuracy": 0.5}, "", num_workers=2)
     together = ("gcpl", "discriminative", "noop"), ("mc_ti", "gda")
     assert handed == [[(method, seed) for method in part] for seed in (0, 1) for part in together]
+    handed.clear()  # one process gains nothing by it, and would build what a draw shares twice
+    base.run_all(tmp_path / "one", trials, lambda trial: {"accuracy": 0.5}, "")
+    assert handed == [[(method, seed) for method in methods] for seed in (0, 1)]
     assert (start_of("gcpl"), start_of("noop"), start_of("gda"), start_of("unknown")) == ("gcpl", "gcpl", "", "")

@@ -144,7 +144,7 @@ def run_all(
     places, draws = {trial: place for place, trial in enumerate(trials, 1)}, dict[Any, list[Trial]]()
     for trial in trials:
         if not _path(kept, trial, fingerprint).is_file():
-            draws.setdefault((trial.shots, trial.seed, start_of(trial.method)), []).append(trial)
+            draws.setdefault((trial.shots, trial.seed, num_workers > 1 and start_of(trial.method)), []).append(trial)
 
     def tell(event: Trial | dict[str, Any]) -> None:
         nonlocal num_done
