@@ -42,7 +42,6 @@ from rich.console import Console
 from scipy.special import log_softmax
 from torch import Tensor
 
-from gcpl_lab import fast
 from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
@@ -147,7 +146,7 @@ def prepare(options: argparse.Namespace) -> Setting:
     images = read_images([test.images[int(index)] for index in every[: options.batch_images]])
     names = [test.images[int(index)].name for index in every]
     identity = repr((tensor_checksum([("vectors", model.prompts_.vectors.detach())]), names, diffusion.checksum()))
-    return Setting(plain, fast.enable(diffusion), hidden, held, judged, clip, images, not options.float32, identity)
+    return Setting(plain, diffusion, hidden, held, judged, clip, images, not options.float32, identity)
 
 
 # -------------------------------------------------------------------------------------------- baselines

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from measuring import alternate, benchmark_options, check_aim, make_result, make_rows, paired_ratio, publish
 
-from gcpl_lab import fast
 from gcpl_lab.experiments.published import CHECKPOINTED, FLOOR, OURS, PUBLISHED, Material, make_variants
 from gcpl_lab.models.shapes import DIFFUSION_SHAPES, random_diffusion
 from gcpl_lab.training.device import default_device, prepare_for_device
@@ -51,8 +50,7 @@ def measure(
     aims: list[dict[str, Any]] = []
     seconds: dict[str, Any] = {}
     for precision in precisions:
-        made = random_diffusion(DIFFUSION_SHAPES[shape], DTYPES[precision], default_device(), tokenizer_folder)
-        diffusion = fast.enable(made)
+        diffusion = random_diffusion(DIFFUSION_SHAPES[shape], DTYPES[precision], default_device(), tokenizer_folder)
         prepare_for_device(diffusion.denoiser, diffusion.device, precision)  # type: ignore[arg-type]
         variants = make_variants(Material.noise(diffusion, batch_size), repeats + 2)
         peaks = {}
@@ -84,7 +82,7 @@ def measure(
                 most=MOST_ABOVE_FLOOR,
             ),
         ]
-        del diffusion, made, variants
+        del diffusion, variants
     if {"float32", "bfloat16"} <= seconds.keys():
         faster = statistics.median(seconds["float32"][PUBLISHED]) / statistics.median(seconds["bfloat16"][OURS])
         aims.append(

@@ -37,7 +37,6 @@ from measuring import (
     time_updates,
 )
 
-from gcpl_lab import fast
 from gcpl_lab.data.episodes import draw_episode
 from gcpl_lab.data.readers import read_images
 from gcpl_lab.data.samples import load_fashion
@@ -72,7 +71,7 @@ class Bundled(Material):
     @classmethod
     def load(cls, preset: str, shots: int, num_held_out: int) -> Bundled:
         """Read ``shots`` bundled images a class, and as many others as asked for."""
-        diffusion, data = fast.enable(FrozenDiffusion.load(preset)), load_fashion("support")
+        diffusion, data = FrozenDiffusion.load(preset), load_fashion("support")
         chosen = draw_episode(data, shots + num_held_out, seed=0)
         place = np.tile(np.arange(shots + num_held_out), len(data.class_names))  # an episode goes class by class
         parts = [chosen[place < shots], chosen[place >= shots]]

@@ -41,7 +41,6 @@ PROGRAMS = (
 QUICK = {
     "startup": "--small",
     "gcpl_step": "--precision bfloat16 --repeats 1",
-    "fast_gains": "--shots 4 --train-steps 40 --discriminative-steps 10 --epochs 20 --images 40 --repeats 3",
     "classifier_cost": "--images 60 --support-images 100 --pool 16 --repeats 5 --timed-images 1 --batch-images 16 "
     "--spread-seeds 0 --published-seconds 10 --train-steps 60",
     "fast_calibration": "--images 100 --support-images 60 --pool 8 --folds 2 --train-steps 60",

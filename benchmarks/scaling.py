@@ -191,7 +191,7 @@ def grid(names: str, *values: Sequence[int]) -> tuple[Point, ...]:
 
 def studies(preset: str, clock: str) -> dict[str, Study]:
     """The three kinds of work on one preset."""
-    diffusion, clip = fast.enable(FrozenDiffusion.load(preset)), fast.enable(FrozenCLIP.load(preset))
+    diffusion, clip = FrozenDiffusion.load(preset), fast.enable(FrozenCLIP.load(preset))
     return {
         "training": Study(
             "training class prompts",
@@ -293,7 +293,7 @@ def measure(preset: str, repeats: int, clock: str = "wall", kinds: Sequence[str]
     """
     rows, models, aims, works = [], {}, [], studies(preset, clock)
     works = {kind: study for kind, study in works.items() if not kinds or kind in kinds}
-    diffusion, profiles = fast.enable(FrozenDiffusion.load(preset)), []
+    diffusion, profiles = FrozenDiffusion.load(preset), []
 
     def take_profile() -> None:
         profiles.append(measure_profile(diffusion, preset=preset, batch_size=PROFILE_BATCH, num_steps=3))

@@ -70,16 +70,16 @@ def test_errors_are_answered_in_the_order_of_the_question(known: Any) -> None:
 
 
 def test_every_class_and_image_sees_the_same_noise(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With z0 = 0, z_t tells ε: it is the same for all images, and another for every sample; classes share a latent."""
+    """With z0 = 0, z_t tells ε: it is the same for all images and classes, and another for every sample."""
     seen: dict[int, list[torch.Tensor]] = {}
     pairs: list[tuple[int, int]] = []
     answer = known.predict_noise
 
-    def spy(noisy: Any, timesteps: Any, hidden: Any, rows: Any, prompts: Any) -> torch.Tensor:
+    def spy(noisy: Any, timesteps: Any, hidden: Any, prompts: Any) -> torch.Tensor:
         for value, step in zip(noisy, timesteps.tolist(), strict=True):
             seen.setdefault(step, []).append(value)
-        pairs.extend(zip(timesteps[rows].tolist(), prompts.tolist(), strict=True))
-        return answer(noisy, timesteps, hidden, rows, prompts)
+        pairs.extend(zip(timesteps.tolist(), prompts.tolist(), strict=True))
+        return answer(noisy, timesteps, hidden, prompts=prompts)
 
     monkeypatch.setattr(known, "predict_noise", spy)
     classifier(known, batch_size=5).exact(torch.zeros(3, 2, 4, 4), 4)

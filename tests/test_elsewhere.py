@@ -56,7 +56,7 @@ def lmpt(device, **settings):
     return [r.loss for r in model.history_], model.predict_proba(images)
 
 def published_gcpl(device):
-    diffusion = fast.enable(loaded(FrozenDiffusion, device).to(device))
+    diffusion = loaded(FrozenDiffusion, device).to(device)
     for variant in published.make_variants(published.Material.noise(diffusion, 2), 2).values():
         variant()
     measure_profile(diffusion, batch_size=2, num_steps=1)

@@ -22,7 +22,6 @@ from scipy.special import softmax
 
 from gcpl_lab import GCPLClassifier
 from gcpl_lab.data.readers import read_images
-from gcpl_lab.data.samples import load_fashion
 from gcpl_lab.errors import ArtifactError, DataError, ModelError, TrainingError
 from gcpl_lab.gcpl.calibration import class_scores
 from gcpl_lab.gcpl.growing import GrownClassifier
@@ -31,7 +30,6 @@ from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.gcpl.sampling import Exemplars, NoisyBatch
 from gcpl_lab.gcpl.settings import GCPLConfig
 from gcpl_lab.models.diffusion import FrozenDiffusion
-from gcpl_lab.models.presets import TINY_FOLDER
 from gcpl_lab.storage import read_checked, read_json, write_json
 from gcpl_lab.training.loop import end_early
 from tests.made_up import SMALL_SETTINGS
@@ -213,25 +211,6 @@ def test_an_image_is_judged_alike_whatever_is_beside_it(
     together = model.evidence(latents).errors
     for first, last in ((0, 1), (3, 8), (11, 12)):
         np.testing.assert_array_equal(model.evidence(latents[first:last]).errors, together[first:last])
-
-
-@pytest.mark.skipif(not (TINY_FOLDER / "diffusion").is_dir(), reason="the trained tiny pair is not there yet")
-@pytest.mark.parametrize("objective", ["gcpl", "discriminative"])
-def test_without_fast_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
-    """Learned and judged on bundled images with and without what ``fast/`` does: equal but for rounding."""
-    support, test = (load_fashion(split).only(["shirt", "coat", "sneaker"]) for split in ("support", "test"))
-    shots, asked = (np.concatenate([np.flatnonzero(s.labels == c)[:4] for c in range(3)]) for s in (support, test))
-    model, found = FrozenDiffusion.load("tiny"), []
-    for fast in ("1", "0"):
-        monkeypatch.setenv("GCPL_LAB_FAST", fast)
-        judge = small(model, objective, evidence_bfloat16=False, num_evidence=4)
-        judge.fit([support.images[i] for i in shots], support.labels[shots], support.class_names)
-        assert ("predict_noise" in vars(model)) == (fast == "1")
-        found.append(judge.evidence(judge.encode([test.images[i] for i in asked])))
-        found.append(judge.scores(found[-1]))
-    np.testing.assert_allclose(found[0].errors, found[2].errors, rtol=0, atol=1e-4)
-    assert found[1].argmax(1).tolist() == found[3].argmax(1).tolist()
-    assert len(set(found[1].argmax(1))) > 1
 
 
 def test_weights_are_loaded_in_the_precision_and_again_from_the_file(

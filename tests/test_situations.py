@@ -152,6 +152,23 @@ def test_shifts_are_those_of_the_package(draw: Draw) -> None:
     assert (after == np.where(before >= 128, 255 - before, before)).all()
 
 
+def test_what_is_set_right_is_the_image_that_was_pale_or_noisy(draw: Draw) -> None:
+    cases = cases_of(draw, "remedied")
+    assert cases.keys() == {"contrast", "noise"}
+    shown = {
+        (kind, level): np.stack([np.asarray(read_image(case.test.images[place]), np.float64) for place in places])
+        for kind, case in cases.items()
+        for (_, level), places in case.levels.items()
+    }
+    for kind, level in (("contrast", "2"), ("contrast", "4"), ("noise", "2")):
+        assert np.abs(shown[kind, level] - shown[kind, "0"]).mean() < {"contrast": 3, "noise": 16}[kind]
+    assert all(image.min() == 0 and image.max() >= 254 for image in shown["contrast", "4"])
+    # A median of 5 x 5 is the middle one of 25 values; exemplars go through the same.
+    image = cases["noise"].exemplars.images[0]
+    before = np.asarray(read_image(draw.exemplars().images[0]))[8:13, 8:13, 0]
+    assert read_image(image).getpixel((10, 10))[0] == np.median(before)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, few_shot_folder: Path, random_pair: Any) -> None:
     families = {"pair": ("bag", "shirt"), "alone": ("boot",)}

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab import fast
 from gcpl_lab.baselines.base import BASELINES, FeatureSupport, LatentSupport, PixelSupport
 from gcpl_lab.baselines.pixels import read_pixels
 from gcpl_lab.data.episodes import draw_episode
@@ -129,7 +128,7 @@ class FewShotExperiment(Experiment[ImageSet]):
     @cached_property
     def diffusion(self) -> FrozenDiffusion:
         """The frozen denoiser of the preset."""
-        return fast.enable(FrozenDiffusion.load(self.preset, device=default_device()))
+        return FrozenDiffusion.load(self.preset, device=default_device())
 
     @cached_property
     def _exemplars(self) -> Exemplars:

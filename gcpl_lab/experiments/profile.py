@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gcpl_lab import fast
 from gcpl_lab.errors import ArtifactError, ModelError
 from gcpl_lab.gcpl.estimator import make_classifier
 from gcpl_lab.gcpl.objectives import GCPL
@@ -47,7 +46,7 @@ class Profile:
     source: str  # who timed them, and what
     encoding_seconds: float  # the VAE, for one image
     training_seconds: dict[Timed, float]  # a denoiser evaluation, forward and backward, everything around it included
-    classifying_seconds: dict[Timed, float]  # one of the classifier, what is shared between prompts shared out
+    classifying_seconds: dict[Timed, float]  # one of the classifier
     memory: StepMemory  # bytes in float32
     derived: tuple[str, ...] = ()  # which of these numbers were not measured, and what they follow from
     update_seconds: dict[Timed, float] = field(default_factory=dict)  # however few images an update has; 0 if absent
@@ -101,7 +100,6 @@ def measure_profile(
         batch_size: Images a step, and evaluations a pass: larger passes cost less an image.
         num_steps: Timed steps after one that warms up; their median counts.
     """
-    fast.enable(diffusion)  # as the estimators do
     size, machine, before = diffusion.image_size, describe_machine(), diffusion.num_denoiser_evaluations
     pixels = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0)) * 2 - 1
     precisions: list[Timed] = ["float32", "bfloat16"] if diffusion.dtype == torch.float32 else ["bfloat16"]
@@ -160,16 +158,14 @@ def _update_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int,
 
 
 def _classifying_seconds(diffusion: FrozenDiffusion, batch_size: int, num_steps: int, precision: Timed) -> float:
-    hidden = diffusion.encode_texts([f"a photo of a {name}" for name in ("coat", "shirt", "bag", "dress") * 2])
+    hidden = diffusion.encode_texts(["a photo of a coat", "a photo of a shirt"])
     latents = torch.zeros(1, *diffusion.latent_shape)
 
     def in_passes_of(size: int) -> float:
-        num_classes = min(8, max(2, size))
-        samples = max(1, size // num_classes)
-        config = GCPLConfig(evidence_batch_size=max(2, size), evidence_bfloat16=precision == "bfloat16")
-        classifier = make_classifier(diffusion, hidden[:num_classes], config, seed=0)
-        whole = _median_seconds(lambda: classifier.exact(latents, samples), num_steps, diffusion)
-        return whole / (num_classes * samples)
+        samples = max(1, size // 2)
+        config = GCPLConfig(evidence_batch_size=2 * samples, evidence_bfloat16=precision == "bfloat16")
+        classifier = make_classifier(diffusion, hidden, config, seed=0)
+        return _median_seconds(lambda: classifier.exact(latents, samples), num_steps, diffusion) / (2 * samples)
 
     seconds, usual = in_passes_of(batch_size), GCPLConfig().evidence_batch_size
     # Small models spend much of a pass on what does not grow with it; theirs are cheap enough to time as they will be.

@@ -8,11 +8,10 @@ measured by ``benchmarks/``.
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
 
 from gcpl_lab.errors import LabError
-
-Model = TypeVar("Model")
+from gcpl_lab.fast.text import FastPrompts
+from gcpl_lab.models.clip import FrozenCLIP
 
 VARIABLE = "GCPL_LAB_FAST"
 
@@ -29,27 +28,12 @@ def is_on() -> bool:
     return value == "1"
 
 
-def enable(model: Model) -> Model:
-    """Let a frozen model do once what the prompts of one call have in common; returns the model.
+def enable(clip: FrozenCLIP) -> FrozenCLIP:
+    """Let a frozen CLIP encode of its prompts no more than what is asked for; returns it.
 
     Called again, it follows what the environment variable says by then.
-
-    Args:
-        model: A ``FrozenDiffusion`` or a ``FrozenCLIP``.
     """
-    wrapped: Any = model
-    if hasattr(wrapped, "predict_noise"):
-        from gcpl_lab.fast.shared import SharedPrediction
-
-        _wrap(wrapped, "predict_noise", SharedPrediction)
-    else:
-        from gcpl_lab.fast.text import FastPrompts
-
-        _wrap(wrapped, "encode_prompts", FastPrompts)
-    return model
-
-
-def _wrap(model: Any, name: str, wrapper: Any) -> None:
-    known = vars(model).pop(name, None)
+    known = vars(clip).pop("encode_prompts", None)
     if is_on():
-        setattr(model, name, known or wrapper(model))
+        vars(clip)["encode_prompts"] = known or FastPrompts(clip)
+    return clip

@@ -90,25 +90,20 @@ class DiffusionClassifier:
             TrainingError: The denoiser's answer is not finite.
         """
         device, results = self.diffusion.device, []
-        # Side by side stand the classes of one (image, sample), whose noisy latent is the same.
-        order = torch.argsort(triples[:, 0] * len(timesteps) + triples[:, 2], stable=True)
-        for image, label, sample in (chunk.unbind(1) for chunk in triples[order].split(self.batch_size)):
-            seen, rows = torch.unique(image * len(timesteps) + sample, return_inverse=True)
-            images, samples = seen // len(timesteps), seen % len(timesteps)
-            noise = noises[samples].to(device)
-            noisy = self.diffusion.add_noise(latents[images].to(device), noise, timesteps[samples])
+        for image, label, sample in (chunk.unbind(1) for chunk in triples.split(self.batch_size)):
+            t, noise = timesteps[sample], noises[sample].to(device)
+            noisy = self.diffusion.add_noise(latents[image].to(device), noise, t)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-                predicted = self.diffusion.predict_noise(noisy, timesteps[samples], self.hidden, rows, label)
-            difference = (predicted - noise[rows.to(device)]).flatten(1)
+                predicted = self.diffusion.predict_noise(noisy, t, self.hidden, prompts=label)
+            difference = (predicted - noise).flatten(1)
             results.append((difference.abs() if self.norm == "l1" else difference.square()).mean(1).cpu())
             if not bool(torch.isfinite(results[-1]).all()):
                 raise TrainingError(
-                    f"the denoiser's answer is not finite at a timestep from {int(timesteps[samples].min())} to "
-                    f"{int(timesteps[samples].max())}, so no class can be judged; load the model in float32 or "
+                    f"the denoiser's answer is not finite at a timestep from {int(t.min())} to {int(t.max())}, "
+                    "so no class can be judged; load the model in float32 or "
                     "bfloat16, and check the prompts for values that are not finite"
                 )
-        found = torch.cat(results) if results else torch.empty(0)
-        return torch.empty_like(found).scatter_(0, order, found)
+        return torch.cat(results) if results else torch.empty(0)
 
     def exact(self, latents: Tensor, num_samples: int) -> Evidence:
         """Every class on every sample.

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab import fast
 from gcpl_lab.data.episodes import cross_validation_folds
 from gcpl_lab.data.framing import choose_fit
 from gcpl_lab.data.readers import iter_images
@@ -93,7 +92,7 @@ class GCPLClassifier(PromptJudge):
         name = objective if isinstance(objective, str) else name_of(objective)
         settings = GCPLConfig.with_options(settings, OBJECTIVES)
         self.config = GCPLConfig(preset, name, num_vectors, num_steps=num_steps, seed=seed, **settings)
-        self._diffusion = None if diffusion is None else fast.enable(diffusion)
+        self._diffusion = diffusion
         self.journey_every = 10
 
     def steps(

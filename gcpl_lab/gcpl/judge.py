@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcpl_lab import fast
 from gcpl_lab.data.framing import check_saved_fit
 from gcpl_lab.data.sets import check_labels
 from gcpl_lab.errors import ArtifactError
@@ -65,7 +64,7 @@ class PromptJudge(PromptClassifier):
     def _load_model(self, dtype: torch.dtype | None = None) -> None:
         config, device = self.config, default_device()
         dtype = dtype or weights_dtype(config.precision, device)
-        self._diffusion = fast.enable(FrozenDiffusion.load(config.preset, device=device, dtype=dtype))
+        self._diffusion = FrozenDiffusion.load(config.preset, device=device, dtype=dtype)
 
     @property
     def timestep_range(self) -> tuple[float, float]:

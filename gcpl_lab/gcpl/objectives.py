@@ -131,7 +131,7 @@ class GCPL:
         classes, index = batch.labels.unique(return_inverse=True)  # each prompt is encoded once
         hidden = self.diffusion.encode_prompts(*self.prompts(classes, batch.template))
         noisy = self.diffusion.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden, torch.arange(len(noisy)), index)
+        return self.diffusion.predict_noise(noisy, batch.timesteps, hidden, prompts=index)
 
     def __call__(self, batch: NoisyBatch) -> dict[str, Tensor]:
         """``loss`` of one batch, and ``prediction_norm``, the mean square of the prediction (1 for true noise)."""

@@ -113,7 +113,7 @@ def make_diffusion(found: Findings, sizes: Sizes, precision: str) -> FrozenDiffu
     """A model in the shape, with random weights; the one before goes."""
     allocated_bytes(found.device)
     shape, dtype = DIFFUSION_SHAPES[sizes.shape], getattr(torch, precision)
-    diffusion = fast.enable(random_diffusion(shape, dtype, found.device, found.folder / "tokenizer"))
+    diffusion = random_diffusion(shape, dtype, found.device, found.folder / "tokenizer")
     prepare_for_device(diffusion.denoiser, found.device, "auto")
     return diffusion
 
@@ -204,7 +204,6 @@ def measure_compiled(found: Findings, sizes: Sizes) -> None:
     if found.small:
         raise NotHere("compiling takes minutes on a CPU")
     diffusion = make_diffusion(found, sizes, sizes.precisions[0])
-    vars(diffusion).pop("predict_noise", None)  # fast/shared.py changes the layers from call to call
     diffusion.denoiser.compile(dynamic=False)
     run = make_variants(Material.noise(diffusion, sizes.batches[0]), sizes.repeats + 2)[OURS]
     began = time.perf_counter()
