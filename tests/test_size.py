@@ -28,7 +28,7 @@ MOST_FUNCTIONS, MOST_LINES = 90, 600
 MOST_LINES_OF_ROOMS = {
     "": 845,  # at the top level itself
     "data": 1_931,
-    "models": 1_483,
+    "models": 1_481,
     "training": 1_375,
     "evaluation": 2_135,
     "fast": 555,

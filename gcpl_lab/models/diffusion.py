@@ -302,8 +302,7 @@ class FrozenDiffusion:
         if prompts is not None:  # plain indexing adds up gradients of a repeated prompt in the order of the threads
             hidden = hidden.index_select(0, prompts.to(device))
         self.num_denoiser_evaluations += len(noisy)
-        with self.lock:
-            output: Tensor = self.denoiser(noisy.to(self.dtype), timesteps, hidden, return_dict=False)[0]
+        output: Tensor = self.denoiser(noisy.to(self.dtype), timesteps, hidden, return_dict=False)[0]
         output = output.float()
         if self.scheduler.config.prediction_type == "v_prediction":
             product = self.scheduler.alphas_cumprod.to(device)[timesteps].reshape(-1, 1, 1, 1)
@@ -340,17 +339,16 @@ class FrozenDiffusion:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn((len(hidden), *self.latent_shape), generator=generator)
-        with self.lock:
-            images = pipeline(
-                prompt_embeds=hidden.to(self.dtype),
-                negative_prompt_embeds=self.encode_texts([""]).expand_as(hidden),
-                latents=latents.to(self.device, self.dtype),
-                num_inference_steps=num_steps,
-                guidance_scale=guidance,
-                height=self.image_size,
-                width=self.image_size,
-                output_type="pil",
-            ).images
+        images = pipeline(
+            prompt_embeds=hidden.to(self.dtype),
+            negative_prompt_embeds=self.encode_texts([""]).expand_as(hidden),
+            latents=latents.to(self.device, self.dtype),
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            height=self.image_size,
+            width=self.image_size,
+            output_type="pil",
+        ).images
         return list(images)
 
 
