@@ -16,6 +16,7 @@ from gcpl_lab.data.readers import read_class_folders
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.compare import AVERAGED, run_comparison
 from gcpl_lab.experiments.few_shot import FewShotExperiment
+from gcpl_lab.experiments.verdict import merge, write_page
 from tests.made_up import SMALL_SETTINGS
 
 METHODS = ["zero_shot_diffusion", "gcpl"]
@@ -54,6 +55,7 @@ def test_every_trial_runs_once_and_only_what_is_missing_is_run(compare: Comparis
     next((compare.folder / "trials").glob("gcpl-2-1-*")).unlink()
     compare()
     assert compare.told[8:] == ["gcpl, 2 shots, seed 1 (8 of 8)"]
+    assert "\n## Few images\n" in write_page(merge([result]))  # a comparison alone has its page, too
 
 
 def test_held_out_images_take_the_place_of_the_test_set(compare: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def merge(
     runs = [*map(_as_situation, results), *({**one, "cost": {}} for one in map(_as_situation, busy))]
     about = {name: one[name] for one in reversed(runs) for name in (*ALIKE, "machine") if name in one}
     for one in runs:
-        if other := [name for name in ALIKE if one.get(name, about[name]) != about[name]]:
+        if other := [name for name in ALIKE if name in one and one[name] != about[name]]:
             told = ", ".join(f"{name} ({one[name]} and {about[name]})" for name in other)
             raise DataError(f"results differ in {told}; give equal ones")
     accuracy: dict[str, Any] = {}
@@ -375,7 +375,7 @@ def draw_figures(kept: Mapping[str, Any], folder: str | Path) -> list[Path]:
         if told := _decided(kept):
             figures["verdict"] = _draw_differences(told)
         if rows := cost_rows(kept):
-            figures["cost"] = style.new_figure(12, 7)
+            figures["cost"] = style.new_figure(16, 9)
             plots.plot_costs(figures["cost"].subplots(), rows)
         return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder, name)]
 

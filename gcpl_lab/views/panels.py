@@ -223,14 +223,14 @@ MOST_WHOLE = 20  # names on a map; of more, the ends alone have room
 
 
 def name_places(
-    ax: Axes, anchors: np.ndarray, names: Sequence[str], colors: Sequence[str], obstacles: np.ndarray
+    ax: Axes, anchors: np.ndarray, names: Sequence[str], colors: Sequence[str], obstacles: np.ndarray, limit: int = 0
 ) -> None:
     """Write a framed name near each anchor (name, 2), off other names and obstacles, with a leader to the anchor.
 
-    A small search with a stated cost, not a simulation of forces: the same figure every time. The axes have their
-    final limits; their layout takes place here. ``obstacles`` (point, 2) are dots that had better stay visible.
+    A small search with a stated cost: the same figure every time. The axes have their final limits and are laid out
+    here. ``obstacles`` (point, 2) are dots to leave visible; ``limit`` is of letters (0: by the number of names).
     """
-    texts, limit = [], 24 if len(names) <= MOST_WHOLE else 12
+    texts, limit = [], limit or (24 if len(names) <= MOST_WHOLE else 12)
     for (x, y), name, color in zip(anchors, distinct(names), colors, strict=True):
         centred: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "zorder": 6}
         texts.append(ax.text(x, y, style.label_text(name, limit), bbox=_frame(color), **centred))

@@ -243,7 +243,7 @@ def plot_costs(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
     ax.margins(x=0.22, y=0.1)
     panels.percent_axis(ax.yaxis)
     places = np.array([[row["seconds"], row["accuracy"]] for row in ordered])
-    panels.name_places(ax, places, [row["name"] for row in ordered], [style.GREY] * len(ordered), places)
+    panels.name_places(ax, places, [row["name"] for row in ordered], [style.GREY] * len(ordered), places, 28)
     return ax
 
 
