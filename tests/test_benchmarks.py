@@ -150,7 +150,7 @@ def test_unequal_losses_stop_the_benchmark(load: Load, monkeypatch: pytest.Monke
         ("gcpl_step", "--shape sd-1.x-small --batch-size 2", 8, 5),
         ("true_shapes", "--small --precision bfloat16", 7, 0),
         ("lmpt_epoch", "--steps 1 --num-context 4", 3, 1),
-        ("fast_gains", "--epochs 1", 2, 1),
+        pytest.param("fast_gains", "--epochs 1", 2, 1, marks=pytest.mark.slow),
         ("startup", "--no-demo", 2, 3),
         pytest.param("scaling", "--only lmpt_epoch", 9, 1, marks=pytest.mark.slow),
     ],
