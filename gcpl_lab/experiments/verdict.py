@@ -410,7 +410,7 @@ def write_slide(kept: Mapping[str, Any], path: str | Path) -> list[Path]:
 
 def _draw_differences(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """Differences with their intervals, a row each, beside what counts as level."""
-    figure = draw_intervals(list(rows.items()), "best generative prompts less best of the others", limit=0.0)
+    figure = draw_intervals(list(rows.items()), "best generative prompts\nless best of the others", limit=0.0)
     figure.set_figwidth(14)
     figure.axes[0].axvspan(-LEVEL, LEVEL, color=style.FAINT, alpha=0.5, zorder=0)
     most = max(3 * LEVEL, *(1.15 * abs(row["value"]) for row in rows.values()))
