@@ -5,9 +5,8 @@
 Published: Li et al.'s staged schedule for ten classes, one image at a time: every class on 50 (t, ε), the best five
 on 500, 2,750 denoiser evaluations. The second baseline is the cheapest staged schedule that loses at most one point
 against the plain mean of a pool of (t, ε) on support images outside the exemplars; it may also use the preset's own
-range of noise levels. Both are measured as the papers have them, and with the exact sharing of ``gcpl_lab/fast``. Ours
-is the race of ``classification="fast"``, calibrated on the same support images, with and without CLIP's scores. All use
-the same prompts and the same precision.
+range of noise levels, and is measured in batches, too. Ours is the race of ``classification="fast"``, calibrated on the
+same support images, with and without CLIP's scores. All use the same prompts and the same precision.
 
 The published schedule takes minutes on all test images. It runs for --published-seconds, keeps its decisions in
 --cache, and goes on there when it is called again; accuracies are compared on the images it has decided.
@@ -16,7 +15,6 @@ The published schedule takes minutes on all test images. It runs for --published
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -65,8 +63,8 @@ STAGES = [
 BATCH_SIZE = 128
 """Denoiser evaluations in one pass, of all procedures alike: the package's default, which was fastest."""
 
-PUBLISHED, PUBLISHED_SHARED = "published schedule, one by one", "the same with sharing"
-STAGED, STAGED_SHARED = "cheapest staged schedule, one by one", "the same with sharing, in batches"
+PUBLISHED = "published schedule, one by one"
+STAGED, STAGED_BATCHES = "cheapest staged schedule, one by one", "the same in batches"
 OURS, ALONE = "ours", "ours without CLIP"
 FLOOR, CLIP = "bare denoiser, an evaluation", "CLIP's image tower"
 LEAST_FEWER, LEAST_FASTER, LEAST_TO_STAGED = 50, 30, 4
@@ -94,8 +92,7 @@ class Setting(NamedTuple):
     """Models, prompts and images of one comparison.
 
     Attributes:
-        plain: The frozen model as the papers have it.
-        shared: The same model, which computes once what prompts have in common.
+        diffusion: The frozen model.
         hidden: Hidden states of the class prompts.
         support: Images to choose settings on.
         test: Images to judge on.
@@ -105,8 +102,7 @@ class Setting(NamedTuple):
         identity: Of prompts, test images and frozen model, whatever the last digits of latents and hidden states are.
     """
 
-    plain: FrozenDiffusion
-    shared: FrozenDiffusion
+    diffusion: FrozenDiffusion
     hidden: Tensor
     support: Images
     test: Images
@@ -115,10 +111,10 @@ class Setting(NamedTuple):
     bfloat16: bool
     identity: str
 
-    def classifier(self, diffusion: FrozenDiffusion | None = None, **settings: Any) -> DiffusionClassifier:
-        """A classifier of the prompts, with sharing unless another model is given."""
+    def classifier(self, **settings: Any) -> DiffusionClassifier:
+        """A classifier of the prompts."""
         settings = {"bfloat16": self.bfloat16, "batch_size": BATCH_SIZE} | settings
-        return DiffusionClassifier(diffusion or self.shared, self.hidden, **settings)
+        return DiffusionClassifier(self.diffusion, self.hidden, **settings)
 
 
 def look(
@@ -135,7 +131,6 @@ def prepare(options: argparse.Namespace) -> Setting:
     support, test = load_fashion("support"), load_fashion("test")
     exemplars = draw_episode(support, 16, options.seed)
     diffusion, clip = FrozenDiffusion.load(options.preset), FrozenCLIP.load(options.preset)
-    plain = copy.copy(diffusion)  # before the estimator wraps it
     model = learned_prompts(options, diffusion, support.subset(exemplars))
     with torch.no_grad():
         hidden = diffusion.encode_prompts(*model.prompts_())
@@ -146,7 +141,7 @@ def prepare(options: argparse.Namespace) -> Setting:
     images = read_images([test.images[int(index)] for index in every[: options.batch_images]])
     names = [test.images[int(index)].name for index in every]
     identity = repr((tensor_checksum([("vectors", model.prompts_.vectors.detach())]), names, diffusion.checksum()))
-    return Setting(plain, diffusion, hidden, held, judged, clip, images, not options.float32, identity)
+    return Setting(diffusion, hidden, held, judged, clip, images, not options.float32, identity)
 
 
 # -------------------------------------------------------------------------------------------- baselines
@@ -159,14 +154,14 @@ def decide(evidence: Evidence) -> np.ndarray:
 
 
 def check_equal(setting: Setting) -> float:
-    """Largest difference of errors in float32: sharing and batches against plain and one by one; must be tiny."""
+    """Largest difference of errors in float32: in batches against one by one; must be tiny."""
     few, stages = setting.test.first(3), ((5, 1), (4, 8))
     ours = setting.classifier(bfloat16=False).staged(few.latents, *stages).errors
-    plain = setting.classifier(setting.plain, bfloat16=False, batch_size=32)
-    alone = np.concatenate([plain.staged(latent[None], *stages).errors for latent in few.latents])
+    single = setting.classifier(bfloat16=False, batch_size=32)
+    alone = np.concatenate([single.staged(latent[None], *stages).errors for latent in few.latents])
     largest = float(np.nanmax(np.abs(alone - ours)))
     if largest > LARGEST_DIFFERENCE or (np.isnan(alone) != np.isnan(ours)).any():
-        raise SystemExit(f"errors differ by {largest:.1e} with sharing; expected {LARGEST_DIFFERENCE} at most")
+        raise SystemExit(f"errors differ by {largest:.1e} in batches; expected {LARGEST_DIFFERENCE} at most")
     return largest
 
 
@@ -177,7 +172,7 @@ def published_decisions(setting: Setting, stages: Stages, cache: Path, seconds: 
     decided = np.full(len(setting.test.labels), -1, np.int64)
     if path.exists():
         decided = read_tensors(path)[0]["decisions"].numpy().copy()
-    # In large passes and with sharing: check_equal has shown that the results are the same.
+    # In large passes: check_equal has shown that the results are the same.
     classifier = setting.classifier(batch_size=1000)
     order = np.random.default_rng(43).permutation(len(decided))  # what is done first is spread over the classes
     until = time.perf_counter() + seconds
@@ -280,30 +275,23 @@ def one_by_one(classify: Callable[[Tensor, np.ndarray], Any], some: Images) -> C
     return run
 
 
-def published_candidates(setting: Setting, stages: Stages, right: np.ndarray) -> Iterator[Candidate]:
-    """The published schedule as it is, and with sharing."""
-    one, (first, last) = setting.test.first(1), stages[1]
+def published_candidate(setting: Setting, stages: Stages, right: np.ndarray) -> Candidate:
+    """The published schedule as it is."""
+    one, (first, last), classifier = setting.test.first(1), stages[1], setting.classifier()
     cost = len(setting.hidden) * first + min(stages[0][0], len(setting.hidden)) * (last - first)
-    for what, diffusion in ((PUBLISHED, setting.plain), (PUBLISHED_SHARED, setting.shared)):
-        classifier = setting.classifier(diffusion)
-
-        def run(classifier: DiffusionClassifier = classifier) -> None:
-            classifier.staged(one.latents, *stages)
-
-        yield Candidate(what, run, 1, cost, right)
+    return Candidate(PUBLISHED, lambda: classifier.staged(one.latents, *stages), 1, cost, right)
 
 
 def staged_candidates(setting: Setting, best: dict[str, Any], options: argparse.Namespace) -> Iterator[Candidate]:
-    """The cheapest staged schedule, one image at a time as published, and in batches with sharing."""
+    """The cheapest staged schedule, one image at a time as published, and in batches."""
     stages, labels = (best["to_keep"], best["n_samples"]), setting.test.labels
     few, many = setting.test.first(options.timed_images), setting.test.first(options.batch_images)
-    plain = setting.classifier(setting.plain, timestep_range=best["range"])
-    shared = setting.classifier(timestep_range=best["range"])
-    found = shared.staged(setting.test.latents, *stages)
+    classifier = setting.classifier(timestep_range=best["range"])
+    found = classifier.staged(setting.test.latents, *stages)
     cost, right = found.num_evaluations / len(labels), decide(found) == labels
-    alone = one_by_one(lambda latents, _: plain.staged(latents, *stages), few)
+    alone = one_by_one(lambda latents, _: classifier.staged(latents, *stages), few)
     yield Candidate(STAGED, alone, len(few.labels), cost, right)
-    yield Candidate(STAGED_SHARED, lambda: shared.staged(many.latents, *stages), len(many.labels), cost, right)
+    yield Candidate(STAGED_BATCHES, lambda: classifier.staged(many.latents, *stages), len(many.labels), cost, right)
 
 
 def race_candidates(
@@ -340,7 +328,7 @@ def race_candidates(
 
 def time_rows(candidates: list[Candidate], setting: Setting, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds an image of all candidates, measured in turn, and their ratios."""
-    diffusion, count = setting.plain, BATCH_SIZE
+    diffusion, count = setting.diffusion, BATCH_SIZE
     noisy, steps = torch.zeros(count, *diffusion.latent_shape), torch.full((count,), 500)
     hidden = setting.hidden[:1].expand(count, -1, -1)
 
@@ -391,11 +379,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     decided = published_decisions(setting, published, options.cache, options.published_seconds)
     known, labels = decided >= 0, setting.test.labels
     held, judged = (pool_evidence(setting, part, options) for part in ("support", "test"))
-    ranges = [(0.0, 1.0), setting.plain.evidence_range]
-    best = cheapest_stages(held, setting.support.labels, ranges, setting.plain.num_timesteps)
+    ranges = [(0.0, 1.0), setting.diffusion.evidence_range]
+    best = cheapest_stages(held, setting.support.labels, ranges, setting.diffusion.num_timesteps)
     plans: dict[str, Any] = {}
     candidates = [
-        *published_candidates(setting, published, decided[known] == labels[known]),
+        published_candidate(setting, published, decided[known] == labels[known]),
         *staged_candidates(setting, best, options),
         *race_candidates(setting, held, judged, options, plans),
     ]

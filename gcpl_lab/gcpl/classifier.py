@@ -100,8 +100,8 @@ class DiffusionClassifier:
             if not bool(torch.isfinite(results[-1]).all()):
                 raise TrainingError(
                     f"the denoiser's answer is not finite at a timestep from {int(t.min())} to {int(t.max())}, "
-                    "so no class can be judged; load the model in float32 or "
-                    "bfloat16, and check the prompts for values that are not finite"
+                    "so no class can be judged; load the model in float32 or bfloat16, and check the prompts for "
+                    "values that are not finite"
                 )
         return torch.cat(results) if results else torch.empty(0)
 
