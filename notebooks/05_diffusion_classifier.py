@@ -194,7 +194,7 @@ figure
 
 # %%
 from gcpl_lab.evaluation.metrics import confusion_matrix
-from gcpl_lab.experiments.results import most_confused_pair
+from gcpl_lab.experiments.figures import most_confused_pair
 from gcpl_lab.gcpl.evidence import evidence_map
 from gcpl_lab.views.evidence import plot_error_map
 

@@ -1,5 +1,6 @@
 """Methods × seeds on one split, the ablation, tails, and the choice of settings."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from gcpl_lab.baselines.base import MULTILABEL_BASELINES, FeatureSupport
 from gcpl_lab.baselines.multilabel import NUM_PARTS, OneVsRestProbe, choose_strength
-from gcpl_lab.data.multilabel import split_validation
+from gcpl_lab.data.multilabel import replace_captions, split_validation
 from gcpl_lab.data.samples import load_wardrobe
 from gcpl_lab.errors import DataError
 from gcpl_lab.experiments.multilabel import (
@@ -146,6 +147,26 @@ def test_coop_hears_no_captions_and_lmpt_does(experiment: MultiLabelExperiment) 
     assert not np.array_equal(*second)
 
 
+def test_variants_of_the_captions_hear_what_their_names_say(
+    experiment: MultiLabelExperiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Sequence[str | None]] = []
+    monkeypatch.setattr(LMPTClassifier, "learn", lambda self, *given, **_: heard.append(given[3]) or ())
+    for name in ("lmpt", "captions_wrong_50", "captions_own"):
+        with pytest.raises(DataError, match="learned nothing yet"):
+            experiment.run(name, 3)
+    train, (plain, wrong, own) = experiment.train, heard
+    assert plain == train.captions
+    assert wrong == replace_captions(train.captions, train.targets, 0.5, 3)
+    # Two garments a scene on average: the two names that are nearest to the image, the nearer one first.
+    assert round(train.targets.sum(axis=1).mean()) == 2
+    names = experiment.clip.encode_texts([f"a photo of a {name}" for name in train.class_names])
+    nearest = (experiment.views[0] @ names.T).argsort(dim=1, descending=True)[:, :2].tolist()
+    assert own == [f"a photo of {train.class_names[a]} and {train.class_names[b]}" for a, b in nearest]
+    with pytest.raises(DataError, match="the share of wrong captions is 1.5"):
+        experiment.run("captions_wrong_150", 0)
+
+
 def test_the_comparison_is_resumed_and_summarised(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
     asked: list[str] = []
     arguments: dict[str, Any] = {"methods": ("coop_bce", "linear_probe"), "seeds": (0, 1), "on_trial": asked.append}
@@ -208,9 +229,9 @@ def test_settings_are_chosen_on_parts_of_the_training_images(experiment: MultiLa
 def test_tails_count_once_each(experiment: MultiLabelExperiment, tmp_path: Path) -> None:
     fewer = experiment.test.subset(np.arange(30))
     other = MultiLabelExperiment(experiment.train, fewer, clip=experiment.clip, settings=FAST)
-    methods = ("coop_bce", "zero_shot_clip")
+    methods = ("coop_bce", "zero_shot_clip", "captions_own")  # a variant of the ablation among them
     result = run_tails(tmp_path, [experiment, other], methods=methods, seeds=(0, 1))
-    assert [entry["num_seeds"] for entry in result["summary"]["map"]] == [2, 2]
+    assert [entry["num_seeds"] for entry in result["summary"]["map"]] == [2, 2, 2]
     assert len(result["tails"]) == 2
     again = run_multilabel_comparison(tmp_path / "tail_1", other, methods=methods, seeds=(0, 1))
     mean = np.mean([row["map"] for row in again["methods"] if row["name"] == "coop_bce"])

@@ -13,9 +13,8 @@ from gcpl_lab.experiments import figures
 from gcpl_lab.experiments.caching import OutcomeCache
 from gcpl_lab.experiments.demo import DEMO_METHODS, show_scenes
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
-from gcpl_lab.experiments.figures import draw_figures
+from gcpl_lab.experiments.figures import conditioning, draw_figures, most_confused_pair
 from gcpl_lab.experiments.multilabel import MultiLabelExperiment
-from gcpl_lab.experiments.results import conditioning, most_confused_pair
 
 SLOW = {"before_after", "samples"}  # UMAP, which its own tests cover, and drawing images
 

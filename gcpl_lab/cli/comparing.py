@@ -192,7 +192,7 @@ def comparison(rows: list[dict[str, Any]], reference: str, data: Mapping[str, An
 PARTS = "Compare candidate settings on so many parts of the training images instead."
 TAILS = "Compare LMPT, CoOp and zero-shot on so many newly drawn tails instead."
 RAW = "With --tails: the published Fashion-MNIST files they are drawn from."
-ONLY = "Compare these methods alone, names joined by commas, without the ablation."
+ONLY = "Compare these methods or parts of the ablation alone, names joined by commas."
 PAIRED = "The method that others are paired with: coop_bce, linear_probe, ..."
 
 
@@ -227,7 +227,7 @@ def ablate_lmpt(
     from gcpl_lab.experiments import multilabel
     from gcpl_lab.report import draw_ablation
 
-    known = multilabel.MULTILABEL_METHODS
+    known = {**multilabel.ABLATION_TITLES, **multilabel.MULTILABEL_TITLES}
     names = [name.strip() for name in only.split(",") if name.strip()]
     if unknown := [name for name in [*names, reference] if name not in known]:
         raise BadParameter(f"no method {', '.join(unknown)}; expected some of {', '.join(known)}")
@@ -253,7 +253,7 @@ def ablate_lmpt(
             results["validation"] = multilabel.run_validation(folder, experiment, num_parts=validation, **told)
         elif not tails:
             if methods or names:
-                compared = {"reference": reference, "methods": names or known, **run}
+                compared = {"reference": reference, "methods": names or list(multilabel.MULTILABEL_METHODS), **run}
                 results["comparison"] = multilabel.run_multilabel_comparison(folder / "methods", experiment, **compared)
             if not names:
                 results["ablation"] = multilabel.run_ablation(folder, experiment, **run)

@@ -50,7 +50,7 @@ def situations(
 
 
 SITUATION_FILES = "results.json of gcpl-lab situations or compare, or an earlier page's JSON; several times."
-LMPT_FILES = "results.json of gcpl-lab ablate lmpt, as part=path; parts: comparison, ablation, tails."
+LMPT_FILES = "results.json of gcpl-lab ablate lmpt, as part=path; parts: comparison, ablation, parts, tails."
 
 
 def verdict(

@@ -25,7 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "Labels only": {"mix": 1.0},
     "Captions only": {"mix": 0.0},
     "LMPT": {},
-    "LMPT, shuffled captions": {"captions": "shuffled"},
+    "LMPT, shuffled captions": {},
 }
 CONTROLS = ("LMPT, shuffled captions",)
 CAPTIONS = "captions.safetensors"
@@ -59,9 +59,8 @@ def follow_captions(experiment: MultiLabelExperiment, seed: int) -> Arrays:
     found["margins"] = class_aware_margins(targets.sum(axis=0), experiment.config.margin).numpy()
     known = [train.captions[place] for place in learned]
     for way, settings in WAYS.items():
-        own = dict(settings)
-        taught = replace_captions(known, targets, 1.0, seed) if own.pop("captions", "") else known
-        config = {**experiment.config.as_dict(), **own, "seed": seed, "refit": False}
+        taught = replace_captions(known, targets, 1.0, seed) if way in CONTROLS else known
+        config = {**experiment.config.as_dict(), **settings, "seed": seed, "refit": False}
         model = LMPTClassifier(clip=experiment.clip, **config)
         for epoch, features in _epochs(model, views, targets, train.class_names, taught):
             found[f"{way}/{epoch}"] = features

@@ -23,10 +23,10 @@ from gcpl_lab.experiments import captions, pictures
 from gcpl_lab.experiments.few_shot import FewShotExperiment, Outcome
 from gcpl_lab.experiments.multilabel import MULTILABEL_TITLES, MultiLabelExperiment, MultiLabelOutcome
 from gcpl_lab.experiments.registry import BEFORE, title_of
-from gcpl_lab.experiments.results import conditioning, most_confused_pair
 from gcpl_lab.experiments.runs import STATE_NAMES, STATES, before_and_after, load_states, token_journey
 from gcpl_lab.gcpl.classifier import DiffusionClassifier
 from gcpl_lab.gcpl.evidence import evidence_map
+from gcpl_lab.gcpl.prompts import ClassPrompts
 from gcpl_lab.views import evidence, multilabel, plots, style
 from gcpl_lab.views.hills import caption_hills
 from gcpl_lab.views.moving import moving_tokens
@@ -37,6 +37,7 @@ WORDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("figur
 
 The figure ``accuracy`` is drawn by ``_draw_accuracy`` below, and so on.
 """
+TEMPLATE = "a photo of a {}"
 
 
 @dataclass(frozen=True)
@@ -280,3 +281,21 @@ def _draw_multilabel_mistake(run: ShownRun) -> Figure | None:
     )
     neighbours = read_images([train.images[entry["image"]] for entry in mistake.neighbours])
     return multilabel.draw_mistake(mistake, read_image(test.images[image]), neighbours)
+
+
+def conditioning(experiment: FewShotExperiment, outcome: Outcome) -> torch.Tensor:
+    """Hidden states of the class prompts, or of the class names where none were learned, (class, token, dim)."""
+    diffusion, names = experiment.diffusion, experiment.test.class_names
+    if outcome.model is None:
+        return diffusion.encode_texts([TEMPLATE.format(name) for name in names])
+    prompts = ClassPrompts.of(diffusion, names, outcome.model.prompts_.vectors.detach(), (TEMPLATE,))
+    with torch.no_grad():
+        return diffusion.encode_prompts(*prompts())
+
+
+def most_confused_pair(matrix: np.ndarray) -> tuple[int, int]:
+    """The two different classes that are taken for each other most, the more often mistaken first."""
+    both = matrix + matrix.T
+    np.fill_diagonal(both, -1)
+    a, b = (int(place) for place in np.unravel_index(both.argmax(), both.shape))
+    return (a, b) if matrix[a, b] >= matrix[b, a] else (b, a)

@@ -16,6 +16,7 @@ import torch
 
 from gcpl_lab.baselines.base import MULTILABEL_BASELINES, FeatureSupport
 from gcpl_lab.baselines.multilabel import draw_part
+from gcpl_lab.baselines.zero_shot import ZeroShotCLIP
 from gcpl_lab.data.multilabel import replace_captions, split_validation
 from gcpl_lab.data.sets import MultiLabelSet
 from gcpl_lab.errors import DataError
@@ -56,7 +57,10 @@ MULTILABEL_TITLES = Titles(MULTILABEL_METHODS.entries)
 
 ABLATION: dict[str, dict[str, Any]] = {name: settings for name, (_, settings) in _TABLE["ablation"].items()}
 """Every variant changes LMPT's chosen settings in what it says, and in nothing else."""
+WRONG, OWN = "captions_wrong_", "captions_own"
+"""Variants that hear other captions: with a number behind it, so many percent are other images'; the frozen CLIP's."""
 ABLATION_TITLES: dict[str, str] = {name: title for name, (title, _) in _TABLE["ablation"].items()}
+ABLATION_TITLES |= {f"{WRONG}{part}": f"{part} % of the captions wrong" for part in (10, 25, 50, 100)}
 
 CANDIDATES: dict[str, dict[str, Any]] = {**_TABLE["candidates"], "published_loss": PUBLISHED_LOSS}
 """What was tried beside the chosen settings; each differs from them in what it says."""
@@ -130,24 +134,35 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         """Learn one method and score the test images.
 
         Args:
-            method: A name in ``MULTILABEL_METHODS``; with ``overrides``, settings of this run alone, any name.
+            method: A method or a variant of the ablation; with ``overrides``, settings of this run alone, any name.
             seed: Of the validation split, the starting prompts and the batches.
-            captions: Instead of the training set's.
+            captions: Instead of those the name stands for, which are the training set's where it says nothing else.
         """
+        if overrides is None and method in MULTILABEL_BASELINES:
+            return self._run_baseline(MULTILABEL_METHODS[method], seed)
         if overrides is None:
-            entry = MULTILABEL_METHODS[method]
-            if method in MULTILABEL_BASELINES:
-                return self._run_baseline(entry, seed)
-            overrides = entry.defaults
+            variant = method not in MULTILABEL_METHODS and (method in ABLATION or method.startswith(WRONG))
+            overrides = ABLATION.get(method, {}) if variant else MULTILABEL_METHODS[method].defaults
         model = LMPTClassifier(clip=self.clip, **{**self.config.as_dict(), "fit": self.fit, **overrides, "seed": seed})
         train, views = self.train, self.views
         _ = self.test_features  # encoded before the watch starts
-        captions = train.captions if captions is None else captions
+        captions = self._captions(method, seed) if captions is None else captions
         watch = Stopwatch()
         records = model.learn(views, train.targets, train.class_names, captions)
         self.follow(method, records, lambda: model.num_steps_)
         watch.learned()
         return self.outcome_of(model, watch, method)
+
+    def _captions(self, method: str, seed: int) -> Sequence[str | None]:
+        """The training set's captions, or a variant's: other images', or the names that the frozen CLIP finds."""
+        train, names = self.train, self.train.class_names
+        if method.startswith(WRONG):
+            return replace_captions(train.captions, train.targets, int(method.removeprefix(WRONG)) / 100, seed)
+        if method != OWN:
+            return train.captions
+        count = max(1, round(float(train.targets.sum(axis=1).mean())))  # as many as images have labels on average
+        best = ZeroShotCLIP(self.clip, names).scores(self.views[0]).topk(count).indices.tolist()
+        return ["a photo of " + " and ".join(names[label] for label in row) for row in best]
 
     def outcome_of(self, model: LMPTClassifier, watch: Stopwatch, method: str = "lmpt") -> MultiLabelOutcome:
         """What prompts that have learned say of the test images; the watch has run since they began to learn."""
@@ -313,17 +328,14 @@ def run_ablation(
         raise DataError(f"{train.name}: no image has a caption; the ablation needs captions on some")
     if unknown := [name for name in variants if name not in ABLATION]:
         raise DataError(f"{', '.join(unknown)}: no variants; expected some of {', '.join(ABLATION)}")
-    noisy = {f"captions_wrong_{round(100 * share)}": share for share in noise_shares if share > 0}
+    noisy = {f"{WRONG}{round(100 * share)}": share for share in noise_shares if share > 0}
 
     def run(trial: Trial) -> dict[str, Any]:
-        captions = None
-        if trial.method in noisy:
-            captions = replace_captions(train.captions, train.targets, noisy[trial.method], trial.seed)
-        return experiment.run(trial.method, trial.seed, ABLATION.get(trial.method, {}), captions).row
+        return experiment.run(trial.method, trial.seed).row
 
     # A variant that is another one's settings by a second name is not trained again.
     first: dict[str, str] = {}
-    settings = {name: repr({**experiment.config.as_dict(), **ABLATION[name]}) for name in variants}
+    settings = {name: repr({**experiment.config.as_dict(), **ABLATION[name], OWN: name == OWN}) for name in variants}
     trained = {name: first.setdefault(settings[name], name) for name in variants}
     names = list(dict.fromkeys([*trained.values(), *(["lmpt"] if noisy else []), *noisy]))
     trials = [Trial(name, 0, seed) for seed in seeds for name in names]
@@ -338,12 +350,9 @@ def run_ablation(
 def _noise_curve(rows: Sequence[dict[str, Any]], noisy: Mapping[str, float]) -> list[dict[str, Any]]:
     """One entry a share of wrong captions and score."""
     shares = {"lmpt": 0.0, **noisy} if noisy else {}
-    chosen, curve = [row for row in rows if row["method"] in shares], []
-    for score, entries in _summed_up(chosen, "lmpt")["summary"].items():
-        for entry in entries:
-            del entry["shots"]
-            curve.append({"share": shares[entry["method"]], "score": score, **entry})
-    return curve
+    summary = _summed_up([row for row in rows if row["method"] in shares], "lmpt")["summary"]
+    named = [(score, entry) for score, entries in summary.items() for entry in entries]
+    return [{"share": shares[entry["method"]], "score": score, **entry} for score, entry in named]
 
 
 def run_validation(

@@ -30,6 +30,7 @@ ALIKE = ("held_out", "num_test", "preset", "shots")  # of runs that are merged; 
 LMPT_TITLES = {
     "tails": ("Several labels: newly drawn tails", "The sample are drawn tails: this holds for other scenes too."),
     "comparison": ("Several labels: the bundled scenes", "The sample are seeds on one drawn set of scenes."),
+    "parts": ("Several labels: LMPT's parts and captions, newly drawn tails", "This holds for other scenes, too."),
     "ablation": ("Several labels: LMPT's parts one by one, and captions", "Seeds on one drawn set of scenes, too."),
 }
 NUM_PAIRS = 6
@@ -242,13 +243,15 @@ def _answer(kept: Mapping[str, Any]) -> str:
     asked = len(compared(kept, None)) - len(words)
     counts += f"; {asked} questions without a run of theirs" if asked else ""
     text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
-    tails = kept["lmpt"].get("tails")
-    for entry in tails["summary"]["map"] if tails else ():
-        if entry["method"] == "lmpt":
-            prepositions = {"level": "level with", "open": "not told from", "ahead": "ahead of"}
-            word = prepositions.get(word_for(entry), word_for(entry))
-            text += f" **With several labels, LMPT is {word} {_title(tails['reference'])} over drawn tails**"
-            text += f" ({_points(entry)})."
+    words_of = {"level": "level with", "open": "not told from", "ahead": "ahead of"}
+    told = [
+        f"{words_of.get(word_for(entry), word_for(entry))} {_title(part['reference'])} ({_points(entry)})"
+        for part in filter(None, map(kept["lmpt"].get, ("tails", "parts")))
+        for entry in part["summary"]["map"]
+        if entry["method"] == "lmpt" != part["reference"]
+    ]
+    if told:
+        text += f" **With several labels, over drawn tails, LMPT is {', and '.join(told)}.**"
     return text
 
 
