@@ -290,6 +290,10 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
     again = merge([kept, results[0]], [("tails", {"reference": "lmpt", "command": "x", "summary": {}})])
     assert again["accuracy"] == kept["accuracy"]  # what is kept is gone on from
     assert merge([again])["lmpt"] == again["lmpt"]
+    # A page keeps its pairs, however many; of a pair that was joined twice the run with more draws counts.
+    pairs = [{"methods": [f"m{k}", "gcpl"], "num_seeds": 10} for k in range(9)]
+    once_more = {**results[0], "joined": [{"methods": ["gcpl", "m3"], "num_seeds": 2}]}
+    assert sorted(merge([{**kept, "joined": pairs}, once_more])["joined"], key=str) == pairs
     found = {"method": "lmpt", "mean": 0.57, "standard_deviation": 0.01, "difference": 0.003}
     found |= {"low": -0.01, "high": 0.02}
     told = [
@@ -297,7 +301,7 @@ def test_results_are_merged_and_pages_and_figures_written(small: None, tmp_path:
         for part, of in (("tails", "linear_probe"), ("parts", "coop_bce"))
     ]
     first = write_page(merge([kept], told)).splitlines()[2]
-    assert "LMPT is level with Linear probe (+0.3 (−1.0 to +2.0)), and level with CoOp + BCE" in first
+    assert "LMPT against “Linear probe”: level, +0.3 (−1.0 to +2.0); against “CoOp + BCE" in first
     with pytest.raises(DataError, match=r"results differ in num_test \(8 and 9\)"):
         merge([results[0], results[1] | {"num_test": 8}])
 

@@ -80,7 +80,9 @@ def merge(
     commands = dict.fromkeys(command for one in runs for command in one.get("commands") or [one["command"]])
     found: Found = {"commands": list(commands), "accuracy": accuracy}
     found["cost"] = {method: cost for one in runs for method, cost in one["cost"].items()}
-    found["joined"] = [pair for one in runs for pair in one["joined"][:NUM_PAIRS]]
+    pairs = [pair for one in runs for pair in one["joined"][: None if "commands" in one else NUM_PAIRS]]
+    pairs.sort(key=lambda pair: pair["num_seeds"])  # of each pair the run with the most draws stays
+    found["joined"] = list({frozenset(pair["methods"]): pair for pair in pairs}.values())
     earlier = {part: of for one in runs for part, of in one.get("lmpt", {}).items()}
     new = {part: {"commands": [one["command"]], **{n: one[n] for n in ("reference", "summary")}} for part, one in lmpt}
     return {**found, "about": about, "lmpt": {**earlier, **new}}
@@ -243,15 +245,14 @@ def _answer(kept: Mapping[str, Any]) -> str:
     asked = len(compared(kept, None)) - len(words)
     counts += f"; {asked} questions without a run of theirs" if asked else ""
     text = f"**Generative prompts against all others, by question: {counts}.**" if words else ""
-    words_of = {"level": "level with", "open": "not told from", "ahead": "ahead of"}
     told = [
-        f"{words_of.get(word_for(entry), word_for(entry))} {_title(part['reference'])} ({_points(entry)})"
+        f"against “{_title(part['reference'])}”: {word_for(entry)}, {_points(entry)}"
         for part in filter(None, map(kept["lmpt"].get, ("tails", "parts")))
         for entry in part["summary"]["map"]
         if entry["method"] == "lmpt" != part["reference"]
     ]
     if told:
-        text += f" **With several labels, over drawn tails, LMPT is {', and '.join(told)}.**"
+        text += f" **With several labels, over drawn tails, LMPT {'; '.join(told)}.**"
     return text
 
 
@@ -295,9 +296,8 @@ def _summary(kept: Mapping[str, Any]) -> list[str]:
             seconds = " / ".join(costs_of.get(found[side], "–") for side in ("ours", "theirs"))
             cells = [_points(found), str(found["num_seeds"]), seconds, f"**{found['word']}**"]
             rows.append([f"{SITUATIONS[situation].title}: {group}", *names, *cells])
-        lines += section(
-            f"## {heading}", "", ("situation", ours, theirs, "difference", "draws", "seconds", "it is"), rows
-        )
+        columns = ("situation", ours, theirs, "difference", "draws", "seconds", "it is")
+        lines += section(f"## {heading}", "", columns, rows)
     return lines
 
 
@@ -313,9 +313,9 @@ def _joined(kept: Mapping[str, Any]) -> list[str]:
     for pair in sorted(kept["joined"], key=lambda pair: -pair["accuracy"])[: 2 * NUM_PAIRS]:
         alone = ", ".join(f"{100 * value:.1f}" for value in pair["alone"])
         correlation = "–" if pair["correlation"] is None else f"{pair['correlation']:.2f}"
-        names, together = " + ".join(map(_title, pair["methods"])), f"{100 * pair['accuracy']:.1f}"
-        oracle = f"{100 * pair['oracle']:.1f}"
-        rows.append([names, together, alone, _points(pair["gain"]), correlation, oracle, str(pair["num_seeds"])])
+        together, oracle = (f"{100 * pair[share]:.1f}" for share in ("accuracy", "oracle"))
+        cells = [together, alone, _points(pair["gain"]), correlation, oracle, str(pair["num_seeds"])]
+        rows.append([" + ".join(map(_title, pair["methods"])), *cells])
     told = "The product of both probabilities; what one of both tells right is the most that a choice could reach."
     columns = ("pair", "together", "alone", "gain over the better", "mistakes' correlation", "one of both", "draws")
     return section("## Two methods together", told, columns, rows)
