@@ -449,11 +449,11 @@ figure
 # And the shifts from above, all ten classes, ten draws, both severities (`gcpl-lab situations --which shift --seeds 10
 # --methods gcpl,...`): GCPL leads the linear probe by 29.9 points under noise (26.5 to 33.3), 31.1 under low contrast
 # (27.4 to 34.9) and 7.3 under blur (4.5 to 10.1). Most of it is the frozen diffusion model: a probe on its features is
-# level with GCPL under low contrast, and 7.5 points behind under noise (2.0 to 13.1). Turned images are where GCPL loses
-# most. Whoever sets the images right first (`--which remedied`) needs none of it against low contrast: with every image
-# stretched the lead is 0.9 points (−1.6 to 3.4). A median filter against noise leaves the linear probe 7.9 points behind
-# GCPL without one (4.9 to 10.9). And with noisy copies among the sixteen exemplars (three draws) a network from scratch
-# has 71.7 % under the strongest noise, GCPL 72.0, the linear probe 52.2.
+# level with GCPL under low contrast, and 7.5 points behind under noise (2.0 to 13.1). Turned images are where GCPL
+# loses most. Whoever sets the images right first (`--which remedied`) needs none of it against low contrast: with every
+# image stretched the lead is 0.9 points (−1.6 to 3.4). A median filter against noise leaves the linear probe 7.9 points
+# behind GCPL without one (4.9 to 10.9). And with noisy copies among the sixteen exemplars (three draws) a network from
+# scratch has 71.7 % under the strongest noise, GCPL 72.0, the linear probe 52.2.
 #
 # The page `docs/verdict.md` of the repository asks the same of every situation, and says **level** or **open** where
 # the draws do not tell.
