@@ -158,6 +158,7 @@ def test_variants_of_the_captions_hear_what_their_names_say(
     train, (plain, wrong, own) = experiment.train, heard
     assert plain == train.captions
     assert wrong == replace_captions(train.captions, train.targets, 0.5, 3)
+    assert experiment._captions("captions_wrong_12.5", 3) == replace_captions(train.captions, train.targets, 0.125, 3)
     # Two garments a scene on average: the two names that are nearest to the image, the nearer one first.
     assert round(train.targets.sum(axis=1).mean()) == 2
     names = experiment.clip.encode_texts([f"a photo of a {name}" for name in train.class_names])

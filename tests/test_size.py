@@ -36,7 +36,7 @@ MOST_LINES_OF_ROOMS = {
     "lmpt": 1_332,
     "baselines": 967,
     "views": 4_783,
-    "experiments": 6_553,
+    "experiments": 6_550,
     "pilot": 1_720,
     "workshop": 481,
     "cli": 1_411,

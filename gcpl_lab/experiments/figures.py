@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gcpl_lab.baselines.zero_shot import PLAIN_TEMPLATE
 from gcpl_lab.data.readers import iter_images, read_image, read_images
 from gcpl_lab.evaluation.explaining import explain_mistake, find_mistakes
 from gcpl_lab.evaluation.metrics import NUM_BINS, confusion_matrix
@@ -37,7 +38,6 @@ WORDS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("figur
 
 The figure ``accuracy`` is drawn by ``_draw_accuracy`` below, and so on.
 """
-TEMPLATE = "a photo of a {}"
 
 
 @dataclass(frozen=True)
@@ -287,8 +287,8 @@ def conditioning(experiment: FewShotExperiment, outcome: Outcome) -> torch.Tenso
     """Hidden states of the class prompts, or of the class names where none were learned, (class, token, dim)."""
     diffusion, names = experiment.diffusion, experiment.test.class_names
     if outcome.model is None:
-        return diffusion.encode_texts([TEMPLATE.format(name) for name in names])
-    prompts = ClassPrompts.of(diffusion, names, outcome.model.prompts_.vectors.detach(), (TEMPLATE,))
+        return diffusion.encode_texts([PLAIN_TEMPLATE[0].format(name) for name in names])
+    prompts = ClassPrompts.of(diffusion, names, outcome.model.prompts_.vectors.detach(), PLAIN_TEMPLATE)
     with torch.no_grad():
         return diffusion.encode_prompts(*prompts())
 

@@ -153,11 +153,15 @@ class MultiLabelExperiment(Experiment[MultiLabelSet]):
         watch.learned()
         return self.outcome_of(model, watch, method)
 
+    def measure(self, trial: Trial) -> dict[str, Any]:
+        """The row of a trial."""
+        return self.run(trial.method, trial.seed).row
+
     def _captions(self, method: str, seed: int) -> Sequence[str | None]:
         """The training set's captions, or a variant's: other images', or the names that the frozen CLIP finds."""
         train, names = self.train, self.train.class_names
         if method.startswith(WRONG):
-            return replace_captions(train.captions, train.targets, int(method.removeprefix(WRONG)) / 100, seed)
+            return replace_captions(train.captions, train.targets, float(method.removeprefix(WRONG)) / 100, seed)
         if method != OWN:
             return train.captions
         count = max(1, round(float(train.targets.sum(axis=1).mean())))  # as many as images have labels on average
@@ -256,12 +260,8 @@ def run_multilabel_comparison(
     Returns:
         The content of ``results.json``: data, machine, versions, methods (a row a trial), and a summary of each score.
     """
-
-    def run(trial: Trial) -> dict[str, Any]:
-        return experiment.run(trial.method, trial.seed).row
-
     trials = [Trial(method, 0, seed) for seed in seeds for method in methods]
-    rows = run_all(folder, trials, run, experiment.fingerprint(), **running)
+    rows = run_all(folder, trials, experiment.measure, experiment.fingerprint(), **running)
     found = {"data": experiment.describe_data(), "methods": rows, **_summed_up(rows, reference)}
     return experiment.write_results(folder, command, **found)
 
@@ -328,10 +328,7 @@ def run_ablation(
         raise DataError(f"{train.name}: no image has a caption; the ablation needs captions on some")
     if unknown := [name for name in variants if name not in ABLATION]:
         raise DataError(f"{', '.join(unknown)}: no variants; expected some of {', '.join(ABLATION)}")
-    noisy = {f"{WRONG}{round(100 * share)}": share for share in noise_shares if share > 0}
-
-    def run(trial: Trial) -> dict[str, Any]:
-        return experiment.run(trial.method, trial.seed).row
+    noisy = {f"{WRONG}{100 * share:g}": share for share in noise_shares if share > 0}
 
     # A variant that is another one's settings by a second name is not trained again.
     first: dict[str, str] = {}
@@ -340,7 +337,7 @@ def run_ablation(
     names = list(dict.fromkeys([*trained.values(), *(["lmpt"] if noisy else []), *noisy]))
     trials = [Trial(name, 0, seed) for seed in seeds for name in names]
     key = "ablation" + experiment.fingerprint()
-    rows = run_all(folder, trials, run, key, **running)
+    rows = run_all(folder, trials, experiment.measure, key, **running)
     found = {(row["method"], row["seed"]): row for row in rows}
     shown = [{**found[trained[name], seed], "name": name, "method": name} for seed in seeds for name in variants]
     result = {"data": experiment.describe_data(), "methods": shown, "caption_noise": _noise_curve(rows, noisy)}
